@@ -1,0 +1,194 @@
+package store
+
+import (
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+)
+
+// Meta is the part of a record that is about the record. The zero value means "not stored yet".
+type Meta struct {
+	revision int64
+}
+
+// Revision is the etcd revision at which the record was last written, 0 for one that never was.
+func (m *Meta) Revision() int64 { return m.revision }
+
+func (m *Meta) setRevision(r int64) { m.revision = r }
+
+// Cluster is a cluster. Counts and statistics of Object are computed when it is described, not stored; tags and
+// settings are stored in Object.
+type Cluster struct {
+	Meta
+	Object types.Cluster
+	// InactiveSince is when the cluster was deleted; zero while it is ACTIVE.
+	InactiveSince time.Time
+}
+
+// Family is the revision counter of a task definition family: revisions are never reused.
+type Family struct {
+	Meta
+	Name   string
+	Latest int32
+}
+
+// TaskDefinition is one revision of a task definition.
+type TaskDefinition struct {
+	Meta
+	Object types.TaskDefinition
+	Tags   []types.Tag
+}
+
+// Service is a service. RunningCount and PendingCount, here and in each deployment, are computed when it is described;
+// so are Events, which are records of their own. DesiredCount is stored: CreateService computes it and the reconciler keeps it.
+type Service struct {
+	Meta
+	Cluster     string
+	Object      types.Service
+	CreateToken string // clientToken of CreateService
+	CreateHash  string // digest of CreateService's other parameters, for idempotent replay
+	// Rollouts is the state of each deployment of Object, by deployment id.
+	Rollouts map[string]Rollout
+	// Failures is what is known about failed starts, by instance id, for growing delays.
+	Failures map[string]Failure
+	// InactiveSince is when the service became INACTIVE.
+	InactiveSince time.Time
+	// SteadySince is when the service last reached its steady state; zero while it has not.
+	SteadySince time.Time
+}
+
+// Rollout is how far a deployment of a DAEMON service has come: waves of 1, 2, 4 … instances.
+type Rollout struct {
+	Wave      int32     // number of the current wave, from 0
+	Instances []string  // ids of the instances in waves begun so far
+	HealthyAt time.Time // when every task of the current wave was first seen healthy
+	Held      string    // why the roll-out holds; empty while it proceeds
+}
+
+// Failure counts the consecutive failures of a service on one instance.
+type Failure struct {
+	Count     int32
+	At        time.Time // the last one
+	NotBefore time.Time // the next attempt
+	Reason    string
+}
+
+// Instance is a container instance. AgentConnected, RemainingResources and task counts of Object are computed when it is
+// described.
+type Instance struct {
+	Meta
+	Cluster string
+	ID      string // 32 hex digits
+	Object  types.ContainerInstance
+	// RegisteredBy is the access key id that registered the instance; no other host key may speak for it.
+	RegisteredBy string
+	// ClientToken is that of the last registration: a repeated call with the same one gets the same instance.
+	ClientToken string
+	// AgentAttributes names the attributes that came with the registration (the others were put by operators).
+	AgentAttributes []string
+	// SequenceNumber is the last seqNum or timeline sent to the agent; it only rises.
+	SequenceNumber int64
+	// DisconnectedSince is when the last connection ended; zero while connected or never connected.
+	DisconnectedSince time.Time
+	// InactiveSince is when the instance was deregistered.
+	InactiveSince time.Time
+}
+
+// Resources is an amount of what an instance offers.
+type Resources struct {
+	CPU      int64 // CPU units, 1024 per vCPU
+	Memory   int64 // MiB
+	PortsTCP []int32
+	PortsUDP []int32
+	GPUs     []string
+}
+
+// Allocation is what the tasks that are placed on one instance take. It is apart from the Instance so that an attribute
+// change and a placement do not conflict; each placement compares its revision.
+type Allocation struct {
+	Meta
+	Cluster  string
+	Instance string
+	Tasks    map[string]Resources // by task id
+}
+
+// Task is a task, from placement until it is purged after STOPPED.
+type Task struct {
+	Meta
+	Cluster  string
+	ID       string // 32 hex digits
+	Instance string // instance id
+	Service  string // service name, empty for a standalone task
+	// Deployment is the id of the deployment that started the task; it is Object.StartedBy too.
+	Deployment string
+	Object     types.Task
+	Reserved   Resources
+	// ClientToken is that of the RunTask that made the task.
+	ClientToken string
+	// Containers holds what the payload needs about each container beyond the definition, by container name:
+	// the container ARN is in Object.Containers.
+	// AcceptedAt is when the agent acknowledged the payload with the current desired status; zero before.
+	AcceptedAt time.Time
+	// Warnings are lines that the agent or the control plane attached to the task.
+	Warnings []string
+}
+
+// DaemonSlot is the claim of a DAEMON service on an instance. It is created in the transaction that creates the task and
+// deleted in the one that records it STOPPED.
+type DaemonSlot struct {
+	Meta
+	Cluster  string
+	Service  string
+	Instance string
+	Task     string // task id
+}
+
+// Connection says which replica holds an instance's ACS socket. It lives under that replica's lease; the newest wins.
+type Connection struct {
+	Meta
+	Cluster  string
+	Instance string
+	Replica  string
+	Since    time.Time
+}
+
+// ServiceEvent is one line of a service's history.
+type ServiceEvent struct {
+	Meta
+	Cluster string
+	Service string
+	Object  types.ServiceEvent
+}
+
+// Role is what a key may do.
+type Role string
+
+// The roles. RoleHost may call only what an agent calls.
+const (
+	RoleAdmin    Role = "admin"
+	RoleReadOnly Role = "readonly"
+	RoleHost     Role = "host"
+)
+
+// Key is an access key. The secret is needed in clear to verify a signature.
+type Key struct {
+	Meta
+	AccessKeyID     string
+	SecretAccessKey string
+	Role            Role
+	// Enrolment marks a host key that may register any number of instances.
+	Enrolment bool
+	Created   time.Time
+}
+
+func (*Cluster) key() string        { panic("skeleton") }
+func (*Family) key() string         { panic("skeleton") }
+func (*TaskDefinition) key() string { panic("skeleton") }
+func (*Service) key() string        { panic("skeleton") }
+func (*Instance) key() string       { panic("skeleton") }
+func (*Allocation) key() string     { panic("skeleton") }
+func (*Task) key() string           { panic("skeleton") }
+func (*DaemonSlot) key() string     { panic("skeleton") }
+func (*Connection) key() string     { panic("skeleton") }
+func (*ServiceEvent) key() string   { panic("skeleton") }
+func (*Key) key() string            { panic("skeleton") }

@@ -1,0 +1,4 @@
+package engine
+
+// TaskRecord is skeleton: the engine's owner defines it.
+type TaskRecord struct{}

@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// Runtime is what a container engine does for the agent: the one interface between a task and Docker or containerd.
+// engine/enginetest is its conformance suite; every implementation, the in-memory one included, passes it.
+//
+// Every method honours its context's deadline and leaves the engine in a state that a repeated call can continue from.
+// All methods may be called concurrently, also for the same container. Errors carry a class of
+// github.com/containerd/errdefs (NotFound, AlreadyExists, InvalidArgument, FailedPrecondition, Unavailable,
+// DeadlineExceeded, Unauthenticated, PermissionDenied, ResourceExhausted …), tested by class and never by text; the text
+// is the engine's own and is for people. Unavailable means that the engine itself does not answer: nothing is known
+// about the outcome, and the caller looks again when it does.
+//
+// Restart policy, log routing, awsvpc, dependencies and admission are above the contract. Below it, because the engines
+// differ: health checks (Docker runs them itself; containerd's Runtime runs them by exec), publishing ports, and writing
+// hosts, hostname and resolv.conf files. A Runtime hides that difference: it takes a Spec and shows a State.
+type Runtime interface {
+	// Info describes the engine. It is also the liveness probe: Unavailable when the engine does not answer.
+	Info(ctx context.Context) (Info, error)
+
+	// List returns every container that carries LabelTaskArn, in any state, in one call to the engine whatever their
+	// number. Fields that need an inspect on this engine may be zero; Partial is then true.
+	List(ctx context.Context) ([]State, error)
+
+	// Inspect returns one container by id or name. NotFound if there is none.
+	Inspect(ctx context.Context, id string) (State, error)
+
+	// Create makes a container and returns its id. The name decides: if a container of that name and task exists it is
+	// returned unchanged, so that a repeated call after a crash finds what the first one made. A container of that name
+	// which is not ours is AlreadyExists. NotFound: no such image. InvalidArgument: the engine refuses the Spec.
+	Create(ctx context.Context, spec Spec) (string, error)
+
+	// Start starts a created container. Starting a running one does nothing. A start that the engine refuses leaves the
+	// container not running; Inspect then shows its exit code and Error where the engine knows them.
+	Start(ctx context.Context, id string) error
+
+	// Stop sends the container's stop signal, waits up to grace, kills, and returns when the process is gone or ctx ends.
+	// Stopping what does not run, or no longer exists, does nothing.
+	Stop(ctx context.Context, id string, grace time.Duration) error
+
+	// Remove removes a container that does not run, with its anonymous volumes. Removing what no longer exists does
+	// nothing; a running container is FailedPrecondition.
+	Remove(ctx context.Context, id string) error
+
+	// Logs copies the last lines of the container's output to w, where the log driver can be read back (NotFound else).
+	Logs(ctx context.Context, id string, lines int, w io.Writer) error
+
+	// Events calls f for each event of our containers until ctx ends (nil) or the stream breaks (error). Events are
+	// hints: they may be lost, repeated or late. ready is called once when the subscription stands.
+	Events(ctx context.Context, ready func(), f func(Event)) error
+
+	// Image returns a local image by reference, digest or id. NotFound if it is not local.
+	Image(ctx context.Context, ref string) (Image, error)
+
+	// Images lists all local images.
+	Images(ctx context.Context) ([]Image, error)
+
+	// Pull pulls an image; progress is called with rising totals, often. Unauthenticated or PermissionDenied: the registry refuses the
+	// credentials; NotFound: it has no such image; Unavailable: it can't be reached.
+	Pull(ctx context.Context, ref string, auth *RegistryAuth, progress func(Progress)) (Image, error)
+
+	// RemoveImage removes a reference, and the image with its last one. FailedPrecondition: a container uses it. Removing
+	// what no longer exists does nothing.
+	RemoveImage(ctx context.Context, ref string) error
+
+	// ReadFile reads a regular file of an image, following symlinks inside the image only; at most limit bytes.
+	// NotFound if there is none. It may cost tens of milliseconds: resolve once per image, never on the hot path.
+	ReadFile(ctx context.Context, imageID, path string, limit int64) ([]byte, error)
+
+	// Stat returns type, mode, owner and, for a symlink, target of a path of an image, without following the last component.
+	Stat(ctx context.Context, imageID, path string) (FileInfo, error)
+
+	// Close releases the connection to the engine; containers are not touched.
+	Close() error
+}
+
+// Labels on every container we make. The first five are ECS's own.
+const (
+	LabelCluster       = "com.amazonaws.ecs.cluster"
+	LabelContainerName = "com.amazonaws.ecs.container-name"
+	LabelTaskArn       = "com.amazonaws.ecs.task-arn"
+	LabelFamily        = "com.amazonaws.ecs.task-definition-family"
+	LabelVersion       = "com.amazonaws.ecs.task-definition-version"
+	// LabelTask holds the secret-free part of the task that plan needs, as JSON, so that a lost state file can be rebuilt.
+	LabelTask = "longshore.task"
+)
+
+// Info describes an engine.
+type Info struct {
+	Name          string // docker or containerd
+	Version       string
+	APIVersion    string
+	APIVersions   []string // every one it speaks, oldest first; Docker only
+	Root          string   // where it keeps images and containers
+	CgroupVersion int
+	CgroupDriver  string
+	LogDrivers    []string // those that work
+	VolumeDrivers []string
+	SecurityOpts  []string // name=seccomp,…, name=userns …
+	LiveRestore   bool
+	// UserNS is the first host uid and gid of the engine's user-namespace remapping; nil when there is none.
+	UserNS *UserNS
+}
+
+// UserNS maps container ids to host ids: host = First + container, for Size ids.
+type UserNS struct {
+	UIDFirst, UIDSize uint32
+	GIDFirst, GIDSize uint32
+}
+
+// Spec is all that a Runtime needs to make a container.
+type Spec struct {
+	Name   string // unique on the engine: ecs-<family>-<version>-<container>-<hash of task ARN, container, attempt>
+	Labels map[string]string
+	Image  string // a local image id or reference
+	// ImageConfig of the image, so that no Runtime needs to look again; nil means look.
+	ImageConfig  *ImageConfig
+	EntryPoint   []string // empty: the image's
+	Command      []string // empty: the image's
+	Env          []string // KEY=value, in addition to the image's
+	CPUShares    int64
+	Memory       int64  // bytes, 0 = none
+	NetworkMode  string // bridge, host, none or container:<id>
+	Ports        []Port
+	Mounts       []Mount
+	Links        []string // container name:alias
+	VolumesFrom  []string // container name[:ro]
+	CgroupParent string
+	// Config and HostConfig are the payload's documents, already decoded; the fields above win over nothing in them.
+	Config     acs.ContainerConfig
+	HostConfig acs.HostConfig
+}
+
+// Port publishes a container port on the host. HostPort 0 lets the Runtime choose within the engine's range.
+type Port struct {
+	Container int32
+	Host      int32
+	Protocol  string // tcp or udp
+}
+
+// Mount is a mount of a container. Source is an absolute host path (bind), or a volume name (volume), or empty (tmpfs).
+type Mount struct {
+	Type     string // bind, volume or tmpfs
+	Source   string
+	Target   string
+	ReadOnly bool
+}
+
+// Status is where a container is.
+type Status string
+
+// The statuses of a container on the engine.
+const (
+	StatusCreated Status = "created"
+	StatusRunning Status = "running" // paused and restarting count as running: the process exists
+	StatusExited  Status = "exited"  // the process is gone
+	StatusDead    Status = "dead"    // exited, and the engine could not remove it
+)
+
+// State is a container as the engine shows it. Times are zero when they have not come.
+type State struct {
+	ID          string
+	Name        string
+	Labels      map[string]string
+	Image       string // as given at creation
+	ImageID     string
+	Status      Status
+	Pid         int
+	ExitCode    int // only when Status is exited or dead
+	OOMKilled   bool
+	Error       string // the engine's reason why it did not start
+	CreatedAt   time.Time
+	StartedAt   time.Time
+	FinishedAt  time.Time
+	Health      Health
+	Ports       []Binding
+	Addresses   []string // container addresses on bridges
+	NetworkMode string
+	Mounts      []Mount
+	Partial     bool
+}
+
+// Health is what the container's health check says; empty Status when it has none.
+type Health struct {
+	Status   string // HEALTHY, UNHEALTHY or UNKNOWN
+	Since    time.Time
+	ExitCode int
+	Output   string
+}
+
+// Binding is a published port as it is bound.
+type Binding struct {
+	Port
+	HostIP string
+}
+
+// Event says that something about a container changed.
+type Event struct {
+	ContainerID string
+	TaskArn     string
+	Action      string // create, start, die, oom, health, destroy …
+	Time        time.Time
+}
+
+// RegistryAuth are credentials for one registry. It never appears in logs: String hides it.
+type RegistryAuth struct {
+	Username, Password, IdentityToken, ServerAddress string
+}
+
+// String hides the credentials.
+func (RegistryAuth) String() string { return "[credentials]" }
+
+// GoString hides the credentials.
+func (RegistryAuth) GoString() string { return "[credentials]" }
+
+// Progress is how far a pull has come, in bytes; Total is 0 while it is unknown.
+type Progress struct {
+	Current, Total int64
+	Layers, Done   int
+	Phase          string // resolving, downloading, extracting
+}
+
+// Image is a local image.
+type Image struct {
+	ID      string   // sha256:… of its configuration
+	Digest  string   // sha256:… of its manifest, as the registry names it; empty if it was not pulled
+	Names   []string // references, repo:tag and repo@digest
+	Size    int64
+	Created time.Time
+	Config  ImageConfig
+}
+
+// ImageConfig is the part of an image's configuration that matters to a task.
+type ImageConfig struct {
+	User        string
+	WorkingDir  string
+	Env         []string
+	EntryPoint  []string
+	Command     []string
+	Volumes     []string
+	Labels      map[string]string
+	StopSignal  string
+	Healthcheck *acs.HealthConfig
+}
+
+// FileInfo is a path inside an image. Mode is a Go file mode in the sense of io/fs.
+type FileInfo struct {
+	Mode     uint32 // st_mode
+	UID, GID uint32 // -1 (as 4294967295) where the engine does not tell
+	Link     string
+}

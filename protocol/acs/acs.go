@@ -1,0 +1,437 @@
+// Package acs is the wire model of the ACS web socket: what the control plane tells an agent, and how the agent answers.
+//
+// One text frame carries one JSON object, {"type": "<name>", "message": {…}}. [Decode] turns a frame into one of the
+// message types of this package and [Encode] does the reverse; both ends of Longshore use the same two functions, so a
+// shape exists once. Names, casing and types are those of the Amazon ECS agent protocol (docs/compatibility.md says where
+// each is described); both an unmodified amazon-ecs-agent and the real ECS speak them.
+//
+//	control plane → agent   HeartbeatMessage, PayloadMessage, IAMRoleCredentialsMessage, TaskManifestMessage,
+//	                        TaskStopVerificationAck, AttachTaskNetworkInterfacesMessage,
+//	                        AttachInstanceNetworkInterfacesMessage, ConfirmAttachmentMessage, PerformUpdateMessage,
+//	                        StageUpdateMessage, CloseMessage, ErrorMessage and the exceptions
+//	agent → control plane   HeartbeatAckRequest, AckRequest, NackRequest, IAMRoleCredentialsAckRequest,
+//	                        TaskStopVerificationMessage
+//
+// A [Task] inside a PayloadMessage is the desired task in its final form: overrides merged, Docker settings placed in the
+// two documents of [DockerConfig], which [ContainerConfig] and [HostConfig] describe. Engines read only this form.
+package acs
+
+// PayloadMessage hands an agent the tasks it must run or stop. ClusterArn, ContainerInstanceArn and MessageID must be
+// set: an agent drops the message silently otherwise. It is answered with an [AckRequest] once every task in it is
+// durable on the host, and sent again until then.
+type PayloadMessage struct {
+	ClusterArn           string  `json:"clusterArn"`
+	ContainerInstanceArn string  `json:"containerInstanceArn"`
+	MessageID            string  `json:"messageId"`
+	GeneratedAt          int64   `json:"generatedAt,omitempty"` // milliseconds since the epoch
+	SeqNum               int64   `json:"seqNum,omitempty"`
+	Timeline             int64   `json:"timeline,omitempty"`
+	Tasks                []*Task `json:"tasks"`
+}
+
+// Task is a task as the agent gets it. Its Arn is its identity; everything but DesiredStatus is immutable.
+type Task struct {
+	Arn                      string                     `json:"arn"`
+	TaskClusterArn           string                     `json:"taskClusterArn,omitempty"`
+	Family                   string                     `json:"family,omitempty"`
+	Version                  string                     `json:"version,omitempty"`
+	TaskDefinitionAccountID  string                     `json:"taskDefinitionAccountId,omitempty"`
+	DesiredStatus            string                     `json:"desiredStatus"` // RUNNING or STOPPED
+	Containers               []*Container               `json:"containers,omitempty"`
+	Volumes                  []*Volume                  `json:"volumes,omitempty"`
+	Overrides                string                     `json:"overrides,omitempty"`
+	RoleCredentials          *IAMRoleCredentials        `json:"roleCredentials,omitempty"`
+	ExecutionRoleCredentials *IAMRoleCredentials        `json:"executionRoleCredentials,omitempty"`
+	ElasticNetworkInterfaces []*ElasticNetworkInterface `json:"elasticNetworkInterfaces,omitempty"`
+	CPU                      float64                    `json:"cpu,omitempty"`    // vCPUs, 0 = no task limit
+	Memory                   int64                      `json:"memory,omitempty"` // MiB, 0 = no task limit
+	NetworkMode              string                     `json:"networkMode,omitempty"`
+	PidMode                  string                     `json:"pidMode,omitempty"`
+	IpcMode                  string                     `json:"ipcMode,omitempty"`
+	LaunchType               string                     `json:"launchType,omitempty"`
+	ServiceName              string                     `json:"serviceName,omitempty"`
+	Group                    string                     `json:"group,omitempty"`
+	ProxyConfiguration       *ProxyConfiguration        `json:"proxyConfiguration,omitempty"`
+	Associations             []*Association             `json:"associations,omitempty"`
+	Attachments              []*Attachment              `json:"attachments,omitempty"`
+	EnableFaultInjection     bool                       `json:"enableFaultInjection,omitempty"`
+}
+
+// Container is one container of a [Task].
+type Container struct {
+	Name                   string                  `json:"name"`
+	ContainerArn           string                  `json:"containerArn,omitempty"`
+	Image                  string                  `json:"image"`
+	Essential              bool                    `json:"essential"`
+	CPU                    int64                   `json:"cpu,omitempty"`    // CPU shares; below 2 becomes 2
+	Memory                 int64                   `json:"memory,omitempty"` // hard limit in MiB, 0 = none
+	EntryPoint             []string                `json:"entryPoint,omitempty"`
+	Command                []string                `json:"command,omitempty"`
+	Environment            map[string]string       `json:"environment,omitempty"`
+	EnvironmentFiles       []*EnvironmentFile      `json:"environmentFiles,omitempty"`
+	Overrides              string                  `json:"overrides,omitempty"` // a JSON document; only {"command": […]} is understood
+	Links                  []string                `json:"links,omitempty"`
+	PortMappings           []*PortMapping          `json:"portMappings,omitempty"`
+	MountPoints            []*MountPoint           `json:"mountPoints,omitempty"`
+	VolumesFrom            []*VolumeFrom           `json:"volumesFrom,omitempty"`
+	DependsOn              []*ContainerDependency  `json:"dependsOn,omitempty"`
+	StartTimeout           int64                   `json:"startTimeout,omitempty"` // seconds
+	StopTimeout            int64                   `json:"stopTimeout,omitempty"`  // seconds
+	RestartPolicy          *RestartPolicy          `json:"restartPolicy,omitempty"`
+	DockerConfig           *DockerConfig           `json:"dockerConfig,omitempty"`
+	HealthCheckType        string                  `json:"healthCheckType,omitempty"` // "docker"
+	LogsAuthStrategy       string                  `json:"logsAuthStrategy,omitempty"`
+	RegistryAuthentication *RegistryAuthentication `json:"registryAuthentication,omitempty"`
+	Secrets                []*Secret               `json:"secrets,omitempty"`
+	FirelensConfiguration  *FirelensConfiguration  `json:"firelensConfiguration,omitempty"`
+	ManagedAgents          []*ManagedAgent         `json:"managedAgents,omitempty"`
+	CredentialSpecs        []string                `json:"credentialSpecs,omitempty"`
+}
+
+// PortMapping publishes a container port. HostPort 0 asks for a dynamic one. ContainerPortRange ("8000-8010") excludes ContainerPort.
+type PortMapping struct {
+	ContainerPort      int64  `json:"containerPort,omitempty"`
+	HostPort           int64  `json:"hostPort"`
+	ContainerPortRange string `json:"containerPortRange,omitempty"`
+	Protocol           string `json:"protocol,omitempty"` // tcp (default) or udp
+}
+
+// MountPoint mounts a volume of the task in a container.
+type MountPoint struct {
+	SourceVolume  string `json:"sourceVolume"`
+	ContainerPath string `json:"containerPath"`
+	ReadOnly      bool   `json:"readOnly,omitempty"`
+}
+
+// VolumeFrom mounts every volume of another container of the task.
+type VolumeFrom struct {
+	SourceContainer string `json:"sourceContainer"`
+	ReadOnly        bool   `json:"readOnly,omitempty"`
+}
+
+// ContainerDependency holds a container back until another one meets Condition (START, COMPLETE, SUCCESS, HEALTHY).
+type ContainerDependency struct {
+	ContainerName string `json:"containerName"`
+	Condition     string `json:"condition"`
+}
+
+// RestartPolicy restarts a container in place.
+type RestartPolicy struct {
+	Enabled              bool    `json:"enabled"`
+	IgnoredExitCodes     []int64 `json:"ignoredExitCodes,omitempty"`
+	RestartAttemptPeriod int64   `json:"restartAttemptPeriod,omitempty"` // seconds
+}
+
+// EnvironmentFile names a file of variables in S3.
+type EnvironmentFile struct {
+	Value string `json:"value"`
+	Type  string `json:"type"` // s3
+}
+
+// Secret is a value fetched by the agent from SSM ("ssm") or Secrets Manager ("asm").
+type Secret struct {
+	Name          string `json:"name"`
+	ValueFrom     string `json:"valueFrom"`
+	Region        string `json:"region,omitempty"`
+	Provider      string `json:"provider,omitempty"`
+	Type          string `json:"type,omitempty"`
+	Target        string `json:"target,omitempty"`
+	ContainerPath string `json:"containerPath,omitempty"`
+}
+
+// FirelensConfiguration makes the container a log router.
+type FirelensConfiguration struct {
+	Type    string            `json:"type"`
+	Options map[string]string `json:"options,omitempty"`
+}
+
+// ManagedAgent is an agent that runs inside a container, such as ExecuteCommandAgent.
+type ManagedAgent struct {
+	Name       string            `json:"name"`
+	Properties map[string]string `json:"properties,omitempty"`
+}
+
+// RegistryAuthentication says where the credentials for the image's registry come from.
+type RegistryAuthentication struct {
+	Type        string       `json:"type"` // ecr or asm
+	ECRAuthData *ECRAuthData `json:"ecrAuthData,omitempty"`
+	ASMAuthData *ASMAuthData `json:"asmAuthData,omitempty"`
+}
+
+// ECRAuthData points at an Amazon ECR registry.
+type ECRAuthData struct {
+	RegistryID       string `json:"registryId,omitempty"`
+	Region           string `json:"region,omitempty"`
+	EndpointOverride string `json:"endpointOverride,omitempty"`
+	UseExecutionRole bool   `json:"useExecutionRole,omitempty"`
+}
+
+// ASMAuthData points at registry credentials in Secrets Manager.
+type ASMAuthData struct {
+	CredentialsParameter string `json:"credentialsParameter"`
+	Region               string `json:"region,omitempty"`
+}
+
+// Volume is a volume of a task. Type is empty or "host" (Host must be set), "docker" or "efs".
+type Volume struct {
+	Name                      string                     `json:"name"`
+	Type                      string                     `json:"type,omitempty"`
+	Host                      *HostVolume                `json:"host,omitempty"`
+	DockerVolumeConfiguration *DockerVolumeConfiguration `json:"dockerVolumeConfiguration,omitempty"`
+	EFSVolumeConfiguration    *EFSVolumeConfiguration    `json:"efsVolumeConfiguration,omitempty"`
+}
+
+// HostVolume is a path of the host, or, with an empty SourcePath, an anonymous volume that lives as long as the task.
+type HostVolume struct {
+	SourcePath string `json:"sourcePath,omitempty"`
+}
+
+// DockerVolumeConfiguration is a named volume of the engine.
+type DockerVolumeConfiguration struct {
+	Scope         string            `json:"scope,omitempty"` // task or shared
+	Autoprovision bool              `json:"autoprovision,omitempty"`
+	Driver        string            `json:"driver,omitempty"`
+	DriverOpts    map[string]string `json:"driverOpts,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"`
+}
+
+// EFSVolumeConfiguration is an Amazon EFS file system.
+type EFSVolumeConfiguration struct {
+	FileSystemID          string                  `json:"fileSystemId"`
+	RootDirectory         string                  `json:"rootDirectory,omitempty"`
+	TransitEncryption     string                  `json:"transitEncryption,omitempty"`
+	TransitEncryptionPort int64                   `json:"transitEncryptionPort,omitempty"`
+	AuthorizationConfig   *EFSAuthorizationConfig `json:"authorizationConfig,omitempty"`
+}
+
+// EFSAuthorizationConfig is how an EFS file system is mounted.
+type EFSAuthorizationConfig struct {
+	AccessPointID string `json:"accessPointId,omitempty"`
+	Iam           string `json:"iam,omitempty"`
+}
+
+// ProxyConfiguration is an App Mesh proxy.
+type ProxyConfiguration struct {
+	Type          string            `json:"type,omitempty"`
+	ContainerName string            `json:"containerName"`
+	Properties    map[string]string `json:"properties,omitempty"`
+}
+
+// Association gives containers a device, such as a GPU.
+type Association struct {
+	Name       string             `json:"name"`
+	Type       string             `json:"type"`
+	Content    AssociationContent `json:"content"`
+	Containers []string           `json:"containers,omitempty"`
+}
+
+// AssociationContent is what an [Association] carries.
+type AssociationContent struct {
+	Value    string `json:"value"`
+	Encoding string `json:"encoding"`
+}
+
+// Attachment is a resource attached to a task or an instance. Neither AttachmentType nor a property's name may be empty.
+type Attachment struct {
+	AttachmentArn        string                `json:"attachmentArn"`
+	AttachmentType       string                `json:"attachmentType"`
+	AttachmentProperties []*AttachmentProperty `json:"attachmentProperties,omitempty"`
+}
+
+// AttachmentProperty is one property of an [Attachment].
+type AttachmentProperty struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// IAMRoleCredentials are temporary credentials of a role. CredentialsID stays the same when they are refreshed,
+// because containers hold a URL with it. Expiration is RFC 3339.
+type IAMRoleCredentials struct {
+	CredentialsID   string `json:"credentialsId"`
+	RoleArn         string `json:"roleArn"`
+	AccessKeyID     string `json:"accessKeyId"`
+	SecretAccessKey string `json:"secretAccessKey"`
+	SessionToken    string `json:"sessionToken"`
+	Expiration      string `json:"expiration"`
+	CredentialScope string `json:"credentialScope,omitempty"`
+}
+
+// ElasticNetworkInterface is the interface of an awsvpc task. Gateways are in CIDR form ("10.0.1.1/24").
+type ElasticNetworkInterface struct {
+	Name                         string                   `json:"name,omitempty"`
+	MacAddress                   string                   `json:"macAddress"`
+	AttachmentArn                string                   `json:"attachmentArn,omitempty"`
+	Ec2ID                        string                   `json:"ec2Id"`
+	Index                        int64                    `json:"index"`
+	InterfaceAssociationProtocol string                   `json:"interfaceAssociationProtocol,omitempty"`
+	InterfaceVlanProperties      *InterfaceVlanProperties `json:"interfaceVlanProperties,omitempty"`
+	IPv4Addresses                []*IPv4Address           `json:"ipv4Addresses,omitempty"`
+	IPv6Addresses                []*IPv6Address           `json:"ipv6Addresses,omitempty"`
+	DomainName                   []string                 `json:"domainName,omitempty"`
+	DomainNameServers            []string                 `json:"domainNameServers,omitempty"`
+	PrivateDNSName               string                   `json:"privateDnsName,omitempty"`
+	SubnetGatewayIpv4Address     string                   `json:"subnetGatewayIpv4Address,omitempty"`
+	SubnetGatewayIpv6Address     string                   `json:"subnetGatewayIpv6Address,omitempty"`
+}
+
+// InterfaceVlanProperties tie a branch interface to its trunk.
+type InterfaceVlanProperties struct {
+	VlanID                   string `json:"vlanId"`
+	TrunkInterfaceMacAddress string `json:"trunkInterfaceMacAddress"`
+}
+
+// IPv4Address is an address of an interface.
+type IPv4Address struct {
+	PrivateAddress string `json:"privateAddress"`
+	Primary        bool   `json:"primary"`
+}
+
+// IPv6Address is an address of an interface.
+type IPv6Address struct {
+	Address string `json:"address"`
+	Primary bool   `json:"primary,omitempty"`
+}
+
+// HeartbeatMessage keeps a connection alive; one at connect and then at least every 45 s. It is answered.
+type HeartbeatMessage struct {
+	MessageID string `json:"messageId"`
+	Healthy   bool   `json:"healthy"`
+}
+
+// HeartbeatAckRequest answers a [HeartbeatMessage].
+type HeartbeatAckRequest struct {
+	MessageID string `json:"messageId"`
+}
+
+// AckRequest is the positive answer to most messages; Cluster and ContainerInstance repeat the message's ARNs.
+type AckRequest struct {
+	Cluster           string `json:"cluster"`
+	ContainerInstance string `json:"containerInstance"`
+	MessageID         string `json:"messageId"`
+}
+
+// NackRequest refuses an update message.
+type NackRequest struct {
+	Cluster           string `json:"cluster"`
+	ContainerInstance string `json:"containerInstance"`
+	MessageID         string `json:"messageId"`
+	Reason            string `json:"reason"`
+}
+
+// IAMRoleCredentialsMessage carries credentials of a role of a task the agent knows.
+type IAMRoleCredentialsMessage struct {
+	MessageID       string              `json:"messageId"`
+	TaskArn         string              `json:"taskArn"`
+	TaskClusterArn  string              `json:"taskClusterArn,omitempty"`
+	RoleType        string              `json:"roleType"` // TaskApplication or TaskExecution
+	RoleCredentials *IAMRoleCredentials `json:"roleCredentials"`
+}
+
+// IAMRoleCredentialsAckRequest answers an [IAMRoleCredentialsMessage], and each set of credentials in a payload.
+type IAMRoleCredentialsAckRequest struct {
+	MessageID     string `json:"messageId"`
+	Expiration    string `json:"expiration"`
+	CredentialsID string `json:"credentialsId"`
+}
+
+// TaskManifestMessage lists the tasks an instance should have. An agent obeys it only when Timeline is above every
+// sequence number it has seen, and ignores it without an ack otherwise.
+type TaskManifestMessage struct {
+	ContainerInstanceArn string            `json:"containerInstanceArn"`
+	ClusterArn           string            `json:"clusterArn"`
+	MessageID            string            `json:"messageId"`
+	GeneratedAt          int64             `json:"generatedAt"`
+	Timeline             int64             `json:"timeline"`
+	Tasks                []*TaskIdentifier `json:"tasks"`
+}
+
+// TaskIdentifier names a task and what it should be. TaskArn and DesiredStatus must be set.
+type TaskIdentifier struct {
+	TaskArn        string `json:"taskArn"`
+	TaskClusterArn string `json:"taskClusterArn"`
+	DesiredStatus  string `json:"desiredStatus"`
+}
+
+// TaskStopVerificationMessage asks which of the tasks that a manifest did not list should really stop.
+type TaskStopVerificationMessage struct {
+	MessageID      string            `json:"messageId"` // the manifest's
+	StopCandidates []*TaskIdentifier `json:"stopCandidates"`
+}
+
+// TaskStopVerificationAck lists the candidates that must stop.
+type TaskStopVerificationAck struct {
+	GeneratedAt int64             `json:"generatedAt"`
+	MessageID   string            `json:"messageId"` // the manifest's
+	StopTasks   []*TaskIdentifier `json:"stopTasks"`
+}
+
+// AttachTaskNetworkInterfacesMessage announces the interface of an awsvpc task.
+type AttachTaskNetworkInterfacesMessage struct {
+	MessageID                string                     `json:"messageId"`
+	ClusterArn               string                     `json:"clusterArn"`
+	ContainerInstanceArn     string                     `json:"containerInstanceArn"`
+	TaskArn                  string                     `json:"taskArn"`
+	TaskClusterArn           string                     `json:"taskClusterArn"`
+	GeneratedAt              int64                      `json:"generatedAt"`
+	WaitTimeoutMs            int64                      `json:"waitTimeoutMs"`
+	ElasticNetworkInterfaces []*ElasticNetworkInterface `json:"elasticNetworkInterfaces"`
+}
+
+// AttachInstanceNetworkInterfacesMessage announces an interface of the instance (a trunk).
+type AttachInstanceNetworkInterfacesMessage struct {
+	MessageID                string                     `json:"messageId"`
+	ClusterArn               string                     `json:"clusterArn"`
+	ContainerInstanceArn     string                     `json:"containerInstanceArn"`
+	GeneratedAt              int64                      `json:"generatedAt"`
+	WaitTimeoutMs            int64                      `json:"waitTimeoutMs"`
+	ElasticNetworkInterfaces []*ElasticNetworkInterface `json:"elasticNetworkInterfaces"`
+}
+
+// ConfirmAttachmentMessage announces another resource, such as a volume.
+type ConfirmAttachmentMessage struct {
+	MessageID            string      `json:"messageId"`
+	ClusterArn           string      `json:"clusterArn"`
+	ContainerInstanceArn string      `json:"containerInstanceArn"`
+	TaskArn              string      `json:"taskArn,omitempty"`
+	TaskClusterArn       string      `json:"taskClusterArn,omitempty"`
+	GeneratedAt          int64       `json:"generatedAt"`
+	WaitTimeoutMs        int64       `json:"waitTimeoutMs,omitempty"`
+	Attachment           *Attachment `json:"attachment"`
+}
+
+// StageUpdateMessage asks the agent to download a new version of itself.
+type StageUpdateMessage struct {
+	ContainerInstanceArn string      `json:"containerInstanceArn"`
+	ClusterArn           string      `json:"clusterArn"`
+	MessageID            string      `json:"messageId"`
+	UpdateInfo           *UpdateInfo `json:"updateInfo"`
+}
+
+// PerformUpdateMessage asks the agent to become the version it staged.
+type PerformUpdateMessage StageUpdateMessage
+
+// UpdateInfo says where an update lies and what its SHA-256 is.
+type UpdateInfo struct {
+	Location  string `json:"location"`
+	Signature string `json:"signature"`
+}
+
+// CloseMessage announces that the server will close the connection.
+type CloseMessage struct {
+	Message string `json:"message"`
+}
+
+// ErrorMessage is an error that has no type of its own.
+type ErrorMessage struct {
+	Message string `json:"message"`
+}
+
+// Exception is one of the typed errors (ServerException, BadRequestException, InvalidClusterException,
+// InvalidInstanceException, AccessDeniedException, InactiveInstanceException). Type is the name on the wire.
+type Exception struct {
+	Type    string `json:"-"`
+	Message string `json:"message"`
+}
+
+// Error makes an Exception usable as a Go error.
+func (e *Exception) Error() string { return e.Type + ": " + e.Message }
