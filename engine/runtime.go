@@ -16,7 +16,11 @@ import (
 // github.com/containerd/errdefs (NotFound, AlreadyExists, InvalidArgument, FailedPrecondition, Unavailable,
 // DeadlineExceeded, Unauthenticated, PermissionDenied, ResourceExhausted …), tested by class and never by text; the text
 // is the engine's own and is for people. Unavailable means that the engine itself does not answer: nothing is known
-// about the outcome, and the caller looks again when it does.
+// about the outcome, and the caller looks again when it does. A call whose context ends returns that context's error
+// (DeadlineExceeded or Canceled); the engine may still carry out what it was asked for.
+//
+// A container is ours if it carries LabelTaskArn, and no method shows or changes any other: for all of them a foreign
+// container does not exist. Where a container is named, its full id and its name do equally.
 //
 // Restart policy, log routing, awsvpc, dependencies and admission are above the contract. Below it, because the engines
 // differ: health checks (Docker runs them itself; containerd's Runtime runs them by exec), publishing ports, and writing
@@ -34,47 +38,62 @@ type Runtime interface {
 
 	// Create makes a container and returns its id. The name decides: if a container of that name and task exists it is
 	// returned unchanged, so that a repeated call after a crash finds what the first one made. A container of that name
-	// which is not ours is AlreadyExists. NotFound: no such image. InvalidArgument: the engine refuses the Spec.
+	// which is foreign or of another task is AlreadyExists. NotFound: no such image; nothing is ever pulled here.
+	// InvalidArgument: the engine refuses the Spec. The container is never restarted or removed by the engine itself.
 	Create(ctx context.Context, spec Spec) (string, error)
 
-	// Start starts a created container. Starting a running one does nothing. A start that the engine refuses leaves the
-	// container not running; Inspect then shows its exit code and Error where the engine knows them.
+	// Start starts a created container. Starting a running one does nothing, and of concurrent calls one starts it. A
+	// container whose process has run and ended is FailedPrecondition and stays as it is: a process runs once, a further
+	// attempt is a further container. A start that the engine refuses leaves the container not running: InvalidArgument
+	// for a command or user that can't be run, ResourceExhausted for a host port that is taken, else what the engine
+	// says. Inspect then shows its exit code and Error where the engine knows them, and Start may be tried again as
+	// long as the status is created.
 	Start(ctx context.Context, id string) error
 
 	// Stop sends the container's stop signal, waits up to grace, kills, and returns when the process is gone or ctx ends.
-	// Stopping what does not run, or no longer exists, does nothing.
+	// Stopping what does not run, or no longer exists, does nothing. The signal is the Spec's StopSignal, else the
+	// image's, else SIGTERM. A part of a second of grace may be rounded up to a whole one. After a DeadlineExceeded the
+	// engine may still be stopping it; a repeated call joins in, and one with a shorter grace may shorten the wait.
 	Stop(ctx context.Context, id string, grace time.Duration) error
 
 	// Remove removes a container that does not run, with its anonymous volumes. Removing what no longer exists does
-	// nothing; a running container is FailedPrecondition.
+	// nothing; a running container is FailedPrecondition. When Remove returns nil the name is free.
 	Remove(ctx context.Context, id string) error
 
-	// Logs copies the last lines of the container's output to w, where the log driver can be read back (NotFound else).
+	// Logs copies the last lines of the container's output to w, standard output and error as one stream, where the log
+	// driver can be read back (NotFound else). lines of 0 or less means all of it.
 	Logs(ctx context.Context, id string, lines int, w io.Writer) error
 
 	// Events calls f for each event of our containers until ctx ends (nil) or the stream breaks (error). Events are
-	// hints: they may be lost, repeated or late. ready is called once when the subscription stands.
+	// hints: they may be lost, repeated or late. ready (may be nil) is called once when the subscription stands; what
+	// happens after it is not missed but by a fault. f is called by one goroutine at a time and must return soon.
+	// The caller subscribes again, and then lists, because what happened in between has no event.
 	Events(ctx context.Context, ready func(), f func(Event)) error
 
-	// Image returns a local image by reference, digest or id. NotFound if it is not local.
+	// Image returns a local image by reference (repo[:tag] or repo@digest), digest or id. NotFound if it is not local.
+	// With a reference, Digest is the one under which that repository gave it.
 	Image(ctx context.Context, ref string) (Image, error)
 
 	// Images lists all local images.
 	Images(ctx context.Context) ([]Image, error)
 
-	// Pull pulls an image; progress is called with rising totals, often. Unauthenticated or PermissionDenied: the registry refuses the
-	// credentials; NotFound: it has no such image; Unavailable: it can't be reached.
+	// Pull pulls an image, one tag ("latest" unless ref says another) or one digest, and returns it. progress (may be
+	// nil) is called with rising totals, often, one call at a time, and never after Pull has returned. auth may be nil.
+	// Unauthenticated or PermissionDenied: the registry refuses the credentials; NotFound: it has no such image;
+	// ResourceExhausted: it limits the rate, or the disk is full; Unavailable: it, or the engine, can't be reached.
 	Pull(ctx context.Context, ref string, auth *RegistryAuth, progress func(Progress)) (Image, error)
 
 	// RemoveImage removes a reference, and the image with its last one. FailedPrecondition: a container uses it. Removing
-	// what no longer exists does nothing.
+	// what no longer exists does nothing. By id it removes an image with all its references.
 	RemoveImage(ctx context.Context, ref string) error
 
 	// ReadFile reads a regular file of an image, following symlinks inside the image only; at most limit bytes.
-	// NotFound if there is none. It may cost tens of milliseconds: resolve once per image, never on the hot path.
+	// NotFound if there is none, FailedPrecondition if it is not a regular file, OutOfRange if it is larger than limit.
+	// path is absolute. It may cost tens of milliseconds: resolve once per image, never on the hot path.
 	ReadFile(ctx context.Context, imageID, path string, limit int64) ([]byte, error)
 
-	// Stat returns type, mode, owner and, for a symlink, target of a path of an image, without following the last component.
+	// Stat returns type, mode, owner and, for a symlink, target of a path of an image, following symlinks inside the
+	// image but not the last component. NotFound if there is none. It costs what ReadFile costs.
 	Stat(ctx context.Context, imageID, path string) (FileInfo, error)
 
 	// Close releases the connection to the engine; containers are not touched.
@@ -133,7 +152,8 @@ type Spec struct {
 	Links        []string // container name:alias
 	VolumesFrom  []string // container name[:ro]
 	CgroupParent string
-	// Config and HostConfig are the payload's documents, already decoded; the fields above win over nothing in them.
+	// Config and HostConfig are the payload's documents, already decoded. What they set wins over the fields above, except
+	// that our own labels (com.amazonaws.ecs.*, longshore.*) always win over Config.Labels.
 	Config     acs.ContainerConfig
 	HostConfig acs.HostConfig
 }
@@ -173,15 +193,15 @@ type State struct {
 	ImageID     string
 	Status      Status
 	Pid         int
-	ExitCode    int // only when Status is exited or dead
+	ExitCode    int // when Status is exited or dead, or Error is set; 128 + the signal's number after a signal
 	OOMKilled   bool
 	Error       string // the engine's reason why it did not start
 	CreatedAt   time.Time
 	StartedAt   time.Time
 	FinishedAt  time.Time
 	Health      Health
-	Ports       []Binding
-	Addresses   []string // container addresses on bridges
+	Ports       []Binding // while it runs; one for IPv4 and perhaps one for IPv6 of each published port
+	Addresses   []string // container addresses on bridges, while it runs
 	NetworkMode string
 	Mounts      []Mount
 	Partial     bool
@@ -205,7 +225,7 @@ type Binding struct {
 type Event struct {
 	ContainerID string
 	TaskArn     string
-	Action      string // create, start, die, oom, health, destroy …
+	Action      string // create, start, die, oom, health, destroy; an engine may add others
 	Time        time.Time
 }
 
@@ -250,9 +270,10 @@ type ImageConfig struct {
 	Healthcheck *acs.HealthConfig
 }
 
-// FileInfo is a path inside an image. Mode is a Go file mode in the sense of io/fs.
+// FileInfo is a path inside an image. Mode is st_mode of stat(2): S_IFDIR, S_IFREG, S_IFLNK … and the permission bits,
+// setuid, setgid and sticky included (not Go's io/fs.FileMode).
 type FileInfo struct {
-	Mode     uint32 // st_mode
-	UID, GID uint32 // -1 (as 4294967295) where the engine does not tell
-	Link     string
+	Mode     uint32
+	UID, GID uint32 // as the container sees them; -1 (4294967295) where the engine does not tell
+	Link     string // a symlink's target as it is written
 }
