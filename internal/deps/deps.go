@@ -36,6 +36,7 @@ import (
 	_ "go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	_ "go.uber.org/goleak"
 	_ "go.uber.org/zap"
+	_ "github.com/tidwall/btree"
 	_ "golang.org/x/sync/errgroup"
 	_ "golang.org/x/sys/unix"
 	_ "golang.org/x/time/rate"
