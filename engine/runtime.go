@@ -158,7 +158,7 @@ type Spec struct {
 	HostConfig acs.HostConfig
 }
 
-// Port publishes a container port on the host. HostPort 0 lets the Runtime choose within the engine's range.
+// Port publishes a container port on the host. Host 0 lets the Runtime choose within the engine's range.
 type Port struct {
 	Container int32
 	Host      int32
@@ -201,7 +201,7 @@ type State struct {
 	FinishedAt  time.Time
 	Health      Health
 	Ports       []Binding // while it runs; one for IPv4 and perhaps one for IPv6 of each published port
-	Addresses   []string // container addresses on bridges, while it runs
+	Addresses   []string  // container addresses on bridges, while it runs
 	NetworkMode string
 	Mounts      []Mount
 	Partial     bool
