@@ -191,6 +191,12 @@ func (v *View) Key(accessKeyID string) *Key { panic("skeleton") }
 // Keys are in order of access key id.
 func (v *View) Keys() iter.Seq[*Key] { panic("skeleton") }
 
+// AccountSetting returns the setting of a principal ("default": of the account), nil when it has none of its own.
+func (v *View) AccountSetting(name, principal string) *AccountSetting { panic("skeleton") }
+
+// AccountSettings are in order of name, then principal.
+func (v *View) AccountSettings() iter.Seq[*AccountSetting] { panic("skeleton") }
+
 type impl struct{}
 
 var _ types.Task

@@ -160,6 +160,14 @@ type ServiceEvent struct {
 	Object  types.ServiceEvent
 }
 
+// AccountSetting is an account setting of one principal, or of the account as a whole.
+type AccountSetting struct {
+	Meta
+	Name      string // as types.SettingName
+	Principal string // the principal's ARN; "default" for the account as a whole
+	Value     string
+}
+
 // Role is what a key may do.
 type Role string
 
@@ -192,3 +200,4 @@ func (*DaemonSlot) key() string     { panic("skeleton") }
 func (*Connection) key() string     { panic("skeleton") }
 func (*ServiceEvent) key() string   { panic("skeleton") }
 func (*Key) key() string            { panic("skeleton") }
+func (*AccountSetting) key() string { panic("skeleton") }

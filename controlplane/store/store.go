@@ -30,6 +30,7 @@
 //	<prefix>/connection/<cluster>/<instance>             Connection, under the lease of the replica that holds the socket
 //	<prefix>/event/<cluster>/<service>/<time>-<id>       ServiceEvent
 //	<prefix>/key/<access key id>                         Key
+//	<prefix>/setting/<name>/<principal>                  AccountSetting (principal "default": the account; an ARN is escaped)
 //	<prefix>/leader/<name>                               leadership of a reconciler, under a replica's lease
 //
 // Heartbeats, metrics and log lines are never stored.
