@@ -1,0 +1,380 @@
+// Package config is the agent's configuration: what an operator writes in /etc/ecs/ecs.config or in the environment, under
+// the names and with the meanings that the Amazon ECS agent gave them.
+//
+// [Knobs] is the one table of all settings: name, type, default, bounds and meaning. A setting that is not in it is
+// unknown, and [Load] says so with the nearest name. The value of a setting comes from the first source that has a
+// non-empty one:
+//
+//  1. the environment of the process
+//  2. the environment file, /etc/ecs/ecs.config ([ParseEnvFile])
+//  3. the JSON file that ECS_AGENT_CONFIG_FILE_PATH names
+//  4. the default in the table
+//
+// A value that can't be understood, or is out of bounds, is replaced by the default with a warning, because an agent that
+// runs with one setting wrong serves its host better than one that does not run. The exceptions are errors: the three JSON
+// settings that change what an instance is (ECS_INSTANCE_ATTRIBUTES, ECS_CONTAINER_INSTANCE_TAGS,
+// ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES), and the settings that guard a host (ECS_HOST_VOLUME_CHECK).
+//
+// Configurations written for the agent in its container keep working: /data and /log, where that container sees its state
+// and its logs, mean /var/lib/ecs/data and /var/log/ecs.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"sort"
+	"strings"
+	"time"
+)
+
+// DefaultFile is the environment file that operators edit.
+const DefaultFile = "/etc/ecs/ecs.config"
+
+// Config is what the agent runs with. [Load] fills it; every field has its value or its default.
+type Config struct {
+	Cluster         string // empty when not set: the cluster is then "default", and is created if there is none
+	APIEndpoint     string // base URL of the ECS API, with scheme; empty means the region's own
+	Region          string
+	External        bool
+	DockerEndpoint  string
+	Proxy           Proxy
+	CABundle        string
+	AllowNoIdentity bool // NoIID of the JSON file: register without an identity document
+
+	InstanceAttributes map[string]string
+	InstanceTags       map[string]string
+	ReservedPorts      []uint16
+	ReservedPortsUDP   []uint16
+	ReservedMemory     int64 // MiB
+	DynamicPorts       PortRange
+	DetailedOSFamily   string
+	AvailabilityZone   string
+	InstanceType       string
+	ImageID            string
+	InstanceName       string
+	InstanceAddress    string
+
+	DataDir string
+	Log     Log
+
+	LoggingDrivers          []string
+	PrivilegedDisabled      bool
+	SELinuxCapable          bool
+	AppArmorCapable         bool
+	HealthChecksDisabled    bool
+	IPv6BindingsExcluded    bool
+	MetricsDisabled         bool
+	HostVolumeCheck         string
+	HostVolumeCreateAsUser  bool
+	TaskCleanupWait         time.Duration
+	ContainerStopTimeout    time.Duration
+	ContainerStartTimeout   time.Duration
+	ContainerCreateTimeout  time.Duration
+	ImagePullBehavior       string
+	ImagePullTimeout        time.Duration
+	ImagePullInactivity     time.Duration
+	ManifestPullTimeout     time.Duration
+	EngineAuthType          string
+	EngineAuthData          Secret
+	HealthcheckHost         string
+	SharedCredentialsFile   string
+	CredentialProfile       string
+	AlternateProfile        string
+	AccessKeyID             string
+	SecretAccessKey         Secret
+	SessionToken            Secret
+	InstanceMetadataOff     bool
+	InstanceMetadataAddress string
+}
+
+// Proxy is how the agent reaches the world outside.
+type Proxy struct {
+	HTTP, HTTPS, None string
+}
+
+// Log is where and how the agent logs.
+type Log struct {
+	File         string // empty: standard error
+	Level        string // crit, error, warn, info, debug or none
+	Format       string // logfmt or json
+	RolloverType string // size or hourly
+	MaxSizeMB    int64
+	MaxRollCount int64
+}
+
+// PortRange is a range of ports, both ends included; the zero value is the engine's choice.
+type PortRange struct {
+	First, Last uint16
+}
+
+// Secret is a value that no log line, error or dump shows. Use string(s) to read it.
+type Secret string
+
+// String hides the value.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[hidden]"
+}
+
+// GoString hides the value.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText hides the value.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// ClusterOrDefault is the cluster to join: the configured one, or "default".
+func (c *Config) ClusterOrDefault() string {
+	if c.Cluster == "" {
+		return "default"
+	}
+	return c.Cluster
+}
+
+// Options says where [Load] reads.
+type Options struct {
+	// Environ is the environment, KEY=VALUE each; nil means the process's.
+	Environ []string
+	// File is the environment file; empty means [DefaultFile], which may be absent. A file that is named must exist.
+	File string
+}
+
+// Load reads the configuration. The warnings are sentences for the log: what was ignored, why, and what is used instead.
+// The error is for settings that must not be guessed; it names each.
+func Load(o Options) (*Config, []string, error) {
+	l := loader{values: map[string]value{}}
+	l.readSources(o)
+	if len(l.errs) > 0 {
+		return nil, l.warnings, errors.Join(l.errs...)
+	}
+	c := &Config{}
+	for i := range Knobs {
+		l.apply(c, &Knobs[i])
+	}
+	l.finish(c)
+	if len(l.errs) > 0 {
+		return nil, l.warnings, errors.Join(l.errs...)
+	}
+	return c, l.warnings, nil
+}
+
+// value is a setting as a source gave it.
+type value struct {
+	text   string
+	source string
+}
+
+type loader struct {
+	values   map[string]value
+	warnings []string
+	errs     []error
+}
+
+func (l *loader) warnf(format string, args ...any) {
+	l.warnings = append(l.warnings, fmt.Sprintf(format, args...))
+}
+
+func (l *loader) errorf(format string, args ...any) {
+	l.errs = append(l.errs, fmt.Errorf(format, args...))
+}
+
+// readSources gathers all sources: the environment and the file first, because they name the JSON file.
+func (l *loader) readSources(o Options) {
+	l.readEnvironment(o.Environ)
+	l.readFile(o.File)
+	if v, ok := l.values["ECS_AGENT_CONFIG_FILE_PATH"]; ok {
+		l.readJSON(hostPath(v.text))
+	}
+}
+
+func (l *loader) readEnvironment(environ []string) {
+	if environ == nil {
+		environ = os.Environ()
+	}
+	for _, kv := range environ {
+		key, text, _ := strings.Cut(kv, "=")
+		if _, known := knobByName[key]; !known {
+			if strings.HasPrefix(key, "ECS_") || strings.HasPrefix(key, "NON_ECS_") || strings.HasPrefix(key, "NONECS_") {
+				l.unknown(key, "the environment")
+			}
+			continue
+		}
+		l.set(key, text, "the environment")
+	}
+}
+
+// set keeps the first non-empty value of a setting.
+func (l *loader) set(key, text, source string) {
+	if _, ok := l.values[key]; !ok && strings.TrimSpace(text) != "" {
+		l.values[key] = value{text: text, source: source}
+	}
+}
+
+func (l *loader) readFile(name string) {
+	named := name != ""
+	if !named {
+		name = DefaultFile
+	}
+	data, err := readBounded(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !named:
+		return
+	case err != nil:
+		l.errorf("read the configuration file: %w", err)
+		return
+	}
+	assignments, warnings := ParseEnvFile(data)
+	for _, w := range warnings {
+		l.warnf("%s: %s", name, w)
+	}
+	for i := len(assignments) - 1; i >= 0; i-- { // the last one wins
+		a := assignments[i]
+		source := fmt.Sprintf("%s line %d", name, a.Line)
+		if _, known := knobByName[a.Key]; known {
+			l.set(a.Key, a.Value, source)
+		} else if !foreign(a.Key) {
+			l.unknown(a.Key, source)
+		}
+	}
+}
+
+// foreign says whether a variable is for somebody else who reads the same file: the SDK, Go, systemd, the shell.
+func foreign(key string) bool {
+	for _, prefix := range []string{"AWS_", "GO", "LC_", "SYSTEMD_", "LONGSHORE_"} {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	switch key {
+	case "PATH", "HOME", "TZ", "LANG", "NOTIFY_SOCKET", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION":
+		return true
+	}
+	return false
+}
+
+func (l *loader) unknown(key, source string) {
+	if near := nearest(key); near != "" {
+		l.warnf("unknown setting %s in %s is ignored; did you mean %s?", key, source, near)
+		return
+	}
+	l.warnf("unknown setting %s in %s is ignored", key, source)
+}
+
+// apply gives one knob its value: parsed, or the default with a warning.
+func (l *loader) apply(c *Config, k *Knob) {
+	v, ok := l.values[k.Name]
+	for i := 0; !ok && i < len(k.Aliases); i++ {
+		v, ok = l.values[k.Aliases[i]]
+	}
+	if ok && k.Support != Supported {
+		if !k.neutral(v.text) {
+			l.warnf("%s (%s): %s", k.Name, v.source, k.Support)
+		}
+	}
+	if k.parse == nil {
+		return
+	}
+	if ok {
+		err := k.parse(c, strings.TrimSpace(v.text))
+		if err == nil {
+			return
+		}
+		if k.Strict {
+			l.errorf("%s (%s): %w; set it to %s, or remove it", k.Name, v.source, err, k.Expect())
+			return
+		}
+		l.warnf("%s (%s): %v; it is ignored, and %s is used", k.Name, v.source, err, k.fallback())
+	}
+	if k.Default == "" {
+		return
+	}
+	if err := k.parse(c, k.Default); err != nil {
+		l.errorf("%s: the default %q: %w", k.Name, k.Default, err)
+	}
+}
+
+// finish settles what depends on more than one setting.
+func (l *loader) finish(c *Config) {
+	if v, ok := l.values["ECS_LOGLEVEL_ON_INSTANCE"]; ok && c.Log.File != "" {
+		level := strings.ToLower(strings.TrimSpace(v.text))
+		if logLevels[level] {
+			c.Log.Level = level
+		}
+	}
+	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
+		l.warnf("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: both are ignored, and the next source of credentials is asked")
+		c.AccessKeyID, c.SecretAccessKey, c.SessionToken = "", "", ""
+	}
+	if c.APIEndpoint != "" && !strings.Contains(c.APIEndpoint, "://") {
+		c.APIEndpoint = "https://" + c.APIEndpoint
+	}
+	if c.Proxy.None == "" && (c.Proxy.HTTP != "" || c.Proxy.HTTPS != "") {
+		c.Proxy.None = "169.254.169.254,169.254.170.2,127.0.0.1,localhost"
+	}
+}
+
+// hostPath maps the paths of the agent's container to those of the host.
+func hostPath(p string) string {
+	if p == "" {
+		return ""
+	}
+	p = path.Clean(p)
+	for from, to := range map[string]string{"/data": "/var/lib/ecs/data", "/log": "/var/log/ecs"} {
+		if p == from || strings.HasPrefix(p, from+"/") {
+			return to + strings.TrimPrefix(p, from)
+		}
+	}
+	return p
+}
+
+// readBounded reads a file of at most maxFile bytes.
+func readBounded(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s is %d bytes long, more than the %d that a configuration may have", name, info.Size(), maxFile)
+	}
+	return os.ReadFile(name)
+}
+
+// nearest is the known name that differs least from key, or "" if none is near.
+func nearest(key string) string {
+	best, least := "", len(key)/3+1
+	names := make([]string, 0, len(Knobs))
+	for i := range Knobs {
+		names = append(names, Knobs[i].Name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		if d := distance(key, name); d < least {
+			best, least = name, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost = 1 + min(diagonal, row[j], row[j-1])
+			}
+			diagonal, row[j] = row[j], cost
+		}
+	}
+	return row[len(b)]
+}

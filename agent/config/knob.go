@@ -1,0 +1,264 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Support says what a setting does in this version; all but [Supported] are warned about when they are set.
+type Support string
+
+// How far a setting is supported.
+const (
+	Supported Support = ""
+	// Later is a setting of the Amazon ECS agent whose feature this version does not have.
+	Later Support = "not supported yet: it has no effect in this version"
+	// HostService is a setting that only a containerised agent's host service reads.
+	HostService Support = "has no effect: it configures the container that the agent runs in, and this agent runs on the host itself"
+	// Obsolete is a setting whose opposite does not exist here.
+	Obsolete Support = "has no effect: this agent always keeps its state"
+)
+
+// Knob is one setting.
+type Knob struct {
+	Name    string   // environment variable
+	Aliases []string // older names that are still read
+	JSON    string   // member of the JSON file, empty if it can't be set there
+	Type    string   // boolean, duration, integer, string, enum, json map, json list, port range, path or secret
+	Default string
+	Bounds  string // human-readable; empty when there are none
+	Meaning string
+	Support Support
+	// Strict settings are an error when they can't be understood, not a warning.
+	Strict bool
+	parse  func(*Config, string) error
+}
+
+// Expect says what a good value looks like.
+func (k *Knob) Expect() string {
+	if k.Type == "enum" {
+		return k.Bounds
+	}
+	if k.Bounds != "" {
+		return fmt.Sprintf("a %s (%s)", k.Type, k.Bounds)
+	}
+	return "a " + k.Type
+}
+
+func (k *Knob) fallback() string {
+	if k.Default == "" {
+		return "no value"
+	}
+	return "the default " + k.Default
+}
+
+// neutral says whether a value of an unsupported setting asks for what happens anyway.
+func (k *Knob) neutral(text string) bool {
+	text = strings.TrimSpace(text)
+	if text == k.Default {
+		return true
+	}
+	given, err := strconv.ParseBool(text)
+	def, defErr := strconv.ParseBool(k.Default)
+	return err == nil && defErr == nil && given == def
+}
+
+func knobByJSON(key string) (*Knob, bool) {
+	for i := range Knobs {
+		if Knobs[i].JSON != "" && strings.EqualFold(Knobs[i].JSON, key) {
+			return &Knobs[i], true
+		}
+	}
+	return nil, false
+}
+
+// knobByName finds a knob by its name or an older one.
+var knobByName = func() map[string]*Knob {
+	m := make(map[string]*Knob, len(Knobs))
+	for i := range Knobs {
+		m[Knobs[i].Name] = &Knobs[i]
+		for _, a := range Knobs[i].Aliases {
+			m[a] = &Knobs[i]
+		}
+	}
+	return m
+}()
+
+func text(name, json, def, meaning string, field func(*Config) *string) Knob {
+	return Knob{Name: name, JSON: json, Type: "string", Default: def, Meaning: meaning, parse: func(c *Config, v string) error {
+		*field(c) = v
+		return nil
+	}}
+}
+
+func hidden(name, json, meaning string, field func(*Config) *Secret) Knob {
+	return Knob{Name: name, JSON: json, Type: "secret", Meaning: meaning, parse: func(c *Config, v string) error {
+		*field(c) = Secret(v)
+		return nil
+	}}
+}
+
+func directory(name, json, def, meaning string, field func(*Config) *string) Knob {
+	return Knob{Name: name, JSON: json, Type: "path", Default: def, Bounds: "absolute", Meaning: meaning, parse: func(c *Config, v string) error {
+		if !strings.HasPrefix(v, "/") {
+			return fmt.Errorf("%q is not an absolute path", truncate(v))
+		}
+		*field(c) = hostPath(v)
+		return nil
+	}}
+}
+
+func boolean(name, json, def, meaning string, field func(*Config) *bool) Knob {
+	return Knob{Name: name, JSON: json, Type: "boolean", Default: def, Bounds: "true or false", Meaning: meaning, parse: func(c *Config, v string) error {
+		b, err := strconv.ParseBool(strings.ToLower(v))
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", truncate(v))
+		}
+		*field(c) = b
+		return nil
+	}}
+}
+
+func integer(name, json, def string, low, high int64, meaning string, field func(*Config) *int64) Knob {
+	return Knob{Name: name, JSON: json, Type: "integer", Default: def, Bounds: fmt.Sprintf("%d to %d", low, high), Meaning: meaning, parse: func(c *Config, v string) error {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", truncate(v))
+		}
+		if n < low || n > high {
+			return fmt.Errorf("%d is not between %d and %d", n, low, high)
+		}
+		*field(c) = n
+		return nil
+	}}
+}
+
+func duration(name, json, def string, low time.Duration, meaning string, field func(*Config) *time.Duration) Knob {
+	k := Knob{Name: name, JSON: json, Type: "duration", Default: def, Meaning: meaning, parse: func(c *Config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration such as 30s or 2h", truncate(v))
+		}
+		if d < low {
+			return fmt.Errorf("%s is less than %s", d, low)
+		}
+		*field(c) = d
+		return nil
+	}}
+	if low > 0 {
+		k.Bounds = "at least " + low.String()
+	}
+	return k
+}
+
+func enum(name, json, def, meaning string, choices []string, field func(*Config) *string) Knob {
+	return Knob{Name: name, JSON: json, Type: "enum", Default: def, Bounds: "one of " + strings.Join(choices, ", "), Meaning: meaning, parse: func(c *Config, v string) error {
+		v = strings.ToLower(v)
+		if !slices.Contains(choices, v) {
+			return fmt.Errorf("%q is not one of %s", truncate(v), strings.Join(choices, ", "))
+		}
+		*field(c) = v
+		return nil
+	}}
+}
+
+func jsonMap(name, member, meaning string, field func(*Config) *map[string]string) Knob {
+	return Knob{Name: name, JSON: member, Type: "json map", Bounds: `such as {"key":"value"}`, Meaning: meaning, parse: func(c *Config, v string) error {
+		m := map[string]string{}
+		if err := decode(v, &m); err != nil {
+			return err
+		}
+		*field(c) = m
+		return nil
+	}}
+}
+
+func jsonList(name, member, def, meaning string, field func(*Config) *[]string) Knob {
+	return Knob{Name: name, JSON: member, Type: "json list", Default: def, Bounds: `such as ["a","b"]`, Meaning: meaning, parse: func(c *Config, v string) error {
+		var list []string
+		if err := decode(v, &list); err != nil {
+			return err
+		}
+		*field(c) = list
+		return nil
+	}}
+}
+
+func portList(name, member, def, meaning string, field func(*Config) *[]uint16) Knob {
+	return Knob{Name: name, JSON: member, Type: "json list", Default: def, Bounds: "such as [22,2375]", Meaning: meaning, parse: func(c *Config, v string) error {
+		var list []uint16
+		if err := decode(v, &list); err != nil {
+			return err
+		}
+		*field(c) = list
+		return nil
+	}}
+}
+
+func portRange(name, member, meaning string, field func(*Config) *PortRange) Knob {
+	return Knob{Name: name, JSON: member, Type: "port range", Bounds: "such as 32768-60999", Meaning: meaning, parse: func(c *Config, v string) error {
+		low, high, ok := strings.Cut(v, "-")
+		first, err1 := strconv.ParseUint(strings.TrimSpace(low), 10, 16)
+		last, err2 := strconv.ParseUint(strings.TrimSpace(high), 10, 16)
+		if !ok || err1 != nil || err2 != nil || first == 0 || first > last {
+			return fmt.Errorf("%q is not a range of ports such as 32768-60999", truncate(v))
+		}
+		*field(c) = PortRange{uint16(first), uint16(last)}
+		return nil
+	}}
+}
+
+func address(name, member, meaning string, field func(*Config) *string) Knob {
+	return Knob{Name: name, JSON: member, Type: "address", Bounds: "IPv4 or IPv6", Meaning: meaning, parse: func(c *Config, v string) error {
+		a, err := netip.ParseAddr(v)
+		if err != nil {
+			return fmt.Errorf("%q is not an IP address", truncate(v))
+		}
+		*field(c) = a.String()
+		return nil
+	}}
+}
+
+// decode is strict JSON: one value, nothing behind it. The value itself is not in the error, it may be a secret.
+func decode(v string, into any) error {
+	d := json.NewDecoder(bytes.NewReader([]byte(v)))
+	err := d.Decode(into)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("there is more behind the value")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("not the JSON that is expected: %w", err)
+	}
+	return nil
+}
+
+// strict makes a setting's mistakes errors.
+func strict(k Knob) Knob {
+	k.Strict = true
+	return k
+}
+
+// also gives a setting an older name.
+func also(k Knob, names ...string) Knob {
+	k.Aliases = names
+	return k
+}
+
+// later declares a setting whose feature this version does not have.
+func later(name, kind, def, meaning string) Knob {
+	return Knob{Name: name, Type: kind, Default: def, Meaning: meaning, Support: Later}
+}
+
+func hostService(name, kind, def, meaning string) Knob {
+	return Knob{Name: name, Type: kind, Default: def, Meaning: meaning, Support: HostService}
+}

@@ -1,0 +1,156 @@
+package config
+
+import "time"
+
+var logLevelNames = []string{"crit", "error", "warn", "info", "debug", "none"}
+
+var logLevels = func() map[string]bool {
+	m := map[string]bool{}
+	for _, n := range logLevelNames {
+		m[n] = true
+	}
+	return m
+}()
+
+// Knobs is every setting, in the order in which documents list them.
+var Knobs = []Knob{
+	// Which control plane, and as whom.
+	text("ECS_CLUSTER", "Cluster", "", "cluster to join; not set: default, which is created when it does not exist", func(c *Config) *string { return &c.Cluster }),
+	text("ECS_BACKEND_HOST", "APIEndpoint", "", "base URL of the ECS API; https is assumed without a scheme; not set: the region's own endpoint", func(c *Config) *string { return &c.APIEndpoint }),
+	also(text("AWS_DEFAULT_REGION", "AWSRegion", "", "region, for signatures and endpoints; not set: the instance metadata's", func(c *Config) *string { return &c.Region }), "AWS_REGION"),
+	text("AWS_ACCESS_KEY_ID", "", "", "access key, first in the chain of credentials", func(c *Config) *string { return &c.AccessKeyID }),
+	hidden("AWS_SECRET_ACCESS_KEY", "", "secret of the access key", func(c *Config) *Secret { return &c.SecretAccessKey }),
+	hidden("AWS_SESSION_TOKEN", "", "token of a temporary access key", func(c *Config) *Secret { return &c.SessionToken }),
+	text("AWS_SHARED_CREDENTIALS_FILE", "", "", "file of access keys; not set: ~/.aws/credentials", func(c *Config) *string { return &c.SharedCredentialsFile }),
+	text("AWS_PROFILE", "", "default", "profile in the file of access keys", func(c *Config) *string { return &c.CredentialProfile }),
+	text("ECS_ALTERNATE_CREDENTIAL_PROFILE", "", "default", "profile for external instances", func(c *Config) *string { return &c.AlternateProfile }),
+	text("AWS_CA_BUNDLE", "", "", "PEM file of certificates that are trusted, in addition to the system's, for the control plane", func(c *Config) *string { return &c.CABundle }),
+	also(text("HTTP_PROXY", "", "", "proxy for http URLs", func(c *Config) *string { return &c.Proxy.HTTP }), "http_proxy"),
+	also(text("HTTPS_PROXY", "", "", "proxy for https URLs", func(c *Config) *string { return &c.Proxy.HTTPS }), "https_proxy"),
+	also(text("NO_PROXY", "", "", "hosts that are reached without the proxy", func(c *Config) *string { return &c.Proxy.None }), "no_proxy"),
+	text("DOCKER_HOST", "DockerEndpoint", "unix:///var/run/docker.sock", "Docker's endpoint", func(c *Config) *string { return &c.DockerEndpoint }),
+
+	// What this instance is.
+	boolean("ECS_EXTERNAL", "External", "false", "instance outside EC2, with ECS Anywhere's behaviour; a host without instance metadata needs no setting", func(c *Config) *bool { return &c.External }),
+	boolean("AWS_EC2_METADATA_DISABLED", "", "false", "never ask the instance metadata service", func(c *Config) *bool { return &c.InstanceMetadataOff }),
+	text("AWS_EC2_METADATA_SERVICE_ENDPOINT", "", "", "where the instance metadata service is; not set: http://169.254.169.254", func(c *Config) *string { return &c.InstanceMetadataAddress }),
+	boolean("ECS_NO_INSTANCE_IDENTITY", "NoIID", "false", "register without an identity document", func(c *Config) *bool { return &c.AllowNoIdentity }),
+	strict(jsonMap("ECS_INSTANCE_ATTRIBUTES", "InstanceAttributes", "custom attributes, sent with the first registration only", func(c *Config) *map[string]string { return &c.InstanceAttributes })),
+	strict(jsonMap("ECS_CONTAINER_INSTANCE_TAGS", "ContainerInstanceTags", "tags, sent with the registration", func(c *Config) *map[string]string { return &c.InstanceTags })),
+	text("ECS_AVAILABILITY_ZONE", "", "", "zone of a host without instance metadata: attribute ecs.availability-zone", func(c *Config) *string { return &c.AvailabilityZone }),
+	text("ECS_INSTANCE_TYPE", "", "", "kind of a host without instance metadata: attribute ecs.instance-type", func(c *Config) *string { return &c.InstanceType }),
+	text("ECS_AMI_ID", "", "", "image of a host without instance metadata: attribute ecs.ami-id", func(c *Config) *string { return &c.ImageID }),
+	text("ECS_INSTANCE_NAME", "", "", "name of the host: attribute longshore.hostname; not set: its host name", func(c *Config) *string { return &c.InstanceName }),
+	address("ECS_INSTANCE_ADDRESS", "", "primary address of the host: attribute longshore.address; not set: that of the default route", func(c *Config) *string { return &c.InstanceAddress }),
+	portList("ECS_RESERVED_PORTS", "ReservedPorts", "[22,2375,2376,51678,51679]", "TCP ports that no task may have", func(c *Config) *[]uint16 { return &c.ReservedPorts }),
+	portList("ECS_RESERVED_PORTS_UDP", "ReservedPortsUDP", "[]", "UDP ports that no task may have", func(c *Config) *[]uint16 { return &c.ReservedPortsUDP }),
+	integer("ECS_RESERVED_MEMORY", "ReservedMemory", "0", 0, 1<<40, "MiB of memory that are not offered to tasks", func(c *Config) *int64 { return &c.ReservedMemory }),
+	portRange("ECS_DYNAMIC_HOST_PORT_RANGE", "DynamicHostPortRange", "host ports for containers that ask for any; not set: the kernel's ephemeral range", func(c *Config) *PortRange { return &c.DynamicPorts }),
+	text("ECS_DETAILED_OS_FAMILY", "", "LINUX", "attribute ecs.os-type-detailed", func(c *Config) *string { return &c.DetailedOSFamily }),
+
+	// Where things are.
+	directory("ECS_DATADIR", "DataDir", "/var/lib/ecs/data", "directory of the agent's state", func(c *Config) *string { return &c.DataDir }),
+	{Name: "ECS_AGENT_CONFIG_FILE_PATH", Type: "path", Meaning: "JSON file of settings, under their JSON names"},
+	{Name: "ECS_CHECKPOINT", JSON: "Checkpoint", Type: "boolean", Default: "true", Meaning: "keep the state on disk", Support: Obsolete},
+	hostService("ECS_HOST_DATA_DIR", "path", "/var/lib/ecs", "host path under which the data directory lies"),
+
+	// Logs.
+	directory("ECS_LOGFILE", "LogFile", "/var/log/ecs/ecs-agent.log", "log file; it is made, and so is its directory", func(c *Config) *string { return &c.Log.File }),
+	enum("ECS_LOGLEVEL", "LogLevel", "info", "least level that is logged", logLevelNames, func(c *Config) *string { return &c.Log.Level }),
+	{Name: "ECS_LOGLEVEL_ON_INSTANCE", Type: "enum", Bounds: "one of crit, error, warn, info, debug, none", Meaning: "least level that is logged to the file; not set: ECS_LOGLEVEL"},
+	enum("ECS_LOG_OUTPUT_FORMAT", "", "logfmt", "form of a log line", []string{"logfmt", "json"}, func(c *Config) *string { return &c.Log.Format }),
+	enum("ECS_LOG_ROLLOVER_TYPE", "", "size", "when a new log file is begun", []string{"size", "hourly"}, func(c *Config) *string { return &c.Log.RolloverType }),
+	integer("ECS_LOG_MAX_FILE_SIZE_MB", "", "5", 1, 1<<20, "size at which a new log file is begun", func(c *Config) *int64 { return &c.Log.MaxSizeMB }),
+	integer("ECS_LOG_MAX_ROLL_COUNT", "", "24", 1, 1<<20, "old log files that are kept", func(c *Config) *int64 { return &c.Log.MaxRollCount }),
+	hostService("ECS_LOG_DRIVER", "string", "json-file", "log driver of the agent's container"),
+	hostService("ECS_LOG_OPTS", "json map", "", "options of that log driver"),
+	later("ECS_AUDIT_LOGFILE", "path", "/var/log/ecs/audit.log", "log of requests for credentials"),
+	later("ECS_AUDIT_LOGFILE_DISABLED", "boolean", "false", "no log of requests for credentials"),
+
+	// Containers.
+	jsonList("ECS_AVAILABLE_LOGGING_DRIVERS", "AvailableLoggingDrivers", `["json-file","none"]`, "log drivers that tasks may use; those that the engine has are advertised", func(c *Config) *[]string { return &c.LoggingDrivers }),
+	boolean("ECS_DISABLE_PRIVILEGED", "PrivilegedDisabled", "false", "refuse privileged containers", func(c *Config) *bool { return &c.PrivilegedDisabled }),
+	boolean("ECS_SELINUX_CAPABLE", "SELinuxCapable", "false", "advertise SELinux, if the engine has it", func(c *Config) *bool { return &c.SELinuxCapable }),
+	boolean("ECS_APPARMOR_CAPABLE", "AppArmorCapable", "false", "advertise AppArmor, if the engine has it", func(c *Config) *bool { return &c.AppArmorCapable }),
+	boolean("ECS_DISABLE_DOCKER_HEALTH_CHECK", "DisableDockerHealthCheck", "false", "don't advertise container health checks", func(c *Config) *bool { return &c.HealthChecksDisabled }),
+	strict(enum("ECS_HOST_VOLUME_CHECK", "", "enforce", "check of a container's user against its host volumes: refuse, warn, or don't look", []string{"enforce", "warn", "off"}, func(c *Config) *string { return &c.HostVolumeCheck })),
+	boolean("ECS_HOST_VOLUME_CREATE_AS_USER", "", "false", "make a missing host volume with the container's user as owner, not root", func(c *Config) *bool { return &c.HostVolumeCreateAsUser }),
+	duration("ECS_CONTAINER_STOP_TIMEOUT", "DockerStopTimeout", "30s", time.Second, "time between a container's stop signal and SIGKILL", func(c *Config) *time.Duration { return &c.ContainerStopTimeout }),
+	duration("ECS_CONTAINER_START_TIMEOUT", "ContainerStartTimeout", "3m", 45*time.Second, "time the engine has to start a container", func(c *Config) *time.Duration { return &c.ContainerStartTimeout }),
+	duration("ECS_CONTAINER_CREATE_TIMEOUT", "ContainerCreateTimeout", "4m", time.Minute, "time the engine has to create a container", func(c *Config) *time.Duration { return &c.ContainerCreateTimeout }),
+	duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "TaskCleanupWaitDuration", "3h", time.Second, "time that a stopped task's containers are kept", func(c *Config) *time.Duration { return &c.TaskCleanupWait }),
+	later("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", "duration", "0", "random time added to it"),
+	boolean("ECS_EXCLUDE_IPV6_PORTBINDING", "ShouldExcludeIPv6PortBinding", "true", "leave IPv6 bindings out of what is reported", func(c *Config) *bool { return &c.IPv6BindingsExcluded }),
+
+	// Images.
+	enum("ECS_IMAGE_PULL_BEHAVIOR", "ImagePullBehavior", "default", "when an image is pulled", []string{"default", "always", "once", "prefer-cached"}, func(c *Config) *string { return &c.ImagePullBehavior }),
+	duration("ECS_IMAGE_PULL_TIMEOUT", "ImagePullTimeout", "2h", time.Second, "time a whole pull has", func(c *Config) *time.Duration { return &c.ImagePullTimeout }),
+	also(duration("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "ImagePullInactivityTimeout", "1m", time.Minute, "time a pull may show no progress", func(c *Config) *time.Duration { return &c.ImagePullInactivity }), "ECS_DOCKER_PULL_INACTIVITY_TIMEOUT"),
+	duration("ECS_MANIFEST_PULL_TIMEOUT", "ManifestPullTimeout", "1m", 30*time.Second, "time to resolve an image's digest", func(c *Config) *time.Duration { return &c.ManifestPullTimeout }),
+	enum("ECS_ENGINE_AUTH_TYPE", "EngineAuthType", "", "form of ECS_ENGINE_AUTH_DATA", []string{"docker", "dockercfg"}, func(c *Config) *string { return &c.EngineAuthType }),
+	hidden("ECS_ENGINE_AUTH_DATA", "EngineAuthData", "credentials of private registries", func(c *Config) *Secret { return &c.EngineAuthData }),
+	later("ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT", "boolean", "false", "pull images before dependsOn is met"),
+	later("ECS_DISABLE_IMAGE_CLEANUP", "boolean", "false", "never remove images"),
+	later("ECS_IMAGE_CLEANUP_INTERVAL", "duration", "30m", "time between image clean-ups"),
+	later("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "duration", "1h", "age below which no image is removed"),
+	later("NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE", "duration", "1h", "the same for images that no task used"),
+	later("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "integer", "5", "images removed per clean-up"),
+	later("NONECS_NUM_CONTAINERS_DELETE_PER_CYCLE", "integer", "5", "foreign containers removed per clean-up"),
+	later("ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP", "boolean", "false", "remove foreign images and containers too"),
+	later("ECS_EXCLUDE_UNTRACKED_IMAGE", "comma list", "", "images that are never removed"),
+
+	// Metrics and diagnosis.
+	boolean("ECS_DISABLE_METRICS", "DisableMetrics", "false", "send no task metrics", func(c *Config) *bool { return &c.MetricsDisabled }),
+	later("ECS_POLL_METRICS", "boolean", "false", "poll the engine's statistics instead of streaming them"),
+	later("ECS_POLLING_METRICS_WAIT_DURATION", "duration", "10s", "time between polls"),
+	later("ECS_ENABLE_PROMETHEUS_METRICS", "boolean", "false", "serve Prometheus metrics on port 51680"),
+	later("ECS_ENABLE_RUNTIME_STATS", "boolean", "false", "serve profiles of the agent"),
+	text("ECS_AGENT_HEALTHCHECK_HOST", "", "localhost", "host that longshore-agent healthcheck asks", func(c *Config) *string { return &c.HealthcheckHost }),
+
+	// Features that later versions bring.
+	later("ECS_UPDATES_ENABLED", "boolean", "false", "accept update messages; they are refused with \"Updates are disabled\""),
+	later("ECS_UPDATE_DOWNLOAD_DIR", "path", "", "where updates go"),
+	later("ECS_CONTAINER_INSTANCE_PROPAGATE_TAGS_FROM", "enum", "none", "copy the EC2 instance's tags"),
+	later("ECS_INSTANCE_IP_COMPATIBILITY", "enum", "", "force an IP family"),
+	later("ECS_ENABLE_TASK_IAM_ROLE", "boolean", "false", "task roles"),
+	later("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", "boolean", "false", "task roles in the host network mode"),
+	later("ECS_ENABLE_TASK_ENI", "boolean", "false", "the awsvpc network mode"),
+	later("ECS_ENABLE_HIGH_DENSITY_ENI", "boolean", "true", "trunk interfaces"),
+	later("ECS_CNI_PLUGINS_PATH", "path", "/amazon-ecs-cni-plugins", "CNI plugins"),
+	later("ECS_AWSVPC_BLOCK_IMDS", "boolean", "false", "keep awsvpc tasks from the instance metadata"),
+	strict(Knob{Name: "ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES", Type: "json list", Meaning: "routes of awsvpc tasks", Support: Later, parse: func(_ *Config, v string) error {
+		var routes []string
+		return decode(v, &routes)
+	}}),
+	later("ECS_ENABLE_TASK_CPU_MEM_LIMIT", "boolean", "", "a control group per task with the task's cpu and memory"),
+	later("ECS_CGROUP_PATH", "path", "/sys/fs/cgroup", "control groups"),
+	later("ECS_CGROUP_CPU_PERIOD", "duration", "100ms", "CPU period of a task's control group"),
+	later("ECS_TASK_PIDS_LIMIT", "integer", "", "processes of a task"),
+	later("ECS_PROPAGATE_TASK_MEMORY_LIMIT_CGROUPV2", "boolean", "false", "copy the task's memory limit to its containers"),
+	later("ECS_ENABLE_CONTAINER_METADATA", "boolean", "false", "a metadata file in each container"),
+	later("ECS_DISABLE_TASK_METADATA_AZ", "boolean", "false", "hide the zone from task metadata"),
+	later("ECS_TASK_METADATA_RPS_LIMIT", "pair", "40,60", "requests a second to the task metadata endpoint"),
+	later("ECS_SHARED_VOLUME_MATCH_FULL_CONFIG", "boolean", "false", "compare options and labels of shared volumes"),
+	later("ECS_VOLUME_PLUGIN_CAPABILITIES", "json list", "", "what the volume plugin can do"),
+	later("ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE", "boolean", "false", "execution roles for the awslogs driver"),
+	later("ECS_ENABLE_GPU_SUPPORT", "boolean", "false", "GPUs"),
+	later("ECS_NVIDIA_RUNTIME", "string", "nvidia", "engine runtime for GPUs"),
+	later("ECS_ENABLE_INF_SUPPORT", "boolean", "false", "Inferentia devices"),
+	later("ECS_EBSTA_SUPPORTED", "boolean", "true", "attaching EBS volumes to tasks"),
+	later("ECS_GMSA_SUPPORTED", "boolean", "false", "group managed service accounts"),
+	later("ECS_DOMAIN_JOINED_LINUX_INSTANCE", "boolean", "false", "group managed service accounts"),
+	later("ECS_FSX_WINDOWS_FILE_SERVER_SUPPORTED", "boolean", "false", "FSx for Windows File Server volumes"),
+	later("ECS_ENABLE_SPOT_INSTANCE_DRAINING", "boolean", "false", "drain when a spot instance is to be interrupted"),
+	later("ECS_WARM_POOLS_CHECK", "boolean", "false", "wait while the instance is in a warm pool"),
+	later("ECS_ENABLE_FIRELENS_ASYNC", "boolean", "true", "asynchronous connection to a log router"),
+	later("ECS_PAUSE_LABELS", "json map", "", "labels of pause containers"),
+	hostService("ECS_AGENT_LABELS", "json map", "", "labels of the agent's container"),
+	hostService("ECS_AGENT_APPARMOR_PROFILE", "string", "", "AppArmor profile of the agent's container"),
+	hostService("ECS_AGENT_PID_NAMESPACE_HOST", "boolean", "false", "PID namespace of the agent's container"),
+	hostService("ECS_AGENT_RUN_PRIVILEGED", "boolean", "false", "privileges of the agent's container"),
+	hostService("ECS_INIT_DOCKER_LOG_FILE_SIZE", "string", "16m", "log of the agent's container"),
+	hostService("ECS_INIT_DOCKER_LOG_FILE_NUM", "integer", "4", "log of the agent's container"),
+	later("ECS_SKIP_LOCALHOST_TRAFFIC_FILTER", "boolean", "false", "don't drop packets to 127.0.0.0/8 from elsewhere"),
+	later("ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS", "boolean", "false", "serve introspection to other hosts; it listens on loopback only"),
+	later("ECS_OFFHOST_INTROSPECTION_INTERFACE_NAME", "string", "", "interface of that"),
+}

@@ -1,0 +1,192 @@
+// Package logging makes the agent's log: one line an event, in the form that the operators of the Amazon ECS agent know.
+//
+//	level=info time=2026-01-01T00:00:00Z msg="text" task=arn:… container=web step=create duration=1.2s
+//
+// or, with ECS_LOG_OUTPUT_FORMAT=json, one object with the same members. level, time and msg come first; the others follow
+// in the order in which the code gave them. Every line about a task carries "task" (its ARN), "container" and "step".
+// Nothing here hides secrets: whoever has one never hands it in.
+//
+// Libraries that log through logrus write into the same log: [Open] routes them.
+package logging
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/DeRuina/timberjack"
+	"github.com/sirupsen/logrus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Options says where and how to log.
+type Options struct {
+	File         string // empty: only Stderr
+	Level        string // crit, error, warn, info, debug or none
+	Format       string // logfmt or json
+	RolloverType string // size or hourly
+	MaxSizeMB    int64
+	MaxRollCount int64
+	// Stderr is where lines go without a file, or when the file can't be written; nil means os.Stderr.
+	Stderr io.Writer
+}
+
+// Open opens the log. It never fails: if the file can't be written, that is said once on Stderr, and the lines go there.
+// The function closes the file; it is to be called once, as the last thing.
+func Open(o Options) (*zap.Logger, func()) {
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	var out io.Writer = o.Stderr
+	done := func() {}
+	if o.File != "" {
+		file, err := openFile(o)
+		if err != nil {
+			fmt.Fprintf(o.Stderr, "longshore-agent: the log file %s can't be written (%v): logging to standard error; set ECS_LOGFILE to a path that can be written\n", o.File, err)
+		} else {
+			out = &fallback{file: file, name: o.File, stderr: o.Stderr}
+			done = func() { _ = file.Close() }
+		}
+	}
+	log := zap.New(newCore(o, out))
+	unroute := routeLogrus(log)
+	return log, func() {
+		unroute()
+		done()
+	}
+}
+
+// newCore encodes lines in the chosen form.
+func newCore(o Options, out io.Writer) zapcore.Core {
+	level, sink := levelOf(o.Level), zapcore.Lock(zapcore.AddSync(out))
+	if o.Format != "json" {
+		return &logfmtCore{LevelEnabler: level, out: sink}
+	}
+	return zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{
+		LevelKey: "level", TimeKey: "time", MessageKey: "msg", LineEnding: "\n",
+		EncodeLevel: func(l zapcore.Level, e zapcore.PrimitiveArrayEncoder) { e.AppendString(levelName(l)) },
+		EncodeTime:  func(t time.Time, e zapcore.PrimitiveArrayEncoder) { e.AppendString(formatTime(t)) },
+		// Durations in both forms read as "1.5s".
+		EncodeDuration: zapcore.StringDurationEncoder,
+	}), sink, level)
+}
+
+// levelOf turns a name of ECS_LOGLEVEL into the levels that are on.
+func levelOf(name string) zapcore.LevelEnabler {
+	switch name {
+	case "crit":
+		return zapcore.DPanicLevel
+	case "error":
+		return zapcore.ErrorLevel
+	case "warn":
+		return zapcore.WarnLevel
+	case "debug":
+		return zapcore.DebugLevel
+	case "none":
+		return zap.LevelEnablerFunc(func(zapcore.Level) bool { return false })
+	}
+	return zapcore.InfoLevel
+}
+
+// levelName is the word for a level in a line.
+func levelName(l zapcore.Level) string {
+	if l > zapcore.ErrorLevel {
+		return "critical"
+	}
+	return l.String()
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// openFile opens the rotated file, and proves that it can be written.
+func openFile(o Options) (*timberjack.Logger, error) {
+	if err := os.MkdirAll(filepath.Dir(o.File), 0o755); err != nil {
+		return nil, err
+	}
+	probe, err := os.OpenFile(o.File, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := probe.Close(); err != nil {
+		return nil, err
+	}
+	file := &timberjack.Logger{Filename: o.File, MaxSize: int(o.MaxSizeMB), MaxBackups: int(o.MaxRollCount), FileMode: 0o640, AppendTimeAfterExt: true}
+	if o.RolloverType == "hourly" {
+		file.MaxSize, file.RotateAtMinutes, file.BackupTimeFormat = 1<<20, []int{0}, "2006-01-02-15"
+	}
+	return file, nil
+}
+
+// fallback writes to the file, and to stderr while that fails; it says so when it begins and when it ends. A full disk
+// must not silence the agent, and must not stop it.
+type fallback struct {
+	mu     sync.Mutex
+	file   io.Writer
+	name   string
+	stderr io.Writer
+	broken bool
+}
+
+// Write writes one line.
+func (f *fallback) Write(line []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.file.Write(line)
+	if err == nil {
+		if f.broken {
+			f.broken = false
+			fmt.Fprintf(f.stderr, "longshore-agent: the log file %s can be written again\n", f.name)
+		}
+		return len(line), nil
+	}
+	if !f.broken {
+		f.broken = true
+		fmt.Fprintf(f.stderr, "longshore-agent: the log file %s can't be written (%v): logging to standard error until it can\n", f.name, err)
+	}
+	return f.stderr.Write(line)
+}
+
+// routeLogrus makes libraries that log through logrus log to log, until the function it returns is called.
+func routeLogrus(log *zap.Logger) func() {
+	std := logrus.StandardLogger()
+	out, level := std.Out, std.GetLevel()
+	hooks := std.ReplaceHooks(logrus.LevelHooks{})
+	std.AddHook(logrusHook{log})
+	std.SetOutput(io.Discard)
+	std.SetLevel(logrus.InfoLevel)
+	if log.Core().Enabled(zapcore.DebugLevel) {
+		std.SetLevel(logrus.DebugLevel)
+	}
+	return func() {
+		std.ReplaceHooks(hooks)
+		std.SetOutput(out)
+		std.SetLevel(level)
+	}
+}
+
+type logrusHook struct{ log *zap.Logger }
+
+// Levels are all levels.
+func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+// Fire writes one entry.
+func (h logrusHook) Fire(e *logrus.Entry) error {
+	level := map[logrus.Level]zapcore.Level{
+		logrus.PanicLevel: zapcore.ErrorLevel, logrus.FatalLevel: zapcore.ErrorLevel, logrus.ErrorLevel: zapcore.ErrorLevel,
+		logrus.WarnLevel: zapcore.WarnLevel, logrus.InfoLevel: zapcore.InfoLevel, logrus.DebugLevel: zapcore.DebugLevel, logrus.TraceLevel: zapcore.DebugLevel,
+	}[e.Level]
+	entry := h.log.Check(level, e.Message)
+	if entry == nil {
+		return nil
+	}
+	fields := []zap.Field{zap.String("source", "library")}
+	for _, key := range sortedKeys(e.Data) {
+		fields = append(fields, zap.Any(key, e.Data[key]))
+	}
+	entry.Write(fields...)
+	return nil
+}
