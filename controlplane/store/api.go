@@ -3,10 +3,11 @@ package store
 import (
 	"context"
 	"errors"
-	"iter"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -19,184 +20,195 @@ var (
 	ErrFull = errors.New("the store is nearly full")
 	// ErrUnavailable: etcd did not answer in time or has no majority.
 	ErrUnavailable = errors.New("the store is unavailable")
+	// ErrInvalid: the transaction can never be applied: too many operations, a record too large, a name that makes no key.
+	ErrInvalid = errors.New("the transaction is invalid")
 )
 
 // Record is any of the record types of this package.
 type Record interface {
+	// Revision is the etcd revision at which the record was last written, 0 for one that never was.
 	Revision() int64
 	setRevision(int64)
+	stored(key string, revision int64)
+	at() string
 	key() string
 }
+
+// Defaults of [Config].
+const (
+	DefaultPrefix        = "/longshore"
+	DefaultTimeout       = 5 * time.Second
+	DefaultSpaceInterval = 5 * time.Second
+	DefaultFullAt        = 0.9
+)
+
+// maxWriters is how many transactions may be under way at once. More only makes the watch lag.
+const maxWriters = 32
 
 // Config configures [Open].
 type Config struct {
 	Client *clientv3.Client
 	Prefix string // default "/longshore"
 	Log    *zap.Logger
+
+	// Timeout bounds each request to etcd and each wait for the view. Default 5 s.
+	Timeout time.Duration
+	// Quota is etcd's backend quota in bytes, for servers that don't tell theirs (before 3.6). 0 means etcd's default, 2 GiB.
+	Quota int64
+	// FullAt is the part of the quota from which on the store counts as nearly full. Default 0.9.
+	FullAt float64
+	// SpaceInterval is how often the size is looked at. Default 5 s.
+	SpaceInterval time.Duration
+	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short. It is for the
+	// embedded server; whoever runs an external cluster does that with their own tools.
+	Maintain bool
 }
 
 // Store is the store. It is safe for concurrent use.
-type Store struct{ impl }
+type Store struct {
+	client *clientv3.Client
+	cfg    Config
+	prefix string // ends with "/"
+	log    *zap.Logger
 
-// Open loads the view and starts to follow etcd.
-func Open(ctx context.Context, cfg Config) (*Store, error) { panic("skeleton") }
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	// mu orders wg.Add before Close's wg.Wait.
+	mu     sync.Mutex
+	closed bool
 
-// Close stops following etcd. It does not close the client.
-func (s *Store) Close() error { panic("skeleton") }
+	view    atomic.Pointer[View]
+	reached broadcast // a view was published
+	head    *View     // the follower's own copy, not yet published
 
-// Read waits until the view holds all that was committed before the call, and calls f with it. f must not block, must not
-// call the store and must not keep v; it may keep records, which are immutable.
-func (s *Store) Read(ctx context.Context, f func(v *View) error) error { panic("skeleton") }
+	subs    sync.Mutex
+	nextSub int
+	onChg   map[int]func(int64, []Change)
+	leads   map[string]*Leadership // by key in the view; guarded by subs
+
+	index   readIndex
+	writers chan struct{}
+	space   space
+}
+
+// Open loads the view and starts to follow etcd. The context bounds the loading only; the store lives until Close.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.Client == nil {
+		return nil, errors.New("store: no etcd client")
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = DefaultPrefix
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.SpaceInterval <= 0 {
+		cfg.SpaceInterval = DefaultSpaceInterval
+	}
+	if cfg.FullAt <= 0 || cfg.FullAt > 1 {
+		cfg.FullAt = DefaultFullAt
+	}
+	s := &Store{
+		client:  cfg.Client,
+		cfg:     cfg,
+		prefix:  cfg.Prefix + "/",
+		log:     cfg.Log,
+		onChg:   map[int]func(int64, []Change){},
+		leads:   map[string]*Leadership{},
+		writers: make(chan struct{}, maxWriters),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.reached.init()
+	s.space.init()
+	s.head = newView()
+	if err := s.load(ctx); err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("load the records below %s from etcd: %w", s.prefix, err)
+	}
+	s.checkSpace()
+	s.spawn(s.follow)
+	s.spawn(s.watchSpace)
+	return s, nil
+}
+
+// Close stops following etcd and ends the store's sessions. It does not close the client. Calls under way end with an error.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
+	return nil
+}
+
+// spawn runs f on a goroutine that Close waits for; false if the store is closed.
+func (s *Store) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}
+
+// Read waits until the view holds all that was committed before the call, and calls f with it. f must not call the store
+// and must not keep v; it may keep records, which are immutable. The view does not change while f runs, and f delays nobody.
+func (s *Store) Read(ctx context.Context, f func(v *View) error) error {
+	revision, err := s.readIndex(ctx)
+	if err != nil {
+		return err
+	}
+	v, err := s.wait(ctx, revision)
+	if err != nil {
+		return err
+	}
+	return f(v)
+}
 
 // Peek is Read without the wait: the view as it is now. For loops that are called again on change.
-func (s *Store) Peek(f func(v *View)) { panic("skeleton") }
-
-// Txn begins a transaction.
-func (s *Store) Txn() *Txn { panic("skeleton") }
+func (s *Store) Peek(f func(v *View)) { f(s.view.Load()) }
 
 // Change is one record that was written (New set) or deleted (New nil). Old is nil for a record that is new.
 type Change struct {
 	Old, New Record
 }
 
-// OnChange calls f, in revision order and from one goroutine, with the records changed at each applied revision.
-// The returned function ends that. f must return at once.
-func (s *Store) OnChange(f func(revision int64, changes []Change)) (cancel func()) { panic("skeleton") }
-
-// Txn is a set of conditions and writes that are applied together or not at all. It is for one goroutine, once.
-// At most 128 operations; Commit refuses more.
-type Txn struct{}
-
-// Create writes a record that must not exist.
-func (t *Txn) Create(r Record) *Txn { panic("skeleton") }
-
-// Update replaces a record which must still be at r.Revision(). Pass a modified copy, never the record of a View.
-func (t *Txn) Update(r Record) *Txn { panic("skeleton") }
-
-// Delete removes a record which must still be at r.Revision().
-func (t *Txn) Delete(r Record) *Txn { panic("skeleton") }
-
-// Put writes a record without a condition. Only for records with one writer, such as a Connection.
-func (t *Txn) Put(r Record, lease clientv3.LeaseID) *Txn { panic("skeleton") }
-
-// Unchanged adds the condition that r is still at its revision (0: still absent), and writes nothing.
-func (t *Txn) Unchanged(r Record) *Txn { panic("skeleton") }
-
-// Guard adds the condition that the leadership is still held.
-func (t *Txn) Guard(l *Leadership) *Txn { panic("skeleton") }
-
-// StateChange marks the transaction as one that is accepted even when the store is nearly full.
-func (t *Txn) StateChange() *Txn { panic("skeleton") }
-
-// Commit applies the transaction and waits for the view. Errors: ErrConflict, ErrFull, ErrUnavailable (the outcome is
-// unknown) or the context's. On success the revision of each written record is set.
-func (t *Txn) Commit(ctx context.Context) error { panic("skeleton") }
+// OnChange calls f, in revision order and from one goroutine, with the records changed at each applied revision. After a
+// reload of the view (etcd was out of reach for long) all that changed meanwhile comes as one revision.
+// The returned function ends that; f may still be running when it returns. f must return at once.
+func (s *Store) OnChange(f func(revision int64, changes []Change)) (cancel func()) {
+	s.subs.Lock()
+	defer s.subs.Unlock()
+	id := s.nextSub
+	s.nextSub++
+	s.onChg[id] = f
+	return func() {
+		s.subs.Lock()
+		defer s.subs.Unlock()
+		delete(s.onChg, id)
+	}
+}
 
 // Retry calls f until it returns something else than ErrConflict, with a short jittered pause, at most until ctx ends.
 // f must read again what it decides on.
-func Retry(ctx context.Context, f func() error) error { panic("skeleton") }
-
-// Session is a lease that this process keeps alive, for Connections and leaderships.
-type Session struct{}
-
-// Session opens a session whose records vanish ttl after this process does (rounded up to seconds).
-func (s *Store) Session(ctx context.Context, ttl time.Duration) (*Session, error) { panic("skeleton") }
-
-// Lease is the session's etcd lease.
-func (s *Session) Lease() clientv3.LeaseID { panic("skeleton") }
-
-// Done is closed when the lease was lost.
-func (s *Session) Done() <-chan struct{} { panic("skeleton") }
-
-// Close revokes the lease.
-func (s *Session) Close() error { panic("skeleton") }
-
-// Leadership is held by at most one process at a time for each name.
-type Leadership struct{}
-
-// Lead blocks until this process leads name, or ctx ends.
-func (s *Store) Lead(ctx context.Context, session *Session, name string) (*Leadership, error) {
-	panic("skeleton")
+func Retry(ctx context.Context, f func() error) error {
+	const shortest, longest = time.Millisecond, 50 * time.Millisecond
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		err := f()
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+		timer := time.NewTimer(jitter(pause))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("%w, until %w", err, ctx.Err())
+		case <-timer.C:
+		}
+	}
 }
-
-// Done is closed when the leadership was lost.
-func (l *Leadership) Done() <-chan struct{} { panic("skeleton") }
-
-// Resign gives the leadership up.
-func (l *Leadership) Resign(ctx context.Context) error { panic("skeleton") }
-
-// View is the store at one revision.
-type View struct{}
-
-// Revision is the etcd revision the view has reached.
-func (v *View) Revision() int64 { panic("skeleton") }
-
-// Cluster returns a cluster, ACTIVE or INACTIVE.
-func (v *View) Cluster(name string) *Cluster { panic("skeleton") }
-
-// Clusters are in order of name.
-func (v *View) Clusters() iter.Seq[*Cluster] { panic("skeleton") }
-
-// Family returns a revision counter.
-func (v *View) Family(name string) *Family { panic("skeleton") }
-
-// Families are in order of name.
-func (v *View) Families() iter.Seq[*Family] { panic("skeleton") }
-
-// TaskDefinition returns one revision in any status.
-func (v *View) TaskDefinition(family string, revision int32) *TaskDefinition { panic("skeleton") }
-
-// TaskDefinitions are in order of family (all when family is empty), then revision.
-func (v *View) TaskDefinitions(family string) iter.Seq[*TaskDefinition] { panic("skeleton") }
-
-// Service returns the ACTIVE or DRAINING service of that name, else the INACTIVE one that went last.
-func (v *View) Service(cluster, name string) *Service { panic("skeleton") }
-
-// Services of a cluster in order of name, INACTIVE ones included.
-func (v *View) Services(cluster string) iter.Seq[*Service] { panic("skeleton") }
-
-// Instance returns a container instance.
-func (v *View) Instance(cluster, id string) *Instance { panic("skeleton") }
-
-// Instances of a cluster in order of id, INACTIVE ones included.
-func (v *View) Instances(cluster string) iter.Seq[*Instance] { panic("skeleton") }
-
-// Allocation of an instance; never nil for a registered instance.
-func (v *View) Allocation(cluster, instance string) *Allocation { panic("skeleton") }
-
-// Task returns a task.
-func (v *View) Task(cluster, id string) *Task { panic("skeleton") }
-
-// Tasks of a cluster in order of id.
-func (v *View) Tasks(cluster string) iter.Seq[*Task] { panic("skeleton") }
-
-// TasksOn are the tasks placed on an instance.
-func (v *View) TasksOn(cluster, instance string) iter.Seq[*Task] { panic("skeleton") }
-
-// TasksOf are the tasks of a service.
-func (v *View) TasksOf(cluster, service string) iter.Seq[*Task] { panic("skeleton") }
-
-// DaemonSlot returns the claim of a service on an instance.
-func (v *View) DaemonSlot(cluster, service, instance string) *DaemonSlot { panic("skeleton") }
-
-// Connection returns the live ACS connection of an instance.
-func (v *View) Connection(cluster, instance string) *Connection { panic("skeleton") }
-
-// Events of a service, newest first.
-func (v *View) Events(cluster, service string) iter.Seq[*ServiceEvent] { panic("skeleton") }
-
-// Key returns an access key.
-func (v *View) Key(accessKeyID string) *Key { panic("skeleton") }
-
-// Keys are in order of access key id.
-func (v *View) Keys() iter.Seq[*Key] { panic("skeleton") }
-
-// AccountSetting returns the setting of a principal ("default": of the account), nil when it has none of its own.
-func (v *View) AccountSetting(name, principal string) *AccountSetting { panic("skeleton") }
-
-// AccountSettings are in order of name, then principal.
-func (v *View) AccountSettings() iter.Seq[*AccountSetting] { panic("skeleton") }
-
-type impl struct{}
-
-var _ types.Task

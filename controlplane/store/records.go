@@ -9,12 +9,17 @@ import (
 // Meta is the part of a record that is about the record. The zero value means "not stored yet".
 type Meta struct {
 	revision int64
+	storedAt string // the key it was read from or written to; empty for a record that never was
 }
 
 // Revision is the etcd revision at which the record was last written, 0 for one that never was.
 func (m *Meta) Revision() int64 { return m.revision }
 
 func (m *Meta) setRevision(r int64) { m.revision = r }
+
+func (m *Meta) stored(key string, revision int64) { m.storedAt, m.revision = key, revision }
+
+func (m *Meta) at() string { return m.storedAt }
 
 // Cluster is a cluster. Counts and statistics of Object are computed when it is described, not stored; tags and
 // settings are stored in Object.
@@ -188,16 +193,3 @@ type Key struct {
 	Enrolment bool
 	Created   time.Time
 }
-
-func (*Cluster) key() string        { panic("skeleton") }
-func (*Family) key() string         { panic("skeleton") }
-func (*TaskDefinition) key() string { panic("skeleton") }
-func (*Service) key() string        { panic("skeleton") }
-func (*Instance) key() string       { panic("skeleton") }
-func (*Allocation) key() string     { panic("skeleton") }
-func (*Task) key() string           { panic("skeleton") }
-func (*DaemonSlot) key() string     { panic("skeleton") }
-func (*Connection) key() string     { panic("skeleton") }
-func (*ServiceEvent) key() string   { panic("skeleton") }
-func (*Key) key() string            { panic("skeleton") }
-func (*AccountSetting) key() string { panic("skeleton") }

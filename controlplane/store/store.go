@@ -7,6 +7,9 @@
 // see it, and fields of our own that never leak into an answer; it is encoded by protocol/awsjson. Its [Meta] carries the
 // etcd revision at which it was last written.
 //
+// A value that can't be read (damaged, or of a newer schema) is logged and left out of the view, see [View.Quarantined]; it
+// is neither changed nor deleted, and nothing else is affected.
+//
 //	write   Store.Txn collects conditions and writes; Commit applies all of them or none (ErrConflict). Every write of an
 //	        existing record is a compare-and-swap on its revision. Commit returns after the view has caught up, so a
 //	        caller reads what it wrote, on this replica.
@@ -15,6 +18,9 @@
 //	watch   Store.OnChange calls back after each applied revision. A callback is a hint to look again: it must return at
 //	        once and must not read the store.
 //
+// Near etcd's quota only deletes and transactions marked with [Txn.StateChange] are accepted, the others get [ErrFull];
+// [Store.Purge] deletes what need not be kept, and an embedded etcd is compacted and defragmented, which ends that state.
+//
 // Records in the view are shared and immutable: replace, never modify. [View] accessors return nil for "no such record".
 //
 // # Keys
@@ -22,7 +28,9 @@
 //	<prefix>/cluster/<name>                              Cluster
 //	<prefix>/family/<family>                             Family, the revision counter
 //	<prefix>/taskdef/<family>/<revision, 10 digits>      TaskDefinition
-//	<prefix>/service/<cluster>/<name>                    Service (INACTIVE ones are moved to …/service-gone/…)
+//	<prefix>/service/<cluster>/<name>                    Service ACTIVE or DRAINING
+//	<prefix>/service-gone/<cluster>/<name>/<time>        Service that is INACTIVE: Update moves it here, so that a new one of
+//	                                                     its name can be created while the old one stays describable
 //	<prefix>/instance/<cluster>/<id>                     Instance: attributes, status, registration
 //	<prefix>/allocation/<cluster>/<instance id>          Allocation: what is taken on an instance, apart from the instance
 //	<prefix>/task/<cluster>/<id>                         Task

@@ -1,0 +1,58 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// schemaVersion is the version of the records' shape that this code writes, and the newest it can read. A change that
+// older code would misread raises it; the decoder keeps reading the versions before.
+const schemaVersion = 1
+
+// envelope is the value of a key.
+type envelope struct {
+	Version int             `json:"v"`
+	Record  json.RawMessage `json:"record"`
+}
+
+func encode(r Record) ([]byte, error) {
+	record, err := marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: encode %s: %w", ErrInvalid, r.key(), err)
+	}
+	return json.Marshal(envelope{Version: schemaVersion, Record: record})
+}
+
+// decode reads the record that is stored at key. Its error says why it can't be used, never what is in it.
+func decode(key string, value []byte, revision int64) (Record, error) {
+	kind, _, _ := strings.Cut(key, "/")
+	if kind == kindLeader {
+		l := new(leader)
+		l.stored(key, revision)
+		return l, nil
+	}
+	empty, ok := kinds[kind]
+	if !ok {
+		return nil, fmt.Errorf("%q is no kind of record that this version knows", kind)
+	}
+	var e envelope
+	if err := json.Unmarshal(value, &e); err != nil {
+		return nil, fmt.Errorf("the value is damaged: %w", err)
+	}
+	if e.Version > schemaVersion {
+		return nil, fmt.Errorf("it has schema version %d, and this longshore-control reads up to %d: upgrade it", e.Version, schemaVersion)
+	}
+	if e.Version < 1 || len(e.Record) == 0 || e.Record[0] != '{' {
+		return nil, fmt.Errorf("the value is no record: schema version %d, %d bytes", e.Version, len(e.Record))
+	}
+	r := empty()
+	if err := unmarshal(e.Record, r); err != nil {
+		return nil, fmt.Errorf("the value is damaged: %w", err)
+	}
+	r.stored(key, revision)
+	if k := r.key(); k != key {
+		return nil, fmt.Errorf("the value belongs to another key, %q", k)
+	}
+	return r, nil
+}

@@ -1,0 +1,42 @@
+package etcd
+
+import (
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// quieter is log with etcd's lines one level lower: what etcd calls information is of use only to who debugs, and what it
+// warns of (a slow disk, mostly) is information. Its errors are warnings, because the call that failed reports its own.
+func quieter(log *zap.Logger) *zap.Logger {
+	return log.Named("etcd").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return lower{c} }))
+}
+
+type lower struct{ zapcore.Core }
+
+func lowered(l zapcore.Level) zapcore.Level {
+	switch l {
+	case zapcore.InfoLevel:
+		return zapcore.DebugLevel
+	case zapcore.WarnLevel:
+		return zapcore.InfoLevel
+	case zapcore.ErrorLevel:
+		return zapcore.WarnLevel
+	}
+	return l
+}
+
+func (c lower) Enabled(l zapcore.Level) bool { return c.Core.Enabled(lowered(l)) }
+
+func (c lower) With(fields []zapcore.Field) zapcore.Core { return lower{c.Core.With(fields)} }
+
+func (c lower) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return to.AddCore(e, c)
+	}
+	return to
+}
+
+func (c lower) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	e.Level = lowered(e.Level)
+	return c.Core.Write(e, fields)
+}

@@ -1,0 +1,170 @@
+package store
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+)
+
+// The kinds of record: the first part of a key.
+const (
+	kindCluster        = "cluster"
+	kindFamily         = "family"
+	kindTaskDefinition = "taskdef"
+	kindService        = "service"
+	kindServiceGone    = "service-gone"
+	kindInstance       = "instance"
+	kindAllocation     = "allocation"
+	kindTask           = "task"
+	kindDaemonSlot     = "daemonslot"
+	kindConnection     = "connection"
+	kindEvent          = "event"
+	kindKey            = "key"
+	kindSetting        = "setting"
+	kindLeader         = "leader"
+)
+
+// kinds makes an empty record of each kind.
+var kinds = map[string]func() Record{
+	kindCluster:        func() Record { return new(Cluster) },
+	kindFamily:         func() Record { return new(Family) },
+	kindTaskDefinition: func() Record { return new(TaskDefinition) },
+	kindService:        func() Record { return new(Service) },
+	kindServiceGone:    func() Record { return new(Service) },
+	kindInstance:       func() Record { return new(Instance) },
+	kindAllocation:     func() Record { return new(Allocation) },
+	kindTask:           func() Record { return new(Task) },
+	kindDaemonSlot:     func() Record { return new(DaemonSlot) },
+	kindConnection:     func() Record { return new(Connection) },
+	kindEvent:          func() Record { return new(ServiceEvent) },
+	kindKey:            func() Record { return new(Key) },
+	kindSetting:        func() Record { return new(AccountSetting) },
+}
+
+func (c *Cluster) key() string { return join(kindCluster, aws.ToString(c.Object.ClusterName)) }
+
+func (f *Family) key() string { return join(kindFamily, f.Name) }
+
+func (d *TaskDefinition) key() string {
+	return taskDefinitionKey(aws.ToString(d.Object.Family), d.Object.Revision)
+}
+
+func taskDefinitionKey(family string, revision int32) string {
+	return join(kindTaskDefinition, family, fmt.Sprintf("%010d", revision))
+}
+
+// key moves a service that became INACTIVE out of the way of a new one of its name, once.
+func (s *Service) key() string {
+	name := aws.ToString(s.Object.ServiceName)
+	if aws.ToString(s.Object.Status) != "INACTIVE" {
+		return join(kindService, s.Cluster, name)
+	}
+	if strings.HasPrefix(s.storedAt, kindServiceGone+"/") {
+		return s.storedAt
+	}
+	return join(kindServiceGone, s.Cluster, name, fmt.Sprintf("%020d", s.InactiveSince.UnixNano()))
+}
+
+func (i *Instance) key() string   { return join(kindInstance, i.Cluster, i.ID) }
+func (a *Allocation) key() string { return join(kindAllocation, a.Cluster, a.Instance) }
+func (t *Task) key() string       { return join(kindTask, t.Cluster, t.ID) }
+func (d *DaemonSlot) key() string { return join(kindDaemonSlot, d.Cluster, d.Service, d.Instance) }
+func (c *Connection) key() string { return join(kindConnection, c.Cluster, c.Instance) }
+func (k *Key) key() string        { return join(kindKey, k.AccessKeyID) }
+
+func (a *AccountSetting) key() string { return accountSettingKey(a.Name, a.Principal) }
+
+// accountSettingKey escapes the principal: an ARN has slashes.
+func accountSettingKey(name, principal string) string {
+	return join(kindSetting, name, url.PathEscape(principal))
+}
+
+// key orders the events of a service by time.
+func (e *ServiceEvent) key() string {
+	if e.storedAt != "" {
+		return e.storedAt
+	}
+	at := aws.ToTime(e.Object.CreatedAt)
+	return join(kindEvent, e.Cluster, e.Service, fmt.Sprintf("%020d-%s", at.UnixNano(), aws.ToString(e.Object.Id)))
+}
+
+// leader is the key of a candidate for a leadership. It is in the view, so that a loss is seen, but is nobody's record.
+type leader struct {
+	Meta
+}
+
+func (l *leader) key() string { return l.storedAt }
+
+func join(parts ...string) string { return strings.Join(parts, "/") }
+
+// checkKey refuses a key that another record could have, or that would not be found again.
+func checkKey(key string) error {
+	parts := strings.Split(key, "/")
+	want := map[string]int{
+		kindTaskDefinition: 3, kindService: 3, kindServiceGone: 4, kindInstance: 3, kindAllocation: 3, kindTask: 3,
+		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3,
+	}[parts[0]]
+	if want == 0 {
+		want = 2
+	}
+	if len(parts) != want {
+		return fmt.Errorf("%w: %q has %d parts, not %d: a name is empty or has a slash", ErrInvalid, key, len(parts), want)
+	}
+	for _, p := range parts {
+		if p == "" || strings.ContainsRune(p, 0) {
+			return fmt.Errorf("%w: %q has an empty or unprintable part", ErrInvalid, key)
+		}
+	}
+	return nil
+}
+
+// place is where a record with this key is in the view. The separator sorts before every letter, so that "web" and all
+// below it come before "web-2".
+func place(key string) string { return strings.ReplaceAll(key, "/", sep) }
+
+const sep = "\x00"
+
+func placeOf(parts ...string) string { return strings.Join(parts, sep) }
+
+// under is the common beginning of all places below parts.
+func under(parts ...string) string { return strings.Join(parts, sep) + sep }
+
+// The view's further indexes; no key begins like these.
+const (
+	indexTaskOn   = "@task-on"
+	indexTaskOf   = "@task-of"
+	indexServices = "@services"
+)
+
+// indexes are the places, besides its own, at which the view holds a record.
+func indexes(r Record) []string {
+	switch r := r.(type) {
+	case *Task:
+		on := placeOf(indexTaskOn, r.Cluster, r.Instance, r.ID)
+		if r.Service == "" {
+			return []string{on}
+		}
+		return []string{on, placeOf(indexTaskOf, r.Cluster, r.Service, r.ID)}
+	case *Service:
+		// The one that is there sorts first, then those that are gone, the last one first.
+		order := "0"
+		if parts := strings.Split(r.storedAt, "/"); parts[0] == kindServiceGone {
+			order = "1" + complement(parts[len(parts)-1])
+		}
+		return []string{placeOf(indexServices, r.Cluster, aws.ToString(r.Object.ServiceName), order)}
+	}
+	return nil
+}
+
+// complement turns the order of numbers of one length around.
+func complement(digits string) string {
+	b := []byte(digits)
+	for i, c := range b {
+		if c >= '0' && c <= '9' {
+			b[i] = '0' + '9' - c
+		}
+	}
+	return string(b)
+}

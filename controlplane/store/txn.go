@@ -1,0 +1,252 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/longshore-project/longshore/internal/failpoint"
+)
+
+// maxOps is how many writes, and how many conditions, a transaction may have; etcd's own default.
+const maxOps = 128
+
+// Txn is a set of conditions and writes that are applied together or not at all. It is for one goroutine, once.
+// At most 128 operations; Commit refuses more.
+type Txn struct {
+	s           *Store
+	conditions  []condition
+	ops         []clientv3.Op
+	written     []write
+	keys        map[string]bool // keys with a write
+	guard       *Leadership
+	stateChange bool
+	grows       bool // something is put, not only deleted
+	err         error
+}
+
+// condition is that the record at key is still at revision, 0 for absent.
+type condition struct {
+	key      string
+	revision int64
+}
+
+// write is a record and the key it has after the transaction, empty for a deleted one.
+type write struct {
+	record Record
+	key    string
+}
+
+// Txn begins a transaction.
+func (s *Store) Txn() *Txn { return &Txn{s: s, keys: map[string]bool{}} }
+
+// Create writes a record that must not exist.
+func (t *Txn) Create(r Record) *Txn {
+	key := r.key()
+	t.conditions = append(t.conditions, condition{key, 0})
+	t.put(key, r)
+	return t
+}
+
+// Update replaces a record which must still be at r.Revision(). Pass a modified copy, never the record of a View.
+// A record whose key has changed with its content (a service that became INACTIVE) is moved.
+func (t *Txn) Update(r Record) *Txn {
+	key, at := r.key(), r.at()
+	if r.Revision() != 0 && at != "" && at != key {
+		t.conditions = append(t.conditions, condition{at, r.Revision()}, condition{key, 0})
+		t.remove(at)
+	} else {
+		t.conditions = append(t.conditions, condition{key, r.Revision()})
+	}
+	t.put(key, r)
+	return t
+}
+
+// Delete removes a record which must still be at r.Revision().
+func (t *Txn) Delete(r Record) *Txn {
+	key := r.at()
+	if key == "" {
+		key = r.key()
+	}
+	t.conditions = append(t.conditions, condition{key, r.Revision()})
+	t.remove(key)
+	t.written = append(t.written, write{record: r})
+	return t
+}
+
+// Put writes a record without a condition. Only for records with one writer, such as a Connection.
+func (t *Txn) Put(r Record, lease clientv3.LeaseID) *Txn {
+	t.put(r.key(), r, clientv3.WithLease(lease))
+	return t
+}
+
+// Unchanged adds the condition that r is still at its revision (0: still absent), and writes nothing.
+func (t *Txn) Unchanged(r Record) *Txn {
+	key := r.at()
+	if key == "" {
+		key = r.key()
+	}
+	t.conditions = append(t.conditions, condition{key, r.Revision()})
+	return t
+}
+
+// Guard adds the condition that the leadership is still held. It counts as an operation.
+func (t *Txn) Guard(l *Leadership) *Txn {
+	t.guard = l
+	return t
+}
+
+// StateChange marks the transaction as one that is accepted even when the store is nearly full.
+func (t *Txn) StateChange() *Txn {
+	t.stateChange = true
+	return t
+}
+
+// Len is the number of operations so far, as Commit counts them.
+func (t *Txn) Len() int {
+	conditions := len(t.conditions)
+	if t.guard != nil {
+		conditions++
+	}
+	return max(conditions, len(t.ops))
+}
+
+func (t *Txn) put(key string, r Record, options ...clientv3.OpOption) {
+	value, err := encode(r)
+	t.fail(err)
+	t.touch(key)
+	t.ops = append(t.ops, clientv3.OpPut(t.s.prefix+key, string(value), options...))
+	t.written = append(t.written, write{r, key})
+	t.grows = true
+}
+
+func (t *Txn) remove(key string) {
+	t.touch(key)
+	t.ops = append(t.ops, clientv3.OpDelete(t.s.prefix+key))
+}
+
+func (t *Txn) touch(key string) {
+	t.fail(checkKey(key))
+	if t.keys[key] {
+		t.fail(fmt.Errorf("%w: %s is written twice", ErrInvalid, key))
+	}
+	t.keys[key] = true
+}
+
+func (t *Txn) fail(err error) {
+	if t.err == nil {
+		t.err = err
+	}
+}
+
+// Commit applies the transaction and waits for the view. Errors: ErrConflict, ErrFull, ErrInvalid, ErrUnavailable (the
+// outcome is unknown) or the context's (unknown too). On success the revision of each written record is set.
+func (t *Txn) Commit(ctx context.Context) error {
+	if t.err == nil && t.Len() > maxOps {
+		t.err = fmt.Errorf("%w: it has %d operations, at most %d are possible", ErrInvalid, t.Len(), maxOps)
+	}
+	if t.err != nil {
+		return t.err
+	}
+	s := t.s
+	if t.grows && !t.stateChange {
+		if err := s.space.refuse(); err != nil {
+			return err
+		}
+	}
+	select {
+	case s.writers <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a turn to write to the store: %w", ctx.Err())
+	case <-s.ctx.Done():
+		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+	}
+	failpoint.Hit("store/before-commit")
+	response, err := t.send(ctx)
+	failpoint.Hit("store/after-commit")
+	<-s.writers
+	if err != nil {
+		if errors.Is(err, ErrFull) {
+			s.space.noSpace()
+		}
+		return err
+	}
+	revision := response.Header.Revision
+	if response.Succeeded {
+		for _, w := range t.written {
+			if w.key == "" {
+				w.record.stored("", 0)
+			} else {
+				w.record.stored(w.key, revision)
+			}
+		}
+	}
+	v, err := s.wait(ctx, revision)
+	switch {
+	case response.Succeeded && err != nil:
+		return fmt.Errorf("the transaction was applied at revision %d, but: %w", revision, err)
+	case response.Succeeded:
+		return nil
+	case err != nil:
+		return ErrConflict
+	}
+	return fmt.Errorf("%w: %s", ErrConflict, t.violated(v))
+}
+
+func (t *Txn) send(ctx context.Context) (*clientv3.TxnResponse, error) {
+	compares := make([]clientv3.Cmp, 0, len(t.conditions)+1)
+	for _, c := range t.conditions {
+		compares = append(compares, clientv3.Compare(clientv3.ModRevision(t.s.prefix+c.key), "=", c.revision))
+	}
+	if t.guard != nil {
+		compares = append(compares, clientv3.Compare(clientv3.CreateRevision(t.guard.key), "=", t.guard.revision))
+	}
+	rctx, cancel := context.WithTimeout(ctx, t.s.cfg.Timeout)
+	defer cancel()
+	response, err := t.s.client.Txn(rctx).If(compares...).Then(t.ops...).Commit()
+	if err != nil {
+		return nil, fmt.Errorf("commit to the store: %w", unavailable(ctx, err))
+	}
+	return response, nil
+}
+
+// violated names a condition that does not hold, for the message.
+func (t *Txn) violated(v *View) string {
+	for _, c := range t.conditions {
+		var now int64
+		if r, ok := v.records.Get(place(c.key)); ok {
+			now = r.Revision()
+		} else if q, ok := v.bad[c.key]; ok {
+			now = q.Revision
+		}
+		if now != c.revision {
+			return fmt.Sprintf("%s is at revision %d, not %d", c.key, now, c.revision)
+		}
+	}
+	if t.guard != nil {
+		return "the leadership of " + t.guard.name + " is lost"
+	}
+	return "and back again"
+}
+
+// unavailable gives an error of etcd's client its class.
+func unavailable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrDuplicateKey),
+		status.Code(err) == codes.ResourceExhausted && !errors.Is(err, rpctypes.ErrTooManyRequests):
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return fmt.Errorf("%w: the lease is gone: %w", ErrConflict, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}

@@ -1,0 +1,233 @@
+package store
+
+import (
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/btree"
+)
+
+// View is the store at one revision. It never changes.
+//
+// It is one ordered map from places to records: a record is held at its key and at its [indexes]. The map is copied on
+// write, so a new view costs what changed, and whoever has an old one keeps it whole.
+type View struct {
+	revision int64
+	records  *btree.Map[string, Record]
+	bad      map[string]Quarantined // by key; copied when it changes
+}
+
+// Quarantined is a key whose value could not be read. It is left alone: no record of it is in the view, and a Create of
+// it conflicts.
+type Quarantined struct {
+	Key      string
+	Revision int64
+	Err      error
+}
+
+func newView() *View { return &View{records: btree.NewMap[string, Record](16)} }
+
+// snapshot is a copy that later changes of v don't touch.
+func (v *View) snapshot() *View {
+	return &View{revision: v.revision, records: v.records.Copy(), bad: v.bad}
+}
+
+// put holds r, which has been stored at key, and returns the record it replaces.
+func (v *View) put(key string, r Record) (old Record) {
+	old = v.remove(key)
+	v.records.Set(place(key), r)
+	for _, i := range indexes(r) {
+		v.records.Set(i, r)
+	}
+	return old
+}
+
+func (v *View) remove(key string) (old Record) {
+	old, _ = v.records.Delete(place(key))
+	if old != nil {
+		for _, i := range indexes(old) {
+			v.records.Delete(i)
+		}
+	}
+	if _, bad := v.bad[key]; bad {
+		v.bad = maps.Clone(v.bad)
+		delete(v.bad, key)
+	}
+	return old
+}
+
+func (v *View) quarantine(q Quarantined) {
+	v.bad = maps.Clone(v.bad)
+	if v.bad == nil {
+		v.bad = map[string]Quarantined{}
+	}
+	v.bad[q.Key] = q
+}
+
+// get returns the record at a place, nil if there is none.
+func get[R Record](v *View, place string) (none R) {
+	if r, ok := v.records.Get(place); ok {
+		if r, ok := r.(R); ok {
+			return r
+		}
+	}
+	return none
+}
+
+// scan yields the records below a place, in order.
+func scan[R Record](v *View, prefix string) iter.Seq[R] {
+	return func(yield func(R) bool) {
+		v.records.Ascend(prefix, func(place string, r Record) bool {
+			if !strings.HasPrefix(place, prefix) {
+				return false
+			}
+			if r, ok := r.(R); ok {
+				return yield(r)
+			}
+			return true
+		})
+	}
+}
+
+// scanBack yields the records below a place, the last one first.
+func scanBack[R Record](v *View, prefix string) iter.Seq[R] {
+	return func(yield func(R) bool) {
+		v.records.Descend(prefix+"\xff", func(place string, r Record) bool {
+			if !strings.HasPrefix(place, prefix) {
+				return false
+			}
+			if r, ok := r.(R); ok {
+				return yield(r)
+			}
+			return true
+		})
+	}
+}
+
+// Revision is the etcd revision the view has reached.
+func (v *View) Revision() int64 { return v.revision }
+
+// Quarantined are the keys that could not be read, in order.
+func (v *View) Quarantined() []Quarantined {
+	return slices.SortedFunc(maps.Values(v.bad), func(a, b Quarantined) int { return strings.Compare(a.Key, b.Key) })
+}
+
+// Cluster returns a cluster, ACTIVE or INACTIVE.
+func (v *View) Cluster(name string) *Cluster { return get[*Cluster](v, placeOf(kindCluster, name)) }
+
+// Clusters are in order of name.
+func (v *View) Clusters() iter.Seq[*Cluster] { return scan[*Cluster](v, under(kindCluster)) }
+
+// Family returns a revision counter.
+func (v *View) Family(name string) *Family { return get[*Family](v, placeOf(kindFamily, name)) }
+
+// Families are in order of name.
+func (v *View) Families() iter.Seq[*Family] { return scan[*Family](v, under(kindFamily)) }
+
+// TaskDefinition returns one revision in any status.
+func (v *View) TaskDefinition(family string, revision int32) *TaskDefinition {
+	return get[*TaskDefinition](v, place(taskDefinitionKey(family, revision)))
+}
+
+// TaskDefinitions are in order of family (all when family is empty), then revision.
+func (v *View) TaskDefinitions(family string) iter.Seq[*TaskDefinition] {
+	if family == "" {
+		return scan[*TaskDefinition](v, under(kindTaskDefinition))
+	}
+	return scan[*TaskDefinition](v, under(kindTaskDefinition, family))
+}
+
+// Service returns the ACTIVE or DRAINING service of that name, else the INACTIVE one that went last.
+func (v *View) Service(cluster, name string) *Service {
+	for s := range scan[*Service](v, under(indexServices, cluster, name)) {
+		return s
+	}
+	return nil
+}
+
+// Services of a cluster in order of name, INACTIVE ones included. Of several with one name the one that [View.Service]
+// returns is first.
+func (v *View) Services(cluster string) iter.Seq[*Service] {
+	return scan[*Service](v, under(indexServices, cluster))
+}
+
+// Instance returns a container instance.
+func (v *View) Instance(cluster, id string) *Instance {
+	return get[*Instance](v, placeOf(kindInstance, cluster, id))
+}
+
+// Instances of a cluster in order of id, INACTIVE ones included.
+func (v *View) Instances(cluster string) iter.Seq[*Instance] {
+	return scan[*Instance](v, under(kindInstance, cluster))
+}
+
+// Allocation of an instance; never nil for a registered instance. One that was never written has revision 0, so that
+// Update creates it.
+func (v *View) Allocation(cluster, instance string) *Allocation {
+	if a := get[*Allocation](v, placeOf(kindAllocation, cluster, instance)); a != nil {
+		return a
+	}
+	if v.Instance(cluster, instance) == nil {
+		return nil
+	}
+	return &Allocation{Cluster: cluster, Instance: instance}
+}
+
+// Task returns a task.
+func (v *View) Task(cluster, id string) *Task { return get[*Task](v, placeOf(kindTask, cluster, id)) }
+
+// Tasks of a cluster in order of id.
+func (v *View) Tasks(cluster string) iter.Seq[*Task] { return scan[*Task](v, under(kindTask, cluster)) }
+
+// TasksOn are the tasks placed on an instance, in order of id.
+func (v *View) TasksOn(cluster, instance string) iter.Seq[*Task] {
+	return scan[*Task](v, under(indexTaskOn, cluster, instance))
+}
+
+// TasksOf are the tasks of a service, in order of id.
+func (v *View) TasksOf(cluster, service string) iter.Seq[*Task] {
+	return scan[*Task](v, under(indexTaskOf, cluster, service))
+}
+
+// DaemonSlot returns the claim of a service on an instance.
+func (v *View) DaemonSlot(cluster, service, instance string) *DaemonSlot {
+	return get[*DaemonSlot](v, placeOf(kindDaemonSlot, cluster, service, instance))
+}
+
+// DaemonSlots are the claims of a service, in order of instance.
+func (v *View) DaemonSlots(cluster, service string) iter.Seq[*DaemonSlot] {
+	return scan[*DaemonSlot](v, under(kindDaemonSlot, cluster, service))
+}
+
+// Connection returns the live ACS connection of an instance.
+func (v *View) Connection(cluster, instance string) *Connection {
+	return get[*Connection](v, placeOf(kindConnection, cluster, instance))
+}
+
+// Connections are the live ACS connections of a cluster, in order of instance.
+func (v *View) Connections(cluster string) iter.Seq[*Connection] {
+	return scan[*Connection](v, under(kindConnection, cluster))
+}
+
+// Events of a service, newest first.
+func (v *View) Events(cluster, service string) iter.Seq[*ServiceEvent] {
+	return scanBack[*ServiceEvent](v, under(kindEvent, cluster, service))
+}
+
+// Key returns an access key.
+func (v *View) Key(accessKeyID string) *Key { return get[*Key](v, placeOf(kindKey, accessKeyID)) }
+
+// Keys are in order of access key id.
+func (v *View) Keys() iter.Seq[*Key] { return scan[*Key](v, under(kindKey)) }
+
+// AccountSetting returns the setting of a principal ("default": of the account), nil when it has none of its own.
+func (v *View) AccountSetting(name, principal string) *AccountSetting {
+	return get[*AccountSetting](v, place(accountSettingKey(name, principal)))
+}
+
+// AccountSettings are in order of name, then principal.
+func (v *View) AccountSettings() iter.Seq[*AccountSetting] {
+	return scan[*AccountSetting](v, under(kindSetting))
+}
