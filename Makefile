@@ -1,0 +1,43 @@
+# One purpose a target; `make` lists them.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Without grpcnotrace the linker keeps half of grpc's tracing alive; see docs/decisions.
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X github.com/longshore-project/longshore/internal/version.Version=$(VERSION)"
+GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: help build up down test test-unit lint fuzz bench need clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/longshore-agent and bin/longshore-control, static
+	$(BUILD) -o bin/ ./cmd/longshore-agent ./cmd/longshore-control
+
+up: ## the whole of Longshore on this machine, with a DAEMON service that runs; HOSTS=3 for three simulated hosts
+	@test/up/up.sh
+
+down: ## take back everything that make up made
+	@test/up/down.sh
+
+test: need ## every test, engines included
+	$(GO) test -race -timeout 20m ./...
+
+test-unit: ## the tests that need no engine, no root and no network namespaces
+	$(GO) test -race ./protocol/... ./controlplane/... ./statemgr/... ./imagecache/... ./agent/config/... ./agent/logging/...
+
+need: ## install and start what the tests need (Debian packages, a Docker engine)
+	@test/need.sh
+
+lint: ## formatting, vet, the import direction and other house rules
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
+	$(GOLANGCI) run ./...
+
+fuzz: ## each fuzz target for FUZZTIME (default 20s)
+	@test/fuzz.sh $(or $(FUZZTIME),20s)
+
+bench: need ## time, memory and CPU beside the engine's own floor, measured in the same run
+	@bench/run.sh
+
+clean: ## remove what was built
+	rm -rf bin
