@@ -1,0 +1,157 @@
+package placement
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/query"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+// Host is a container instance as placement sees it. It is for one goroutine.
+type Host struct {
+	Instance   *store.Instance
+	Allocation *store.Allocation
+	Connected  bool // a live ACS connection exists
+	// Free is what is left: CPU, Memory and GPUs are those not taken; PortsTCP and PortsUDP are, as in ECS's
+	// remainingResources, the ports that are taken (by tasks or by the agent's own reservations), sorted. CPU and Memory
+	// are negative when the instance registered anew with less than its tasks take.
+	Free store.Resources
+	// Tasks are those placed here that are not STOPPED.
+	Tasks []*store.Task
+
+	subject *query.Subject // made when first needed
+}
+
+// HostsOf are the registered instances of a cluster (ACTIVE, DRAINING …, not INACTIVE), in order of id.
+func HostsOf(v *store.View, cluster string) []*Host {
+	var hosts []*Host
+	for inst := range v.Instances(cluster) {
+		if inst.InactiveSince.IsZero() && aws.ToString(inst.Object.Status) != "INACTIVE" {
+			hosts = append(hosts, hostOf(v, inst))
+		}
+	}
+	return hosts
+}
+
+// HostOf is one instance (INACTIVE too), or nil when there is none.
+func HostOf(v *store.View, cluster, id string) *Host {
+	if inst := v.Instance(cluster, id); inst != nil {
+		return hostOf(v, inst)
+	}
+	return nil
+}
+
+func hostOf(v *store.View, inst *store.Instance) *Host {
+	var tasks []*store.Task
+	for t := range v.TasksOn(inst.Cluster, inst.ID) {
+		if !task.IsStopped(t) {
+			tasks = append(tasks, t)
+		}
+	}
+	return NewHost(inst, v.Allocation(inst.Cluster, inst.ID), v.Connection(inst.Cluster, inst.ID) != nil, tasks)
+}
+
+// NewHost is a host of these parts. alloc may be nil: nothing is taken.
+func NewHost(inst *store.Instance, alloc *store.Allocation, connected bool, tasks []*store.Task) *Host {
+	h := &Host{Instance: inst, Allocation: alloc, Connected: connected, Free: Registered(inst), Tasks: tasks}
+	if alloc != nil {
+		for _, r := range alloc.Tasks {
+			h.take(r)
+		}
+	}
+	h.Free.PortsTCP, h.Free.PortsUDP = sortedCopy(h.Free.PortsTCP), sortedCopy(h.Free.PortsUDP)
+	return h
+}
+
+// Registered is what an instance registered with. Its ports are those that its agent reserved.
+func Registered(inst *store.Instance) (r store.Resources) {
+	for _, res := range inst.Object.RegisteredResources {
+		switch aws.ToString(res.Name) {
+		case "CPU":
+			r.CPU = int64(res.IntegerValue)
+		case "MEMORY":
+			r.Memory = int64(res.IntegerValue)
+		case "PORTS":
+			r.PortsTCP = ports(res.StringSetValue)
+		case "PORTS_UDP":
+			r.PortsUDP = ports(res.StringSetValue)
+		case "GPU":
+			r.GPUs = slices.Clone(res.StringSetValue)
+		}
+	}
+	return r
+}
+
+func ports(set []string) (ports []int32) {
+	for _, s := range set {
+		if p, err := strconv.ParseUint(s, 10, 16); err == nil {
+			ports = append(ports, int32(p))
+		}
+	}
+	return ports
+}
+
+func (h *Host) take(r store.Resources) {
+	h.Free.CPU -= r.CPU
+	h.Free.Memory -= r.Memory
+	h.Free.PortsTCP = append(h.Free.PortsTCP, r.PortsTCP...)
+	h.Free.PortsUDP = append(h.Free.PortsUDP, r.PortsUDP...)
+	h.Free.GPUs = slices.DeleteFunc(h.Free.GPUs, func(g string) bool { return slices.Contains(r.GPUs, g) })
+}
+
+// With is the host after one more task of the request was placed there. h stays as it is.
+func (h *Host) With(r *Request) *Host {
+	n := *h
+	n.subject = nil
+	n.Free.PortsTCP, n.Free.PortsUDP, n.Free.GPUs = slices.Clone(h.Free.PortsTCP), slices.Clone(h.Free.PortsUDP), slices.Clone(h.Free.GPUs)
+	need := r.Need
+	if len(need.GPUs) == 0 {
+		need.GPUs = h.Free.GPUs[:min(r.gpus, len(h.Free.GPUs))]
+	}
+	n.take(need)
+	n.Free.PortsTCP, n.Free.PortsUDP = sortedCopy(n.Free.PortsTCP), sortedCopy(n.Free.PortsUDP)
+	t := &store.Task{Cluster: h.Instance.Cluster, Instance: h.Instance.ID, Service: r.Service, Reserved: need}
+	t.Object.Group, t.Object.DesiredStatus, t.Object.LastStatus = aws.String(r.Group), aws.String(task.Running), aws.String(task.Pending)
+	n.Tasks = append(slices.Clone(h.Tasks), t)
+	return &n
+}
+
+// Attribute is an attribute's value, and whether there is such an attribute.
+func (h *Host) Attribute(name string) (string, bool) {
+	v, ok := h.Subject().Attributes[name]
+	return v, ok
+}
+
+// Subject is the host as the query language sees it.
+func (h *Host) Subject() *query.Subject {
+	if h.subject != nil {
+		return h.subject
+	}
+	o := &h.Instance.Object
+	s := &query.Subject{
+		Attributes:     make(map[string]string, len(o.Attributes)),
+		AgentConnected: h.Connected,
+		EC2InstanceID:  aws.ToString(o.Ec2InstanceId),
+		RegisteredAt:   aws.ToTime(o.RegisteredAt),
+	}
+	for _, a := range o.Attributes {
+		s.Attributes[aws.ToString(a.Name)] = aws.ToString(a.Value)
+	}
+	if o.VersionInfo != nil {
+		s.AgentVersion = aws.ToString(o.VersionInfo.AgentVersion)
+	}
+	for _, t := range h.Tasks {
+		if task.Wanted(t) {
+			s.RunningTasksCount++
+			if g := aws.ToString(t.Object.Group); g != "" {
+				s.TaskGroups = append(s.TaskGroups, g)
+			}
+		}
+	}
+	h.subject = s
+	return s
+}
