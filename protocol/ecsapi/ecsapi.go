@@ -10,7 +10,7 @@
 // embedded: [RegisterContainerInstanceInput], [DiscoverPollEndpointInput] and [DiscoverPollEndpointOutput]. NewInput and
 // NewOutput of their operations return these.
 //
-// The agent does not import this package, which links the SDK's client (3.3 MiB more resident): see protocol/agentapi.
+// The agent does not import this package, which links the SDK's client (2.1 MiB more resident): see protocol/agentapi.
 package ecsapi
 
 //go:generate go run ./internal/gen

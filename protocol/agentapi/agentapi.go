@@ -1,0 +1,270 @@
+// Package agentapi is the part of the ECS API that an agent calls: a small client and the shapes of those operations. It is
+// what the AWS SDK's client would put on the wire, without linking that client: importing service/ecs/types alone costs
+// 1.8 MiB of resident memory and service/ecs 2.1 MiB, this package 0.1 MiB beyond the signer.
+//
+// The shapes (gen_shapes.go) are generated from the SDK's source, together with the members that only the agent's own model
+// has: clientToken of RegisterContainerInstance, zoneId and systemLogsEndpoint of DiscoverPollEndpoint. An operation X
+// takes an *XInput and fills an *XOutput:
+//
+//	c, err := agentapi.New(agentapi.Config{Endpoint: cfg.BackendHost, Region: cfg.Region, Credentials: provider, UserAgent: "Longshore Agent - v0.1"})
+//	var out agentapi.RegisterContainerInstanceOutput
+//	err = c.Call(ctx, "RegisterContainerInstance", &agentapi.RegisterContainerInstanceInput{Cluster: &cluster, …}, &out)
+//	var refused *agentapi.APIError
+//	if errors.As(err, &refused) && refused.Code == "ClusterNotFoundException" { … }
+//
+// The operations: CreateCluster, DeregisterContainerInstance, DiscoverPollEndpoint, GetTaskProtection, ListTagsForResource,
+// RegisterContainerInstance, SubmitAttachmentStateChanges, SubmitContainerStateChange, SubmitTaskStateChange,
+// UpdateContainerInstancesState, UpdateTaskProtection.
+package agentapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/google/uuid"
+
+	"github.com/longshore-project/longshore/protocol/awsjson"
+)
+
+// Defaults of [Config].
+const (
+	DefaultAttemptTimeout = 42 * time.Second
+	DefaultMaxAttempts    = 3
+	DefaultMaxDelay       = 20 * time.Second
+)
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = awsjson.MaxSize
+
+// Config configures a [Client].
+type Config struct {
+	// Endpoint is the base URL. Without a scheme https is meant; empty is the region's ECS endpoint.
+	Endpoint string
+	// Region is what requests are signed for.
+	Region string
+	// Credentials sign each attempt. Without a cache in it, it is asked each time.
+	Credentials aws.CredentialsProvider
+	// HTTPClient sends; nil is one with the default transport. Redirects are never followed.
+	HTTPClient *http.Client
+	// UserAgent is the header of that name.
+	UserAgent string
+	// AttemptTimeout bounds one attempt, from the credentials to the last byte of the answer.
+	AttemptTimeout time.Duration
+	// MaxAttempts bounds the attempts of one call; 1 leaves retrying to the caller.
+	MaxAttempts int
+	// MaxDelay bounds the pause between two attempts, which is random below a bound that starts at 1 s and doubles.
+	MaxDelay time.Duration
+}
+
+// Client calls the ECS API. It is safe for concurrent use.
+type Client struct {
+	cfg    Config
+	url    string
+	http   http.Client
+	signer *v4.Signer
+}
+
+// New checks the configuration and makes a client. It connects to nothing.
+func New(cfg Config) (*Client, error) {
+	if cfg.Region == "" {
+		return nil, errors.New("agentapi: no region to sign for: set AWS_DEFAULT_REGION")
+	}
+	if cfg.Credentials == nil {
+		return nil, errors.New("agentapi: no credentials to sign with")
+	}
+	u, err := endpoint(cfg.Endpoint, cfg.Region)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.AttemptTimeout <= 0 {
+		cfg.AttemptTimeout = DefaultAttemptTimeout
+	}
+	if cfg.MaxAttempts <= 0 {
+		cfg.MaxAttempts = DefaultMaxAttempts
+	}
+	if cfg.MaxDelay <= 0 {
+		cfg.MaxDelay = DefaultMaxDelay
+	}
+	c := &Client{cfg: cfg, url: u, signer: v4.NewSigner()}
+	if cfg.HTTPClient != nil {
+		c.http = *cfg.HTTPClient
+	}
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return c, nil
+}
+
+func endpoint(text, region string) (string, error) {
+	if text == "" {
+		text = "ecs." + region + ".amazonaws.com"
+		if strings.HasPrefix(region, "cn-") {
+			text += ".cn"
+		}
+	}
+	if !strings.Contains(text, "://") {
+		text = "https://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return "", fmt.Errorf("agentapi: the endpoint is not a URL: %w", err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "", fmt.Errorf("agentapi: the endpoint %q must be http(s)://host[:port]", u.Redacted())
+	}
+	if u.Path == "" {
+		u.Path = "/"
+	}
+	return u.String(), nil
+}
+
+// APIError is an answer that is an error. A connection that failed or timed out is not one.
+type APIError struct {
+	Operation  string
+	Code       string // "InvalidParameterException"; the status' text when the answer named none
+	Message    string
+	StatusCode int
+	RequestID  string
+}
+
+func (e *APIError) Error() string {
+	text := fmt.Sprintf("%s: %s: %s (HTTP %d", e.Operation, e.Code, e.Message, e.StatusCode)
+	if e.RequestID != "" {
+		text += ", request " + e.RequestID
+	}
+	return text + ")"
+}
+
+// Throttled tells whether the service asks to come back later.
+func (e *APIError) Throttled() bool {
+	switch e.Code {
+	case "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottledException", "RequestThrottled", "TooManyRequestsException",
+		"RequestLimitExceeded", "BandwidthLimitExceeded", "SlowDown", "PriorRequestNotComplete", "TransactionInProgressException",
+		"EC2ThrottledException", "ProvisionedThroughputExceededException", "LimitExceededException":
+		return true
+	}
+	return e.StatusCode == http.StatusTooManyRequests
+}
+
+// Retryable tells whether the same call may succeed later: the service throttles or has a fault of its own.
+func (e *APIError) Retryable() bool { return e.Throttled() || e.StatusCode >= 500 }
+
+// Call calls the operation with in and decodes the answer into out, which may be nil. It tries again, at most MaxAttempts
+// times, what [APIError.Retryable] says and connections that fail, always with the same body. Errors: an [*APIError], or
+// that of the last attempt, wrapped with the operation's name; the context's if it ends.
+func (c *Client) Call(ctx context.Context, operation string, in, out any) error {
+	body, err := awsjson.MarshalRequest(in)
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	id := newID()
+	for attempt := 1; ; attempt++ {
+		err := c.attempt(ctx, operation, id, attempt, body, out)
+		if err == nil {
+			return nil
+		}
+		var api *APIError
+		if !errors.As(err, &api) {
+			err = fmt.Errorf("%s: %w", operation, err)
+		}
+		var broken *answerError
+		if attempt >= c.cfg.MaxAttempts || ctx.Err() != nil || api != nil && !api.Retryable() || errors.As(err, &broken) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(mathrand.N(min(c.cfg.MaxDelay, time.Second<<min(attempt-1, 30)))):
+		}
+	}
+}
+
+// answerError is a successful answer that cannot be used; asking again would repeat the side effect.
+type answerError struct{ err error }
+
+func (e *answerError) Error() string { return "the answer cannot be used: " + e.err.Error() }
+func (e *answerError) Unwrap() error { return e.err }
+
+func (c *Client) attempt(ctx context.Context, operation, id string, attempt int, body []byte, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.AttemptTimeout, fmt.Errorf("no answer within %s", c.cfg.AttemptTimeout))
+	defer cancel()
+	resp, err := c.send(ctx, operation, id, attempt, body)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return apiError(operation, resp, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	if _, err := awsjson.Unmarshal(answer, out); err != nil {
+		return &answerError{err}
+	}
+	return nil
+}
+
+func apiError(operation string, resp *http.Response, answer []byte) error {
+	e := &APIError{Operation: operation, StatusCode: resp.StatusCode, RequestID: resp.Header.Get("X-Amzn-RequestId")}
+	if e.Code, e.Message = awsjson.DecodeError(resp.Header, answer); e.Code == "" {
+		e.Code = http.StatusText(resp.StatusCode)
+	}
+	if len(e.Message) > 1024 {
+		e.Message = strings.ToValidUTF8(e.Message[:1024], "") + "…"
+	}
+	return e
+}
+
+func (c *Client) send(ctx context.Context, operation, id string, attempt int, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	h := req.Header
+	h.Set("Content-Type", awsjson.ContentType)
+	h.Set("X-Amz-Target", "AmazonEC2ContainerServiceV20141113."+operation)
+	h.Set("Amz-Sdk-Invocation-Id", id)
+	h.Set("Amz-Sdk-Request", fmt.Sprintf("attempt=%d; max=%d", attempt, c.cfg.MaxAttempts))
+	if c.cfg.UserAgent != "" {
+		h.Set("User-Agent", c.cfg.UserAgent)
+	}
+	credentials, err := c.cfg.Credentials.Retrieve(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("no credentials: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	if err := c.signer.SignHTTP(ctx, credentials, req, hex.EncodeToString(sum[:]), "ecs", c.cfg.Region, time.Now()); err != nil {
+		return nil, fmt.Errorf("signing: %w", err)
+	}
+	return c.http.Do(req)
+}
+
+func newID() string {
+	id, err := uuid.NewRandomFromReader(rand.Reader)
+	if err != nil {
+		panic(err) // crypto/rand does not fail
+	}
+	return id.String()
+}
