@@ -1,9 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/longshore-project/longshore/protocol/awsjson"
+	_ "github.com/longshore-project/longshore/protocol/ecsapi" // registers the unions of the records' objects
 )
 
 // schemaVersion is the version of the records' shape that this code writes, and the newest it can read. A change that
@@ -17,11 +21,24 @@ type envelope struct {
 }
 
 func encode(r Record) ([]byte, error) {
-	record, err := marshal(r)
+	record, err := awsjson.Marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("%w: encode %s: %w", ErrInvalid, r.key(), err)
 	}
-	return json.Marshal(envelope{Version: schemaVersion, Record: record})
+	value := make([]byte, 0, len(opening)+len(record)+1)
+	return append(append(append(value, opening...), record...), '}'), nil
+}
+
+// opening is how each value of the current version begins.
+var opening = []byte(fmt.Sprintf(`{"v":%d,"record":`, schemaVersion))
+
+// open takes the envelope off a value.
+func open(value []byte) (e envelope, err error) {
+	if record, ok := bytes.CutPrefix(value, opening); ok && bytes.HasSuffix(record, []byte("}")) {
+		return envelope{Version: schemaVersion, Record: record[:len(record)-1]}, nil // what is in it is read by awsjson
+	}
+	err = json.Unmarshal(value, &e)
+	return e, err
 }
 
 // decode reads the record that is stored at key. Its error says why it can't be used, never what is in it.
@@ -36,8 +53,8 @@ func decode(key string, value []byte, revision int64) (Record, error) {
 	if !ok {
 		return nil, fmt.Errorf("%q is no kind of record that this version knows", kind)
 	}
-	var e envelope
-	if err := json.Unmarshal(value, &e); err != nil {
+	e, err := open(value)
+	if err != nil {
 		return nil, fmt.Errorf("the value is damaged: %w", err)
 	}
 	if e.Version > schemaVersion {
@@ -47,7 +64,7 @@ func decode(key string, value []byte, revision int64) (Record, error) {
 		return nil, fmt.Errorf("the value is no record: schema version %d, %d bytes", e.Version, len(e.Record))
 	}
 	r := empty()
-	if err := unmarshal(e.Record, r); err != nil {
+	if _, err := awsjson.Unmarshal(e.Record, r); err != nil {
 		return nil, fmt.Errorf("the value is damaged: %w", err)
 	}
 	r.stored(key, revision)
