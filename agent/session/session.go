@@ -1,0 +1,287 @@
+// Package session keeps a signed web socket to the control plane open: the loop that the ACS and the TCS session share.
+//
+//	resolve the URL → sign and dial → read frames until the connection ends → wait as the end demands → again
+//
+// How a connection ends decides how long [Run] waits before the next one:
+//
+//	end                                                         wait
+//	close code 1000, 1001, 1006 or 1011, or its greatest age    none; the back-off begins anew
+//	the same, but within Limits.Young of the connection         the back-off, so that a server that accepts and closes can't be hammered
+//	InactiveInstanceException                                   Limits.Inactive, an hour
+//	anything else: refused, unreachable, silent, nonsense       the back-off, which begins anew once a connection has lived Limits.Silence
+//
+// A connection that is silent for Limits.Silence is closed: the other end sends heartbeats more often than that.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/zap"
+)
+
+// ReadLimit bounds one frame.
+const ReadLimit = 4 << 20
+
+// Limits are the times of a session; [DefaultLimits] has the protocol's.
+type Limits struct {
+	Dial      time.Duration // dial and handshake
+	Silence   time.Duration // silence after which a connection is given up; a random part of up to as much is added
+	Write     time.Duration // a write that takes longer ends the connection
+	Age       time.Duration // age at which a connection is replaced
+	AgeJitter time.Duration // random part added to Age
+	Young     time.Duration // below this age the end of a connection counts as a failure to connect
+	Inactive  time.Duration // wait after InactiveInstanceException
+	BackOff   BackOff
+}
+
+// DefaultLimits are the limits of agent-protocol sections 3.3 and 6.1, with ACS's back-off.
+func DefaultLimits() Limits {
+	return Limits{
+		Dial: 30 * time.Second, Silence: time.Minute, Write: 3 * time.Minute, Age: 30 * time.Minute, AgeJitter: 5 * time.Minute,
+		Young: time.Second, Inactive: time.Hour,
+		BackOff: BackOff{First: 250 * time.Millisecond, Most: 2 * time.Minute, Factor: 1.5, Jitter: 0.2},
+	}
+}
+
+// BackOff is a growing wait: First, then Factor times the one before up to Most, each changed by up to Jitter of itself.
+type BackOff struct {
+	First, Most    time.Duration
+	Factor, Jitter float64
+	next           time.Duration
+}
+
+// Next is the next wait.
+func (b *BackOff) Next() time.Duration {
+	if b.next == 0 {
+		b.next = b.First
+	}
+	wait := b.next
+	b.next = min(b.Most, time.Duration(float64(b.next)*b.Factor))
+	return time.Duration(float64(wait) * (1 + b.Jitter*(2*rand.Float64()-1)))
+}
+
+// Reset begins anew.
+func (b *BackOff) Reset() { b.next = 0 }
+
+// Signer signs a request whose body hashes as given, for the control plane.
+type Signer interface {
+	Sign(ctx context.Context, r *http.Request, body []byte) error
+}
+
+// Config configures [Run].
+type Config struct {
+	Name   string // of the session, for messages
+	Client *http.Client
+	Signer Signer
+	Log    *zap.Logger
+	Limits Limits
+	// URL says where to connect, query included; it is asked before each attempt.
+	URL func(ctx context.Context) (string, error)
+	// Serve handles one connection: it is called when the socket stands, may write at any time until it returns, and its
+	// Handler gets each frame. ctx ends with the connection.
+	Serve func(ctx context.Context, c *Conn) Handler
+	// Inactive, if set, is called when the control plane says that this instance was deregistered. A returned error ends Run with it.
+	Inactive func() error
+}
+
+// Handler takes one frame. It reports whether the frame counts as a sign of life, and an error that ends the connection.
+type Handler func(frame []byte) (alive bool, err error)
+
+// Conn is an open connection. Its methods may be called concurrently.
+type Conn struct {
+	ws      *websocket.Conn
+	url     string
+	timeout time.Duration
+}
+
+// Write sends one text frame. An error means that the connection is over; the reader of the connection learns it too.
+func (c *Conn) Write(ctx context.Context, frame []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	return c.ws.Write(ctx, websocket.MessageText, frame)
+}
+
+// URL is what the connection was opened with.
+func (c *Conn) URL() string { return c.url }
+
+// Inactive is the error of a deregistered instance.
+type Inactive struct{ Message string }
+
+// Error names it as the protocol does.
+func (e *Inactive) Error() string {
+	if strings.Contains(e.Message, "InactiveInstanceException") {
+		return e.Message
+	}
+	return "InactiveInstanceException: " + e.Message
+}
+
+// errExpired ends a connection that reached its age.
+var errExpired = errors.New("the connection reached its greatest age")
+
+// Run keeps the session going until ctx ends, or Inactive returns an error, and returns that.
+func Run(ctx context.Context, c Config) error {
+	backOff := c.Limits.BackOff
+	silence := c.Limits.Silence + jitter(c.Limits.Silence)
+	for {
+		lived, err := c.connect(ctx, silence)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if lived >= silence {
+			backOff.Reset()
+		}
+		var inactive *Inactive
+		wait := time.Duration(0)
+		switch {
+		case errors.As(err, &inactive):
+			if c.Inactive != nil {
+				if err := c.Inactive(); err != nil {
+					return err
+				}
+			}
+			wait = c.Limits.Inactive
+			c.Log.Error(c.Name+": the control plane says that this container instance was deregistered; containers stay as they are", zap.Error(err), zap.Duration("retry", wait))
+		case clean(err) && lived >= c.Limits.Young:
+			backOff.Reset()
+			c.Log.Info(c.Name+": the connection ended; connecting again", zap.Error(err), zap.Duration("lived", lived))
+		default:
+			wait = backOff.Next()
+			c.Log.Warn(c.Name+": no connection to the control plane", zap.Error(err), zap.Duration("lived", lived), zap.Duration("retry", wait))
+		}
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// connect opens one connection and serves it to its end. lived is 0 when it never stood.
+func (c *Config) connect(ctx context.Context, silence time.Duration) (lived time.Duration, err error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer conn.ws.CloseNow()
+	begun := time.Now()
+	var why atomic.Pointer[error] // why this end closed it, if it did
+	quiet := time.AfterFunc(silence, func() {
+		err := fmt.Errorf("nothing was heard for %s: the connection is given up", silence)
+		why.CompareAndSwap(nil, &err)
+		_ = conn.ws.CloseNow()
+	})
+	defer quiet.Stop()
+	old := time.AfterFunc(c.Limits.Age+jitter(c.Limits.AgeJitter), func() {
+		why.CompareAndSwap(nil, &errExpired)
+		_ = conn.ws.Close(websocket.StatusNormalClosure, "ConnectionExpired: Reconnect to continue")
+	})
+	defer old.Stop()
+	handle := c.Serve(ctx, conn)
+	for {
+		_, frame, err := conn.ws.Read(ctx)
+		if err != nil {
+			if mine := why.Load(); mine != nil {
+				err = *mine
+			}
+			return time.Since(begun), err
+		}
+		alive, err := handle(frame)
+		if err != nil {
+			return time.Since(begun), err
+		}
+		if alive {
+			quiet.Reset(silence)
+		}
+	}
+}
+
+func (c *Config) dial(ctx context.Context) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.Limits.Dial)
+	defer cancel()
+	address, err := c.URL(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find the endpoint: %w", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, httpScheme(address), nil)
+	if err != nil {
+		return nil, fmt.Errorf("the endpoint %q: %w", address, err)
+	}
+	if err := c.Signer.Sign(ctx, request, nil); err != nil {
+		return nil, fmt.Errorf("sign the request: %w", err)
+	}
+	ws, response, err := websocket.Dial(ctx, request.URL.String(), &websocket.DialOptions{HTTPClient: c.Client, HTTPHeader: request.Header})
+	if err != nil {
+		return nil, refusal(response, request.URL.Host, err)
+	}
+	ws.SetReadLimit(ReadLimit)
+	return &Conn{ws: ws, url: request.URL.String(), timeout: c.Limits.Write}, nil
+}
+
+// refusal turns a refused handshake into an error that says what the server said.
+func refusal(response *http.Response, host string, err error) error {
+	if response == nil || response.Body == nil {
+		return fmt.Errorf("connect to %s: %w", host, err)
+	}
+	body, readErr := io.ReadAll(io.LimitReader(response.Body, 1024))
+	if readErr != nil {
+		body = nil
+	}
+	said := strings.TrimSpace(strings.ToValidUTF8(string(body), "\uFFFD"))
+	if strings.Contains(said, "InactiveInstanceException") {
+		return &Inactive{Message: said}
+	}
+	return fmt.Errorf("%s refused the connection: %s %s", host, response.Status, said)
+}
+
+// httpScheme makes http of ws, which is what a signature and net/http know.
+func httpScheme(address string) string {
+	if rest, ok := strings.CutPrefix(address, "ws://"); ok {
+		return "http://" + rest
+	}
+	if rest, ok := strings.CutPrefix(address, "wss://"); ok {
+		return "https://" + rest
+	}
+	return address
+}
+
+// clean says whether a connection ended as connections do.
+func clean(err error) bool {
+	if errors.Is(err, errExpired) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) { // no close frame: 1006
+		return true
+	}
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusAbnormalClosure, websocket.StatusInternalError:
+		return true
+	}
+	return false
+}
+
+func jitter(most time.Duration) time.Duration {
+	if most <= 0 {
+		return 0
+	}
+	return rand.N(most)
+}
+
+func sleep(ctx context.Context, wait time.Duration) bool {
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
