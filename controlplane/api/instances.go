@@ -1,0 +1,392 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/query"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+func (s *Server) instanceOperations() operations {
+	empty := clientError("Container Instances cannot be empty.")
+	return operations{
+		"RegisterContainerInstance":     handle(s.registerContainerInstance),
+		"DeregisterContainerInstance":   handle(s.deregisterContainerInstance),
+		"DescribeContainerInstances":    handle(s.describeContainerInstances).orElse("containerInstances", empty),
+		"ListContainerInstances":        handle(s.listContainerInstances),
+		"UpdateContainerInstancesState": handle(s.updateContainerInstancesState).orElse("containerInstances", empty),
+		"UpdateContainerAgent":          handle(s.updateContainerAgent),
+		"DiscoverPollEndpoint":          handle(s.discoverPollEndpoint),
+	}
+}
+
+// A container instance's statuses. It is DEREGISTERING while its tasks are being recorded as stopped.
+const (
+	instanceActive        = "ACTIVE"
+	instanceDraining      = "DRAINING"
+	instanceDeregistering = "DEREGISTERING"
+	instanceInactive      = "INACTIVE"
+)
+
+func instanceStatus(i *store.Instance) string { return aws.ToString(i.Object.Status) }
+
+// instanceIsRegistered says whether an instance takes part in its cluster: it is not INACTIVE.
+func instanceIsRegistered(i *store.Instance) bool { return instanceStatus(i) != instanceInactive }
+
+// errInstanceNotFound is the answer of operations that need one instance.
+var errInstanceNotFound = invalid("The referenced container instance was not found.")
+
+// lookupInstance finds an instance by id or ARN, INACTIVE ones too; nil when there is none.
+func (s *Server) lookupInstance(v *store.View, cluster, ref string) (*store.Instance, error) {
+	id, err := s.memberRef(kindInstance, cluster, ref)
+	if err != nil {
+		return nil, err
+	}
+	return v.Instance(cluster, id), nil
+}
+
+// instanceObject is a container instance as clients see it: connection, counts and remaining resources computed.
+func (s *Server) instanceObject(v *store.View, i *store.Instance, include []types.ContainerInstanceField) types.ContainerInstance {
+	o := i.Object
+	o.AgentConnected = v.Connection(i.Cluster, i.ID) != nil
+	o.RunningTasksCount, o.PendingTasksCount = 0, 0
+	for t := range v.TasksOn(i.Cluster, i.ID) {
+		switch {
+		case task.LastStatus(t) == task.Pending:
+			o.PendingTasksCount++
+		case task.LastStatus(t) == task.Running && task.Wanted(t):
+			o.RunningTasksCount++
+		}
+	}
+	o.RemainingResources = remaining(o.RegisteredResources, v.Allocation(i.Cluster, i.ID))
+	o.Attributes, o.Attachments = orEmpty(o.Attributes), orEmpty(o.Attachments)
+	o.RegisteredResources = orEmpty(o.RegisteredResources)
+	o.Tags, o.HealthStatus = []types.Tag{}, nil
+	if slices.Contains(include, types.ContainerInstanceFieldTags) {
+		o.Tags = orEmpty(i.Object.Tags)
+	}
+	if slices.Contains(include, types.ContainerInstanceFieldContainerInstanceHealth) {
+		o.HealthStatus = &types.ContainerInstanceHealthStatus{OverallStatus: types.InstanceHealthCheckStateInsufficientData, Details: []types.InstanceHealthCheckResult{}}
+		if s.cfg.InstanceHealth != nil {
+			if known := s.cfg.InstanceHealth(i.Cluster, i.ID); known != nil {
+				o.HealthStatus = known
+			}
+		}
+	}
+	return o
+}
+
+var everyInstanceField = types.ContainerInstanceField("").Values()
+
+func (s *Server) describeContainerInstances(ctx context.Context, _ *call, in *ecs.DescribeContainerInstancesInput) (*ecs.DescribeContainerInstancesOutput, error) {
+	if len(in.ContainerInstances) == 0 {
+		return nil, clientError("Container Instances cannot be empty.")
+	}
+	if err := atMost("containerInstances", in.ContainerInstances, 100); err != nil {
+		return nil, err
+	}
+	for _, field := range in.Include {
+		if err := oneOf("include", field, everyInstanceField); err != nil {
+			return nil, err
+		}
+	}
+	out := &ecs.DescribeContainerInstancesOutput{ContainerInstances: []types.ContainerInstance{}, Failures: []types.Failure{}}
+	err := s.read(ctx, func(v *store.View) error {
+		cluster, err := s.clusterOf(v, in.Cluster)
+		if err != nil {
+			return err
+		}
+		for _, ref := range in.ContainerInstances {
+			i, err := s.lookupInstance(v, cluster, ref)
+			if err != nil {
+				return err
+			}
+			if i == nil {
+				out.Failures = append(out.Failures, s.missingInstance(cluster, ref))
+				continue
+			}
+			out.ContainerInstances = append(out.ContainerInstances, s.instanceObject(v, i, in.Include))
+		}
+		return nil
+	})
+	return out, err
+}
+
+// missingInstance is the failure of an instance that does not exist, with the ARN it would have.
+func (s *Server) missingInstance(cluster, ref string) types.Failure {
+	if !strings.HasPrefix(ref, "arn:") {
+		ref = s.instanceARN(cluster, ref)
+	}
+	return missing(ref)
+}
+
+func (s *Server) listContainerInstances(ctx context.Context, c *call, in *ecs.ListContainerInstancesInput) (*ecs.ListContainerInstancesOutput, error) {
+	if err := oneOf("status", in.Status, in.Status.Values()); err != nil {
+		return nil, err
+	}
+	var filter *query.Expr
+	if text := aws.ToString(in.Filter); text != "" {
+		var err error
+		if filter, err = query.Parse(text); err != nil {
+			return nil, invalid("Invalid expression: %v", err)
+		}
+	}
+	arns := []string{}
+	err := s.read(ctx, func(v *store.View) error {
+		cluster, err := s.clusterOf(v, in.Cluster)
+		if err != nil {
+			return err
+		}
+		for i := range v.Instances(cluster) {
+			status := instanceStatus(i)
+			if in.Status != "" && status != string(in.Status) || in.Status == "" && status == instanceInactive {
+				continue
+			}
+			if filter == nil || filter.Match(s.subject(v, i)) {
+				arns = append(arns, s.instanceARN(cluster, i.ID))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(arns)
+	page, next, err := paginate(c, paging{max: in.MaxResults, token: in.NextToken, limit: 100, size: 100}, arns, itself)
+	return &ecs.ListContainerInstancesOutput{ContainerInstanceArns: orEmpty(page), NextToken: next}, err
+}
+
+// subject is what an expression of the query language is about.
+func (s *Server) subject(v *store.View, i *store.Instance) *query.Subject {
+	o := s.instanceObject(v, i, nil)
+	sub := &query.Subject{
+		Attributes: make(map[string]string, len(o.Attributes)), AgentConnected: o.AgentConnected,
+		EC2InstanceID: aws.ToString(o.Ec2InstanceId), RegisteredAt: aws.ToTime(o.RegisteredAt), RunningTasksCount: int(o.RunningTasksCount),
+	}
+	if o.VersionInfo != nil {
+		sub.AgentVersion = aws.ToString(o.VersionInfo.AgentVersion)
+	}
+	for _, a := range o.Attributes {
+		sub.Attributes[aws.ToString(a.Name)] = aws.ToString(a.Value)
+	}
+	for t := range v.TasksOn(i.Cluster, i.ID) {
+		if task.Wanted(t) && t.Object.Group != nil {
+			sub.TaskGroups = append(sub.TaskGroups, *t.Object.Group)
+		}
+	}
+	return sub
+}
+
+// updateContainerInstancesState drains instances, or makes them ACTIVE again, all in one transaction.
+func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in *ecs.UpdateContainerInstancesStateInput) (*ecs.UpdateContainerInstancesStateOutput, error) {
+	if len(in.ContainerInstances) == 0 {
+		return nil, clientError("Container Instances cannot be empty.")
+	}
+	if err := atMost("containerInstances", in.ContainerInstances, 10); err != nil {
+		return nil, err
+	}
+	if in.Status != instanceActive && in.Status != instanceDraining {
+		return nil, invalid("Container instance status should be one of [ACTIVE, DRAINING]")
+	}
+	var out *ecs.UpdateContainerInstancesStateOutput
+	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		out = &ecs.UpdateContainerInstancesStateOutput{ContainerInstances: []types.ContainerInstance{}, Failures: []types.Failure{}}
+		cluster, err := s.clusterOf(v, in.Cluster)
+		if err != nil {
+			return err
+		}
+		seen, writes := map[string]bool{}, 0
+		for _, ref := range in.ContainerInstances {
+			i, err := s.lookupInstance(v, cluster, ref)
+			switch {
+			case err != nil:
+				return err
+			case i == nil:
+				out.Failures = append(out.Failures, s.missingInstance(cluster, ref))
+				continue
+			case c.speaksFor(i) != nil:
+				return c.speaksFor(i)
+			case seen[i.ID]:
+				continue
+			}
+			seen[i.ID] = true
+			switch instanceStatus(i) {
+			case string(in.Status):
+			case instanceActive, instanceDraining:
+				changed := *i
+				changed.Object.Status = aws.String(string(in.Status))
+				changed.Object.Version++
+				txn.Update(&changed)
+				if a := v.Allocation(cluster, i.ID); a != nil && in.Status == instanceDraining {
+					task.Fence(txn, a)
+				}
+				i, writes = &changed, writes+1
+			default:
+				out.Failures = append(out.Failures, types.Failure{Arn: i.Object.ContainerInstanceArn, Reason: aws.String(instanceStatus(i)),
+					Detail: aws.String("Only an ACTIVE or DRAINING container instance can change its state.")})
+				continue
+			}
+			out.ContainerInstances = append(out.ContainerInstances, s.instanceObject(v, i, everyInstanceField))
+		}
+		if writes == 0 {
+			return errNothingToDo
+		}
+		txn.StateChange()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// errMoreTasks makes deregistration go on with the next tasks.
+var errMoreTasks = errors.New("more tasks to stop")
+
+// deregisterContainerInstance makes an instance INACTIVE. By force, its tasks are recorded as stopped before that, as many
+// at once as fit in a transaction; the instance is DEREGISTERING while that goes on, and repeating the call finishes what
+// was begun.
+func (s *Server) deregisterContainerInstance(ctx context.Context, c *call, in *ecs.DeregisterContainerInstanceInput) (*ecs.DeregisterContainerInstanceOutput, error) {
+	for {
+		var object types.ContainerInstance
+		var more error
+		err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+			object, more = types.ContainerInstance{}, nil
+			cluster, err := s.clusterOf(v, in.Cluster)
+			if err != nil {
+				return err
+			}
+			i, err := s.lookupInstance(v, cluster, aws.ToString(in.ContainerInstance))
+			switch {
+			case err != nil:
+				return err
+			case i == nil:
+				return errInstanceNotFound
+			case c.speaksFor(i) != nil:
+				return c.speaksFor(i)
+			}
+			object = s.instanceObject(v, i, everyInstanceField)
+			if !instanceIsRegistered(i) {
+				return errNothingToDo
+			}
+			changed, done, err := s.deregister(v, txn, i, aws.ToBool(in.Force))
+			if err != nil {
+				return err
+			}
+			if !done {
+				more = errMoreTasks
+			}
+			object = s.instanceObject(v, changed, everyInstanceField)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if more == nil {
+			return &ecs.DeregisterContainerInstanceOutput{ContainerInstance: &object}, nil
+		}
+	}
+}
+
+// deregister adds the next step of a deregistration to txn, and says whether it is the last.
+func (s *Server) deregister(v *store.View, txn *store.Txn, i *store.Instance, force bool) (changed *store.Instance, done bool, err error) {
+	var ended []*store.Task
+	done = true
+	for t := range v.TasksOn(i.Cluster, i.ID) {
+		if task.IsStopped(t) {
+			continue
+		}
+		if !force {
+			return nil, false, invalid("Found running tasks on the instance.")
+		}
+		if len(ended) == task.MaxFinish {
+			done = false
+			break
+		}
+		ended = append(ended, task.Lost(t, types.TaskStopCodeUserInitiated, task.ReasonForced, s.cfg.Now()))
+	}
+	next := *i
+	next.Object.Status = aws.String(instanceDeregistering)
+	if done {
+		next.Object.Status = aws.String(instanceInactive)
+		next.InactiveSince = s.cfg.Now()
+	}
+	next.Object.Version++
+	txn.Update(&next).StateChange()
+	if len(ended) > 0 {
+		task.Finish(txn, v, ended...)
+	} else if a := v.Allocation(i.Cluster, i.ID); a != nil {
+		task.Fence(txn, a)
+	}
+	return &next, done, nil
+}
+
+// updateContainerAgent knows no newer agent: agents are updated with their host's packages.
+func (s *Server) updateContainerAgent(ctx context.Context, _ *call, in *ecs.UpdateContainerAgentInput) (*ecs.UpdateContainerAgentOutput, error) {
+	err := s.read(ctx, func(v *store.View) error {
+		cluster, err := s.clusterOf(v, in.Cluster)
+		if err != nil {
+			return err
+		}
+		i, err := s.lookupInstance(v, cluster, aws.ToString(in.ContainerInstance))
+		if err == nil && (i == nil || !instanceIsRegistered(i)) {
+			err = errInstanceNotFound
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return nil, exception("NoUpdateAvailableException", "There is no update available for your container agent: this control plane does not distribute agents, update it with the host's packages.")
+}
+
+// remaining is what is left of the registered resources. The entries PORTS and PORTS_UDP list, despite the name, the
+// ports that are taken.
+func remaining(registered []types.Resource, taken *store.Allocation) []types.Resource {
+	var sum store.Resources
+	if taken != nil {
+		for _, r := range taken.Tasks {
+			sum.CPU += r.CPU
+			sum.Memory += r.Memory
+			sum.PortsTCP = append(sum.PortsTCP, r.PortsTCP...)
+			sum.PortsUDP = append(sum.PortsUDP, r.PortsUDP...)
+			sum.GPUs = append(sum.GPUs, r.GPUs...)
+		}
+	}
+	out := make([]types.Resource, len(registered))
+	for i, r := range registered {
+		switch aws.ToString(r.Name) {
+		case "CPU":
+			r.IntegerValue -= int32(sum.CPU)
+		case "MEMORY":
+			r.IntegerValue -= int32(sum.Memory)
+		case "PORTS":
+			r.StringSetValue = withPorts(r.StringSetValue, sum.PortsTCP)
+		case "PORTS_UDP":
+			r.StringSetValue = withPorts(r.StringSetValue, sum.PortsUDP)
+		case "GPU":
+			r.StringSetValue = slices.DeleteFunc(slices.Clone(r.StringSetValue), func(id string) bool { return slices.Contains(sum.GPUs, id) })
+		}
+		out[i] = r
+	}
+	return out
+}
+
+func withPorts(ports []string, more []int32) []string {
+	out := slices.Clone(ports)
+	for _, p := range more {
+		if text := strconv.Itoa(int(p)); !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return out
+}

@@ -1,0 +1,187 @@
+package api
+
+import (
+	"context"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+func (s *Server) tagOperations() operations {
+	return operations{
+		"TagResource":         handle(s.tagResource),
+		"UntagResource":       handle(s.untagResource),
+		"ListTagsForResource": handle(s.listTagsForResource),
+	}
+}
+
+// tagged is a resource that has tags.
+type tagged struct {
+	tags     []types.Tag
+	instance *store.Instance // the host that may read the tags; nil for none
+	set      func(txn *store.Txn, tags []types.Tag)
+}
+
+// taggedResource finds the resource of an ARN.
+func (s *Server) taggedResource(v *store.View, arn string) (*tagged, error) {
+	kind, path, err := s.parseARN(arn)
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case "cluster":
+		return s.taggedCluster(v, arn)
+	case "task-definition":
+		return s.taggedTaskDefinition(v, arn)
+	case kindService, kindTask, kindInstance:
+	case "capacity-provider", "task-set", "daemon", "daemon-task-definition", "service-deployment", "service-revision":
+		return nil, errResourceNotFound
+	default:
+		return nil, invalid("Unsupported resource type: %s", kind)
+	}
+	if len(path) > 2 {
+		return nil, invalid("Invalid identifier: Unexpected number of separators")
+	}
+	if len(path) == 2 {
+		return s.taggedMember(v, kind, path[0], path[1])
+	}
+	for cluster := range v.Clusters() { // an ARN without the cluster's name
+		if t, err := s.taggedMember(v, kind, aws.ToString(cluster.Object.ClusterName), path[0]); err == nil {
+			return t, nil
+		}
+	}
+	return nil, errResourceNotFound
+}
+
+var errResourceNotFound = exception("ResourceNotFoundException", "The specified resource wasn't found.")
+
+func (s *Server) taggedCluster(v *store.View, arn string) (*tagged, error) {
+	name, err := s.clusterRef(&arn)
+	if err != nil {
+		return nil, err
+	}
+	r := v.Cluster(name)
+	if r == nil || !clusterIsActive(r) {
+		return nil, errClusterNotFound
+	}
+	return &tagged{tags: r.Object.Tags, set: func(txn *store.Txn, tags []types.Tag) {
+		changed := *r
+		changed.Object.Tags = tags
+		txn.Update(&changed)
+	}}, nil
+}
+
+func (s *Server) taggedTaskDefinition(v *store.View, arn string) (*tagged, error) {
+	family, revision, err := s.taskDefinitionRef(arn)
+	if err != nil {
+		return nil, err
+	}
+	if revision == 0 {
+		return nil, clientError("Revision is missing.")
+	}
+	r := v.TaskDefinition(family, revision)
+	if r == nil {
+		return nil, errResourceNotFound
+	}
+	return &tagged{tags: r.Tags, set: func(txn *store.Txn, tags []types.Tag) {
+		changed := *r
+		changed.Tags = tags
+		txn.Update(&changed)
+	}}, nil
+}
+
+// taggedMember finds a service, task or container instance.
+func (s *Server) taggedMember(v *store.View, kind, cluster, name string) (*tagged, error) {
+	if c := v.Cluster(cluster); c == nil {
+		return nil, errClusterNotFound
+	}
+	switch kind {
+	case kindService:
+		if r := v.Service(cluster, name); r != nil {
+			return &tagged{tags: r.Object.Tags, set: func(txn *store.Txn, tags []types.Tag) {
+				changed := *r
+				changed.Object.Tags = tags
+				txn.Update(&changed)
+			}}, nil
+		}
+	case kindTask:
+		if r := v.Task(cluster, normalID(name)); r != nil {
+			return &tagged{tags: r.Object.Tags, instance: v.Instance(cluster, r.Instance), set: func(txn *store.Txn, tags []types.Tag) {
+				changed := *r
+				changed.Object.Tags = tags
+				changed.Object.Version++
+				txn.Update(&changed)
+			}}, nil
+		}
+	case kindInstance:
+		if r := v.Instance(cluster, normalID(name)); r != nil {
+			return &tagged{tags: r.Object.Tags, instance: r, set: func(txn *store.Txn, tags []types.Tag) {
+				changed := *r
+				changed.Object.Tags = tags
+				changed.Object.Version++
+				txn.Update(&changed)
+			}}, nil
+		}
+	}
+	return nil, errResourceNotFound
+}
+
+func (s *Server) tagResource(ctx context.Context, _ *call, in *ecs.TagResourceInput) (*ecs.TagResourceOutput, error) {
+	if err := checkTags(in.Tags); err != nil {
+		return nil, err
+	}
+	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		r, err := s.taggedResource(v, aws.ToString(in.ResourceArn))
+		if err != nil {
+			return err
+		}
+		tags, err := mergeTags(r.tags, in.Tags)
+		if err != nil {
+			return err
+		}
+		r.set(txn, tags)
+		return nil
+	})
+	return &ecs.TagResourceOutput{}, err
+}
+
+func (s *Server) untagResource(ctx context.Context, _ *call, in *ecs.UntagResourceInput) (*ecs.UntagResourceOutput, error) {
+	for _, key := range in.TagKeys {
+		if err := checkTagKey(key); err != nil {
+			return nil, err
+		}
+	}
+	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		r, err := s.taggedResource(v, aws.ToString(in.ResourceArn))
+		if err != nil {
+			return err
+		}
+		left := withoutTags(r.tags, in.TagKeys)
+		if len(left) == len(r.tags) {
+			return errNothingToDo
+		}
+		r.set(txn, left)
+		return nil
+	})
+	return &ecs.UntagResourceOutput{}, err
+}
+
+// listTagsForResource answers with a list always. A host may read the tags of its instance and of the tasks there.
+func (s *Server) listTagsForResource(ctx context.Context, c *call, in *ecs.ListTagsForResourceInput) (*ecs.ListTagsForResourceOutput, error) {
+	out := &ecs.ListTagsForResourceOutput{}
+	err := s.read(ctx, func(v *store.View) error {
+		r, err := s.taggedResource(v, aws.ToString(in.ResourceArn))
+		if c.identity.Role == store.RoleHost && (err != nil || r.instance == nil || c.speaksFor(r.instance) != nil) {
+			return c.denied(aws.ToString(in.ResourceArn))
+		}
+		if err != nil {
+			return err
+		}
+		out.Tags = orEmpty(r.tags)
+		return nil
+	})
+	return out, err
+}
