@@ -17,6 +17,7 @@ import (
 
 // Params is what a task is made of.
 type Params struct {
+	ID         string // 32 hexadecimal digits; default random
 	Cluster    string // name
 	Definition *types.TaskDefinition
 	Instance   *store.Instance  // where it is placed
@@ -76,7 +77,10 @@ func New(p Params) (*store.Task, error) {
 	if len(p.Definition.ContainerDefinitions) == 0 {
 		return nil, errors.New("making a task: task definition " + aws.ToString(p.Definition.TaskDefinitionArn) + " has no containers")
 	}
-	id := newID()
+	id := p.ID
+	if id == "" {
+		id = newID()
+	}
 	need := Need(p.Definition, p.Overrides)
 	arn := prefix + "task/" + p.Cluster + "/" + id
 	t := &store.Task{
