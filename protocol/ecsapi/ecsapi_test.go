@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/awsjson"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
 )
@@ -181,5 +182,23 @@ func TestMembersOfTheAgentsOwnModelAreDecoded(t *testing.T) {
 	report, err := awsjson.Unmarshal([]byte(`{"clientToken":"t","cluster":"c","instanceIdentityDocument":"","attributes":[{"name":"n"}]}`), in)
 	if err != nil || len(report.Unknown) > 0 || *in.ClientToken != "t" || *in.Cluster != "c" || *in.Attributes[0].Name != "n" {
 		t.Errorf("%+v %v", report, err)
+	}
+}
+
+func TestErrorsOfTheCodecKeepTheirCodes(t *testing.T) {
+	_, wrongType := awsjson.Unmarshal([]byte(`{"cluster":1}`), new(ecs.ListTasksInput))
+	report, _ := awsjson.Unmarshal([]byte(`{}`), new(ecs.DescribeTasksInput))
+	_, foreign := arn.Owner{}.ParseCluster("arn:")
+	for err, want := range map[error]string{
+		wrongType:         "SerializationException: cluster: expected a string, got a number",
+		report.Required(): "InvalidParameterException: Tasks cannot be empty.",
+		foreign:           "InvalidParameterException: The ARN provided is invalid.",
+	} {
+		if got := ecsapi.AsError(fmt.Errorf("wrapped: %w", err)); got == nil || got.Error() != want {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
+	if ecsapi.AsError(io.EOF) != nil {
+		t.Error("an error without a code got one")
 	}
 }

@@ -59,18 +59,19 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 // Body is the error on the wire.
 func (e *Error) Body() []byte { return awsjson.EncodeError(string(e.Code), e.Message) }
 
-// AsError finds the [Error] in err, and turns the errors of protocol/awsjson into one; nil for any other error.
+// AsError finds the [Error] in err, or makes one of an error that has a code, as those of protocol/awsjson and protocol/arn
+// have; nil for any other error.
 func AsError(err error) *Error {
 	var e *Error
-	var serialization *awsjson.SerializationError
-	var required *awsjson.RequiredError
-	switch {
-	case errors.As(err, &e):
+	if errors.As(err, &e) {
 		return e
-	case errors.As(err, &serialization):
-		return &Error{SerializationException, serialization.Error()}
-	case errors.As(err, &required):
-		return &Error{Code(required.Code()), required.Error()}
+	}
+	var coded interface {
+		error
+		Code() string
+	}
+	if errors.As(err, &coded) {
+		return &Error{Code(coded.Code()), coded.Error()}
 	}
 	return nil
 }
