@@ -70,12 +70,14 @@ type Rollout struct {
 	Held      string    // why the roll-out holds; empty while it proceeds
 }
 
-// Failure counts the consecutive failures of a service on one instance.
+// Failure counts the consecutive failures of one deployment of a service on one instance.
 type Failure struct {
-	Count     int32
-	At        time.Time // the last one
-	NotBefore time.Time // the next attempt
-	Reason    string
+	Deployment string // id
+	Task       string // id of the last one that failed
+	Count      int32
+	At         time.Time // the last one
+	NotBefore  time.Time // the next attempt
+	Reason     string
 }
 
 // Instance is a container instance. AgentConnected, RemainingResources and task counts of Object are computed when it is
