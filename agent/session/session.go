@@ -89,6 +89,8 @@ type Config struct {
 	// Serve handles one connection: it is called when the socket stands, may write at any time until it returns, and its
 	// Handler gets each frame. ctx ends with the connection.
 	Serve func(ctx context.Context, c *Conn) Handler
+	// Lost, if set, is called when a connection could not be made.
+	Lost func()
 	// Inactive, if set, is called when the control plane says that this instance was deregistered. A returned error ends Run with it.
 	Inactive func() error
 }
@@ -138,6 +140,9 @@ func Run(ctx context.Context, c Config) error {
 		}
 		if lived >= silence {
 			backOff.Reset()
+		}
+		if lived == 0 && c.Lost != nil {
+			c.Lost()
 		}
 		var inactive *Inactive
 		wait := time.Duration(0)
