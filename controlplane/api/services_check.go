@@ -1,0 +1,172 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"regexp"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/query"
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+// The texts of what DAEMON does not allow.
+var (
+	errDaemonDesired  = invalid("The daemon scheduling strategy does not support a desired count for services. Remove the desired count value and try again")
+	errDaemonStrategy = invalid("The daemon scheduling strategy does not support placement strategies. Remove the placement strategy and try again")
+	errDaemonMaximum  = invalid("The daemon scheduling strategy does not support values above 100 for maximumPercent on a deployment configuration. Change the maximumPercent value to 100, and try again")
+	errDaemonProvider = invalid("Specifying a capacity provider strategy is not supported when you create a service using the DAEMON scheduling strategy.")
+	errDaemonFargate  = invalid("The daemon scheduling strategy does not support the Fargate launch type. Use the launch type EC2 or EXTERNAL and try again")
+	errDaemonZones    = invalid("The daemon scheduling strategy does not support Availability Zone rebalancing. Set availabilityZoneRebalancing to DISABLED and try again")
+	errReplica        = unsupported("The scheduling strategy REPLICA (the default) is not supported by this control plane yet; the strategy that it serves is DAEMON.")
+	errLaunchStrategy = invalid("Specify either a launch type or a capacity provider strategy: a launch type and capacity provider strategy can be given, but not both.")
+	errNoDefinition   = invalid("TaskDefinition can not be blank.")
+)
+
+// checkCreateService judges a call by itself.
+func checkCreateService(c *call, in *ecs.CreateServiceInput) error {
+	if err := checkName("Service name", *in.ServiceName); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		oneOf("schedulingStrategy", in.SchedulingStrategy, in.SchedulingStrategy.Values()),
+		oneOf("launchType", in.LaunchType, in.LaunchType.Values()),
+		oneOf("propagateTags", in.PropagateTags, in.PropagateTags.Values()),
+		oneOf("availabilityZoneRebalancing", in.AvailabilityZoneRebalancing, in.AvailabilityZoneRebalancing.Values()),
+		checkClientToken(in.ClientToken, 36), checkTags(in.Tags),
+	); err != nil {
+		return err
+	}
+	providers := len(in.CapacityProviderStrategy) > 0
+	switch {
+	case in.LaunchType != "" && providers:
+		return errLaunchStrategy
+	case in.SchedulingStrategy != types.SchedulingStrategyDaemon:
+		return errReplica
+	case in.DesiredCount != nil:
+		return errDaemonDesired
+	case providers:
+		return errDaemonProvider
+	}
+	if err := checkDaemonLaunchType(in.LaunchType); err != nil {
+		return err
+	}
+	if err := checkDaemon(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing); err != nil {
+		return err
+	}
+	if err := checkConstraints(in.PlacementConstraints); err != nil {
+		return err
+	}
+	if aws.ToString(in.TaskDefinition) == "" {
+		return errNoDefinition
+	}
+	return nil
+}
+
+func checkDaemonLaunchType(t types.LaunchType) error {
+	switch t {
+	case types.LaunchTypeFargate:
+		return errDaemonFargate
+	case types.LaunchTypeManagedInstances:
+		return unsupported("The launch type MANAGED_INSTANCES is not supported by this control plane; EC2 and EXTERNAL are.")
+	}
+	return nil
+}
+
+// checkDaemon judges what both CreateService and UpdateService can give.
+func checkDaemon(strategy []types.PlacementStrategy, d *types.DeploymentConfiguration, zones types.AvailabilityZoneRebalancing) error {
+	if len(strategy) > 0 {
+		return errDaemonStrategy
+	}
+	if zones == types.AvailabilityZoneRebalancingEnabled {
+		return errDaemonZones
+	}
+	if d == nil {
+		return nil
+	}
+	if d.MaximumPercent != nil && *d.MaximumPercent > 100 {
+		return errDaemonMaximum
+	}
+	if d.MaximumPercent != nil && *d.MaximumPercent < 1 {
+		return invalid("maximumPercent should be between 1 and 100, but was %d.", *d.MaximumPercent)
+	}
+	if d.MinimumHealthyPercent != nil && (*d.MinimumHealthyPercent < 0 || *d.MinimumHealthyPercent > 100) {
+		return invalid("minimumHealthyPercent should be between 0 and 100, but was %d.", *d.MinimumHealthyPercent)
+	}
+	return nil
+}
+
+// checkConstraints judges the placement constraints of a service or of RunTask.
+func checkConstraints(constraints []types.PlacementConstraint) error {
+	if err := atMost("placementConstraints", constraints, 10); err != nil {
+		return err
+	}
+	for i, x := range constraints {
+		switch expression := aws.ToString(x.Expression); x.Type {
+		case types.PlacementConstraintTypeDistinctInstance:
+			if expression != "" {
+				return invalid("placementConstraints[%d]: a constraint of type distinctInstance takes no expression, but has %.200q.", i, expression)
+			}
+		case types.PlacementConstraintTypeMemberOf:
+			if _, err := query.Parse(expression); err != nil {
+				return invalid("Invalid expression in placementConstraints[%d]: %.300q, %v", i, expression, err)
+			}
+		default:
+			return invalid("placementConstraints[%d]: the type should be one of [distinctInstance, memberOf], but was %.200q.", i, string(x.Type))
+		}
+	}
+	return nil
+}
+
+var clientTokenPattern = regexp.MustCompile(`^[!-~]*$`)
+
+func checkClientToken(token *string, length int) error {
+	t := aws.ToString(token)
+	if len(t) > length || !clientTokenPattern.MatchString(t) {
+		return invalid("clientToken should have at most %d printable ASCII characters without spaces, but was %.200q.", length, t)
+	}
+	return nil
+}
+
+// checkNetworkConfiguration holds a call's networkConfiguration against the definition's network mode.
+func (c *call) checkNetworkConfiguration(def *store.TaskDefinition) error {
+	given := !neutral(c.members["networkConfiguration"])
+	awsvpc := def.Object.NetworkMode == types.NetworkModeAwsvpc
+	switch {
+	case awsvpc && given:
+		return unsupported("%s: the network mode awsvpc is not supported by this control plane; use host, bridge or none.", c.op)
+	case awsvpc:
+		return invalid("Network Configuration must be provided when networkMode 'awsvpc' is specified.")
+	case given:
+		return invalid("Network Configuration is not valid for the given networkMode of this task definition.")
+	}
+	return nil
+}
+
+// digest is a digest of the call's members but those named. Members that ask for nothing count as absent.
+func (c *call) digest(but ...string) string {
+	said := map[string]any{}
+	for name, v := range c.members {
+		if !neutral(v) && !slices.Contains(but, name) {
+			said[name] = v
+		}
+	}
+	b, _ := json.Marshal(said) // what was decoded from JSON can be encoded, in order of name
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// checkText bounds a text that a client gave, in characters.
+func checkText(member string, text *string, n int) error {
+	if l := utf8.RuneCountInString(aws.ToString(text)); l > n {
+		return invalid("%s has %d characters; at most %d are allowed.", member, l, n)
+	}
+	return nil
+}

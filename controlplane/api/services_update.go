@@ -1,0 +1,118 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler"
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+// updateService changes what was given: an absent member leaves the old value, an empty list clears it. Another task
+// definition, or forceNewDeployment, starts a deployment; placement constraints take effect at once, without one.
+func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServiceInput) (*ecs.UpdateServiceOutput, error) {
+	if err := checkUpdateService(in); err != nil {
+		return nil, err
+	}
+	var object types.Service
+	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		old, err := s.findService(v, in.Cluster, *in.Service)
+		switch {
+		case err != nil:
+			return err
+		case serviceStatus(old) != serviceActive:
+			return errServiceNotActive
+		}
+		r := *old
+		def, err := s.definitionOf(v, old, in.TaskDefinition)
+		if err != nil {
+			return err
+		}
+		if def != nil {
+			if err := c.checkNetworkConfiguration(def); err != nil {
+				return err
+			}
+			r.Object.TaskDefinition = def.Object.TaskDefinitionArn
+			txn.Unchanged(def)
+		}
+		update(&r, in)
+		if in.ForceNewDeployment || aws.ToString(r.Object.TaskDefinition) != aws.ToString(old.Object.TaskDefinition) {
+			dropFinished(v, &r)
+			addDeployment(&r, types.Deployment{ServiceConnectConfiguration: in.ServiceConnectConfiguration},
+				aws.Time(c.now.UTC().Truncate(time.Millisecond)))
+			r.SteadySince = time.Time{}
+		}
+		r.Failures = nil // a user who updates the service wants it tried again now
+		r.Object.DesiredCount = scheduler.DaemonDesired(v, &r)
+		object = s.serviceObject(v, &r, true)
+		txn.Update(&r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ecs.UpdateServiceOutput{Service: &object}, nil
+}
+
+func checkUpdateService(in *ecs.UpdateServiceInput) error {
+	switch {
+	case in.DesiredCount != nil:
+		return errDaemonDesired
+	case len(in.CapacityProviderStrategy) > 0:
+		return errDaemonProvider
+	}
+	return errors.Join(
+		oneOf("propagateTags", in.PropagateTags, in.PropagateTags.Values()),
+		oneOf("availabilityZoneRebalancing", in.AvailabilityZoneRebalancing, in.AvailabilityZoneRebalancing.Values()),
+		checkDaemon(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing),
+		checkConstraints(in.PlacementConstraints),
+	)
+}
+
+// definitionOf is the task definition that an update asks for, else the service's own, nil when that is gone.
+func (s *Server) definitionOf(v *store.View, r *store.Service, ref *string) (*store.TaskDefinition, error) {
+	if aws.ToString(ref) == "" {
+		return s.lookupTaskDefinition(v, aws.ToString(r.Object.TaskDefinition))
+	}
+	return s.usableDefinition(v, *ref, clientError("TaskDefinition is inactive"))
+}
+
+// update takes over what an update gives beside the task definition.
+func update(r *store.Service, in *ecs.UpdateServiceInput) {
+	o := &r.Object
+	o.DeploymentConfiguration = daemonDeploymentConfiguration(o.DeploymentConfiguration, in.DeploymentConfiguration)
+	if in.PlacementConstraints != nil {
+		o.PlacementConstraints = in.PlacementConstraints
+	}
+	if in.PropagateTags != "" {
+		o.PropagateTags = in.PropagateTags
+	}
+	if in.EnableECSManagedTags != nil {
+		o.EnableECSManagedTags = *in.EnableECSManagedTags
+	}
+	if in.HealthCheckGracePeriodSeconds != nil {
+		o.HealthCheckGracePeriodSeconds = in.HealthCheckGracePeriodSeconds
+	}
+}
+
+// dropFinished drops the deployments that have no task any more, so that updates in quick succession don't pile up.
+func dropFinished(v *store.View, r *store.Service) {
+	live := map[string]bool{}
+	for t := range v.TasksOf(r.Cluster, aws.ToString(r.Object.ServiceName)) {
+		if aws.ToString(t.Object.LastStatus) != taskStopped {
+			live[t.Deployment] = true
+		}
+	}
+	var kept []types.Deployment
+	for _, d := range r.Object.Deployments {
+		if live[aws.ToString(d.Id)] {
+			kept = append(kept, d)
+		}
+	}
+	r.Object.Deployments = kept
+}
