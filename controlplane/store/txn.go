@@ -36,7 +36,7 @@ type condition struct {
 	revision int64
 }
 
-// write is a record and the key it has after the transaction, empty for a deleted one.
+// write is a record and the key it has after the transaction.
 type write struct {
 	record Record
 	key    string
@@ -67,7 +67,7 @@ func (t *Txn) Update(r Record) *Txn {
 	return t
 }
 
-// Delete removes a record which must still be at r.Revision().
+// Delete removes a record which must still be at r.Revision(). r itself stays as it is and may be one of a View.
 func (t *Txn) Delete(r Record) *Txn {
 	key := r.at()
 	if key == "" {
@@ -75,7 +75,6 @@ func (t *Txn) Delete(r Record) *Txn {
 	}
 	t.conditions = append(t.conditions, condition{key, r.Revision()})
 	t.remove(key)
-	t.written = append(t.written, write{record: r})
 	return t
 }
 
@@ -117,6 +116,9 @@ func (t *Txn) Len() int {
 }
 
 func (t *Txn) put(key string, r Record, options ...clientv3.OpOption) {
+	if shared, ok := t.s.view.Load().records.Get(place(r.at())); ok && shared == r {
+		t.fail(fmt.Errorf("%w: %s is the record of a view, which is shared: write a copy", ErrInvalid, key))
+	}
 	value, err := encode(r)
 	t.fail(err)
 	t.touch(key)
@@ -179,11 +181,7 @@ func (t *Txn) Commit(ctx context.Context) error {
 	revision := response.Header.Revision
 	if response.Succeeded {
 		for _, w := range t.written {
-			if w.key == "" {
-				w.record.stored("", 0)
-			} else {
-				w.record.stored(w.key, revision)
-			}
+			w.record.stored(w.key, revision)
 		}
 	}
 	v, err := s.wait(ctx, revision)
