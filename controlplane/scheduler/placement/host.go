@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 
@@ -118,6 +119,18 @@ func (h *Host) With(r *Request) *Host {
 	t.Object.Group, t.Object.DesiredStatus, t.Object.LastStatus = aws.String(r.Group), aws.String(task.Running), aws.String(task.Pending)
 	n.Tasks = append(slices.Clone(h.Tasks), t)
 	return &n
+}
+
+// Without is the host as it will be when the task is STOPPED. h stays as it is.
+func (h *Host) Without(t *store.Task) *Host {
+	alloc := &store.Allocation{Tasks: map[string]store.Resources{}}
+	if h.Allocation != nil {
+		*alloc = *h.Allocation
+		alloc.Tasks = maps.Clone(h.Allocation.Tasks)
+		delete(alloc.Tasks, t.ID)
+	}
+	tasks := slices.DeleteFunc(slices.Clone(h.Tasks), func(o *store.Task) bool { return o.ID == t.ID })
+	return NewHost(h.Instance, alloc, h.Connected, tasks)
 }
 
 // Attribute is an attribute's value, and whether there is such an attribute.

@@ -26,6 +26,7 @@ package placement
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
@@ -62,6 +63,8 @@ type Request struct {
 	memberOf []memberOf
 	distinct bool
 	gpus     int // how many
+	// aboutTasks is whether a constraint asks about the tasks that are on an instance.
+	aboutTasks bool
 }
 
 type memberOf struct {
@@ -72,7 +75,7 @@ type memberOf struct {
 // NewRequest compiles the constraints. Its error, for a client, names the constraint; a [query.SyntaxError] is inside when
 // an expression can't be parsed.
 func NewRequest(r Request) (*Request, error) {
-	r.memberOf, r.distinct, r.gpus = nil, false, max(gpuCount(r.Definition), len(r.Need.GPUs))
+	r.memberOf, r.distinct, r.aboutTasks, r.gpus = nil, false, false, max(gpuCount(r.Definition), len(r.Need.GPUs))
 	if r.IgnoreConstraints {
 		return &r, nil
 	}
@@ -89,6 +92,7 @@ func NewRequest(r Request) (*Request, error) {
 				return fmt.Errorf("Invalid expression %q: %w", clip(expression), err)
 			}
 			r.memberOf = append(r.memberOf, memberOf{expression, expr})
+			r.aboutTasks = r.aboutTasks || strings.Contains(expression, "task:group") || strings.Contains(expression, "runningTasksCount")
 		default:
 			return fmt.Errorf("Invalid placement constraint type %q: there are distinctInstance and memberOf", kind)
 		}
@@ -124,8 +128,14 @@ func (r *Request) Check(h *Host) *Refusal { return r.run(h, 0, len(filters)) }
 // belongs on h.
 func (r *Request) Matches(h *Host) *Refusal { return r.run(h, attributesFilter, cpuFilter) }
 
-// Satisfies looks at memberOf constraints only: whether a task of a DAEMON service that is on h may stay.
-func (r *Request) Satisfies(h *Host) *Refusal { return r.run(h, memberOfFilter, memberOfFilter+1) }
+// Satisfies looks at memberOf constraints only: whether own, a task of a DAEMON service that is on h, may stay. It does not
+// count against itself in what an expression asks about tasks. own may be nil.
+func (r *Request) Satisfies(h *Host, own *store.Task) *Refusal {
+	if own != nil && r.aboutTasks {
+		h = h.Without(own)
+	}
+	return r.run(h, memberOfFilter, memberOfFilter+1)
+}
 
 func (r *Request) run(h *Host, from, to int) *Refusal {
 	for i := from; i < to; i++ {

@@ -147,11 +147,29 @@ func TestADaemonMatchesWhateverTheStateAndRoomOfTheHost(t *testing.T) {
 	if r := lacking.Matches(h); r == nil || r.Reason != ReasonAttribute {
 		t.Errorf("a host without the attribute matches: %v", r)
 	}
-	if r := lacking.Satisfies(h); r != nil {
+	if r := lacking.Satisfies(h, nil); r != nil {
 		t.Errorf("the constraints do not hold: %s", r.Detail)
 	}
-	if r := need(t, Request{Constraints: memberOfConstraint("attribute:env==dev")}).Satisfies(h); r == nil || r.Reason != ReasonMemberOf {
+	if r := need(t, Request{Constraints: memberOfConstraint("attribute:env==dev")}).Satisfies(h, nil); r == nil || r.Reason != ReasonMemberOf {
 		t.Errorf("the constraints hold: %v", r)
+	}
+}
+
+func TestADaemonDoesNotCountAgainstItself(t *testing.T) {
+	own := aTask("t1", "web", "service:web", store.Resources{CPU: 2048, PortsTCP: []int32{80}})
+	h := having(aHost("h"), own)
+	r := need(t, Request{Need: own.Reserved, Constraints: memberOfConstraint("runningTasksCount == 0 and not(task:group == service:web)")})
+	if r.Satisfies(h, nil) == nil {
+		t.Error("the task does not count at all")
+	}
+	if refusal := r.Satisfies(h, own); refusal != nil {
+		t.Errorf("the task counts against itself: %s", refusal.Detail)
+	}
+	if refusal := r.Check(h.Without(own)); refusal != nil {
+		t.Errorf("there is no room for the task's successor: %s", refusal.Detail)
+	}
+	if len(h.Tasks) != 1 || h.Free.CPU != 0 {
+		t.Error("the host that was given changed")
 	}
 }
 
