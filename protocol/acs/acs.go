@@ -27,6 +27,8 @@ type PayloadMessage struct {
 	SeqNum               int64   `json:"seqNum,omitempty"`
 	Timeline             int64   `json:"timeline,omitempty"`
 	Tasks                []*Task `json:"tasks"`
+	// Undecodable are the tasks that [Decode] could not read; Tasks has the others.
+	Undecodable []UndecodableTask `json:"-"`
 }
 
 // Task is a task as the agent gets it. Its Arn is its identity; everything but DesiredStatus is immutable.
