@@ -6,7 +6,8 @@ import (
 )
 
 // quieter is log with etcd's lines one level lower: what etcd calls information is of use only to who debugs, and what it
-// warns of (a slow disk, mostly) is information. Its errors are warnings, because the call that failed reports its own.
+// warns of (a slow disk, mostly) is information. Its errors are warnings, because the call that failed reports its own. Its
+debug lines, several for each write, are dropped.
 func quieter(log *zap.Logger) *zap.Logger {
 	return log.Named("etcd").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return lower{c} }))
 }
@@ -25,7 +26,9 @@ func lowered(l zapcore.Level) zapcore.Level {
 	return l
 }
 
-func (c lower) Enabled(l zapcore.Level) bool { return c.Core.Enabled(lowered(l)) }
+func (c lower) Enabled(l zapcore.Level) bool {
+	return l > zapcore.DebugLevel && c.Core.Enabled(lowered(l))
+}
 
 func (c lower) With(fields []zapcore.Field) zapcore.Core { return lower{c.Core.With(fields)} }
 

@@ -1,0 +1,123 @@
+package etcd_test
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/longshore-project/longshore/controlplane/store/etcd"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// sockets of this process.
+func sockets(t *testing.T) (n int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestTheEmbeddedServerOpensNoSocket(t *testing.T) {
+	before := sockets(t)
+	s, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Client().Put(t.Context(), "k", "v"); err != nil {
+		t.Error(err)
+	}
+	if n := sockets(t); n != before {
+		t.Errorf("%d sockets with the server, %d without", n, before)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error("a second Close:", err)
+	}
+	<-s.Stopped()
+}
+
+func TestWhatEtcdLogsIsOneLevelLower(t *testing.T) {
+	core, logs := observer.New(zap.DebugLevel)
+	s, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir(), Log: zap.New(core)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if logs.Len() == 0 {
+		t.Error("etcd logs nothing")
+	}
+	for _, e := range logs.All() {
+		if e.Level > zapcore.InfoLevel || !strings.HasPrefix(e.LoggerName, "etcd") {
+			t.Errorf("%s %s: %s", e.LoggerName, e.Level, e.Message)
+		}
+	}
+}
+
+func TestADamagedDirectoryIsAnErrorThatNamesIt(t *testing.T) {
+	file := t.TempDir() + "/file"
+	if err := os.WriteFile(file, []byte("no directory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: file + "/etcd"}); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestAnExternalClusterIsReachedThroughItsEndpoints(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := listener.Addr().String()
+	_ = listener.Close()
+	c := embed.NewConfig()
+	c.Dir, c.LogLevel, c.LogOutputs = t.TempDir(), "error", []string{"/dev/null"}
+	u := []url.URL{{Scheme: "http", Host: addr}}
+	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, u, u
+	e, err := embed.StartEtcd(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	<-e.Server.ReadyNotify()
+	client, err := etcd.Connect(t.Context(), etcd.External{Endpoints: []string{"http://" + addr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Put(t.Context(), "k", "v"); err != nil {
+		t.Error(err)
+	}
+	if err := client.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAClusterThatDoesNotAnswerIsAnErrorThatNamesTheEndpoints(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := etcd.Connect(ctx, etcd.External{Endpoints: []string{"http://127.0.0.1:1"}}); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
+		t.Errorf("the error is %v", err)
+	}
+}
