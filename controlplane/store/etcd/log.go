@@ -7,7 +7,7 @@ import (
 
 // quieter is log with etcd's lines one level lower: what etcd calls information is of use only to who debugs, and what it
 // warns of (a slow disk, mostly) is information. Its errors are warnings, because the call that failed reports its own. Its
-debug lines, several for each write, are dropped.
+// debug lines, several for each write, are dropped.
 func quieter(log *zap.Logger) *zap.Logger {
 	return log.Named("etcd").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return lower{c} }))
 }
