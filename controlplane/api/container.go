@@ -16,7 +16,7 @@ const (
 	maxIgnoredCodes    = 50
 )
 
-var imagePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_\-:/.@#+]{0,1023}$`)
+var imagePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_\-:/.@#+]{0,999}$`)
 
 // checkContainer holds one container to ECS's rules that need no other container.
 func checkContainer(d *types.TaskDefinition, c *types.ContainerDefinition) error {

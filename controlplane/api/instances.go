@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -54,20 +55,33 @@ func (s *Server) lookupInstance(v *store.View, cluster, ref string) (*store.Inst
 	return v.Instance(cluster, id), nil
 }
 
-// instanceObject is a container instance as clients see it: connection, counts and remaining resources computed.
-func (s *Server) instanceObject(v *store.View, i *store.Instance, include []types.ContainerInstanceField) types.ContainerInstance {
-	o := i.Object
-	o.AgentConnected = v.Connection(i.Cluster, i.ID) != nil
-	o.RunningTasksCount, o.PendingTasksCount = 0, 0
+// hostOf is an instance as placement sees it. i may be a changed copy that is not stored yet.
+func hostOf(v *store.View, i *store.Instance) *placement.Host {
+	var tasks []*store.Task
 	for t := range v.TasksOn(i.Cluster, i.ID) {
-		switch {
-		case task.LastStatus(t) == task.Pending:
-			o.PendingTasksCount++
-		case task.LastStatus(t) == task.Running && task.Wanted(t):
-			o.RunningTasksCount++
+		if !task.IsStopped(t) {
+			tasks = append(tasks, t)
 		}
 	}
-	o.RemainingResources = remaining(o.RegisteredResources, v.Allocation(i.Cluster, i.ID))
+	return placement.NewHost(i, v.Allocation(i.Cluster, i.ID), v.Connection(i.Cluster, i.ID) != nil, tasks)
+}
+
+// instanceObject is a container instance as clients see it: connection, counts and remaining resources computed.
+// runningTasksCount counts the tasks that are desired to run, pendingTasksCount those whose last status is PENDING.
+func (s *Server) instanceObject(v *store.View, i *store.Instance, include []types.ContainerInstanceField) types.ContainerInstance {
+	h := hostOf(v, i)
+	o := i.Object
+	o.AgentConnected = h.Connected
+	o.RunningTasksCount, o.PendingTasksCount = 0, 0
+	for _, t := range h.Tasks {
+		if task.Wanted(t) {
+			o.RunningTasksCount++
+		}
+		if task.LastStatus(t) == task.Pending {
+			o.PendingTasksCount++
+		}
+	}
+	o.RemainingResources = remaining(o.RegisteredResources, h.Free)
 	o.Attributes, o.Attachments = orEmpty(o.Attributes), orEmpty(o.Attachments)
 	o.RegisteredResources = orEmpty(o.RegisteredResources)
 	o.Tags, o.HealthStatus = []types.Tag{}, nil
@@ -151,7 +165,7 @@ func (s *Server) listContainerInstances(ctx context.Context, c *call, in *ecs.Li
 			if in.Status != "" && status != string(in.Status) || in.Status == "" && status == instanceInactive {
 				continue
 			}
-			if filter == nil || filter.Match(s.subject(v, i)) {
+			if filter == nil || filter.Match(hostOf(v, i).Subject()) {
 				arns = append(arns, s.instanceARN(cluster, i.ID))
 			}
 		}
@@ -163,27 +177,6 @@ func (s *Server) listContainerInstances(ctx context.Context, c *call, in *ecs.Li
 	slices.Sort(arns)
 	page, next, err := paginate(c, paging{max: in.MaxResults, token: in.NextToken, limit: 100, size: 100}, arns, itself)
 	return &ecs.ListContainerInstancesOutput{ContainerInstanceArns: orEmpty(page), NextToken: next}, err
-}
-
-// subject is what an expression of the query language is about.
-func (s *Server) subject(v *store.View, i *store.Instance) *query.Subject {
-	o := s.instanceObject(v, i, nil)
-	sub := &query.Subject{
-		Attributes: make(map[string]string, len(o.Attributes)), AgentConnected: o.AgentConnected,
-		EC2InstanceID: aws.ToString(o.Ec2InstanceId), RegisteredAt: aws.ToTime(o.RegisteredAt), RunningTasksCount: int(o.RunningTasksCount),
-	}
-	if o.VersionInfo != nil {
-		sub.AgentVersion = aws.ToString(o.VersionInfo.AgentVersion)
-	}
-	for _, a := range o.Attributes {
-		sub.Attributes[aws.ToString(a.Name)] = aws.ToString(a.Value)
-	}
-	for t := range v.TasksOn(i.Cluster, i.ID) {
-		if task.Wanted(t) && t.Object.Group != nil {
-			sub.TaskGroups = append(sub.TaskGroups, *t.Object.Group)
-		}
-	}
-	return sub
 }
 
 // updateContainerInstancesState drains instances, or makes them ACTIVE again, all in one transaction.
@@ -351,42 +344,30 @@ func (s *Server) updateContainerAgent(ctx context.Context, _ *call, in *ecs.Upda
 
 // remaining is what is left of the registered resources. The entries PORTS and PORTS_UDP list, despite the name, the
 // ports that are taken.
-func remaining(registered []types.Resource, taken *store.Allocation) []types.Resource {
-	var sum store.Resources
-	if taken != nil {
-		for _, r := range taken.Tasks {
-			sum.CPU += r.CPU
-			sum.Memory += r.Memory
-			sum.PortsTCP = append(sum.PortsTCP, r.PortsTCP...)
-			sum.PortsUDP = append(sum.PortsUDP, r.PortsUDP...)
-			sum.GPUs = append(sum.GPUs, r.GPUs...)
-		}
-	}
+func remaining(registered []types.Resource, free store.Resources) []types.Resource {
 	out := make([]types.Resource, len(registered))
 	for i, r := range registered {
 		switch aws.ToString(r.Name) {
 		case "CPU":
-			r.IntegerValue -= int32(sum.CPU)
+			r.IntegerValue = int32(free.CPU)
 		case "MEMORY":
-			r.IntegerValue -= int32(sum.Memory)
+			r.IntegerValue = int32(free.Memory)
 		case "PORTS":
-			r.StringSetValue = withPorts(r.StringSetValue, sum.PortsTCP)
+			r.StringSetValue = portTexts(free.PortsTCP)
 		case "PORTS_UDP":
-			r.StringSetValue = withPorts(r.StringSetValue, sum.PortsUDP)
+			r.StringSetValue = portTexts(free.PortsUDP)
 		case "GPU":
-			r.StringSetValue = slices.DeleteFunc(slices.Clone(r.StringSetValue), func(id string) bool { return slices.Contains(sum.GPUs, id) })
+			r.StringSetValue = orEmpty(free.GPUs)
 		}
 		out[i] = r
 	}
 	return out
 }
 
-func withPorts(ports []string, more []int32) []string {
-	out := slices.Clone(ports)
-	for _, p := range more {
-		if text := strconv.Itoa(int(p)); !slices.Contains(out, text) {
-			out = append(out, text)
-		}
+func portTexts(ports []int32) []string {
+	out := make([]string, len(ports))
+	for i, p := range ports {
+		out[i] = strconv.Itoa(int(p))
 	}
 	return out
 }
