@@ -28,6 +28,7 @@ type Fake struct {
 	info       engine.Info
 	images     map[string]*image     // local, by id
 	published  map[string]*FakeImage // what Pull finds, by normalised reference
+	pullErrors map[string]error      // by normalised reference
 	containers map[string]*container // by id
 	serial     int
 	nextPort   int32
@@ -59,7 +60,9 @@ type Behaviour struct {
 	StopAfter  time.Duration // how long it takes to end after its stop signal
 	StopCode   int           // exit code after the stop signal; 0 means 128 + the signal
 	Output     string        // what it writes
-	Health     string        // with a health check: the status it reaches at once (default UNKNOWN)
+	Health     string        // with a health check: the status it reaches at once (default UNKNOWN)…
+	HealthCode int           // …with this exit code of the check
+	HealthText string        // …and this output
 }
 
 // NewFake returns an engine with no images and no containers.
@@ -71,6 +74,7 @@ func NewFake() *Fake {
 		},
 		images:     map[string]*image{},
 		published:  map[string]*FakeImage{},
+		pullErrors: map[string]error{},
 		containers: map[string]*container{},
 		nextPort:   32768,
 		behave:     func(engine.Spec) Behaviour { return Behaviour{} },
@@ -257,7 +261,7 @@ func (f *Fake) run(c *container) {
 	if c.hasHealthcheck() {
 		c.state.Health = engine.Health{Status: "UNKNOWN", Since: now}
 		if c.does.Health != "" {
-			c.state.Health.Status = c.does.Health
+			c.state.Health.Status, c.state.Health.ExitCode, c.state.Health.Output = c.does.Health, c.does.HealthCode, c.does.HealthText
 			f.publish(c, "health")
 		}
 	}

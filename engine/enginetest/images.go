@@ -65,6 +65,13 @@ func (f *Fake) Publish(images ...FakeImage) {
 	}
 }
 
+// FailPull makes every Pull of ref fail with err; nil takes it back.
+func (f *Fake) FailPull(ref string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pullErrors[normal(ref)] = err
+}
+
 // store makes img local; equal contents are one image. The mutex is held.
 func (f *Fake) store(src *FakeImage) *image {
 	sum := sha256.New()
@@ -163,9 +170,11 @@ func (f *Fake) Pull(ctx context.Context, ref string, auth *engine.RegistryAuth, 
 		f.mu.Unlock()
 		return engine.Image{}, fmt.Errorf("%s: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
-	src := f.published[normal(ref)]
+	src, refused := f.published[normal(ref)], f.pullErrors[normal(ref)]
 	f.mu.Unlock()
 	switch {
+	case refused != nil:
+		return engine.Image{}, refused
 	case src == nil:
 		return engine.Image{}, fmt.Errorf("manifest for %s not found: manifest unknown: %w", ref, errdefs.ErrNotFound)
 	case src.Auth != nil && (auth == nil || *auth != *src.Auth):
@@ -253,15 +262,20 @@ func (f *Fake) lookup(imageID, name string, follow bool) (FakeFile, error) {
 		return FakeFile{}, noImage(imageID)
 	}
 	missing := fmt.Errorf("no %s in image %s: %w", name, imageID, errdefs.ErrNotFound)
-	todo, at := strings.Split(path.Clean("/"+name), "/")[1:], "/"
-	here := FakeFile{Mode: typeDir | 0o755}
+	todo, at := strings.Split(path.Clean("/"+name), "/"), "/"
+	root := FakeFile{Mode: typeDir | 0o755}
+	here := root
 	for hops := 0; len(todo) > 0; {
 		part := todo[0]
 		todo = todo[1:]
 		if part == "" || part == "." {
 			continue
 		}
-		next := path.Join(at, part)
+		next := path.Join(at, part) // of "..", the directory above
+		if next == "/" {
+			here, at = root, next
+			continue
+		}
 		file, ok := img.entry(next)
 		if !ok {
 			return FakeFile{}, missing
@@ -270,12 +284,10 @@ func (f *Fake) lookup(imageID, name string, follow bool) (FakeFile, error) {
 			if hops++; hops > 40 {
 				return FakeFile{}, fmt.Errorf("too many symlinks in %s: %w", name, errdefs.ErrFailedPrecondition)
 			}
-			target := file.Link
-			if !path.IsAbs(target) {
-				target = path.Join(at, target)
+			if path.IsAbs(file.Link) {
+				here, at = root, "/"
 			}
-			todo, at = append(strings.Split(path.Clean(target), "/")[1:], todo...), "/"
-			here = FakeFile{Mode: typeDir | 0o755}
+			todo = append(strings.Split(file.Link, "/"), todo...)
 			continue
 		}
 		here, at = file, next
