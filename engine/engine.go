@@ -2,101 +2,266 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
+	"github.com/longshore-project/longshore/internal/failpoint"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
-// Config configures an [Engine]. All fields but the durations are required.
-type Config struct {
-	Runtime Runtime
-	Images  Images
-	Volumes VolumeChecker
-	State   TaskState
-	Log     *zap.Logger
-	Host    Host
-	// Changed is called, without locks held, whenever TaskState has a new StateChange; it must return at once.
-	Changed func()
-	// Intervals; zero means the default in the comment.
-	RelistInterval time.Duration // 10 s
-	StopTimeout    time.Duration // 30 s, ECS_CONTAINER_STOP_TIMEOUT
-	CleanupWait    time.Duration // 3 h, ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION
-	CreateTimeout  time.Duration // 4 min
-	StartTimeout   time.Duration // 3 min
+// maxInspects bounds the looks at single containers that run at once.
+const maxInspects = 8
+
+// Engine makes the host's containers match the tasks it was given. All methods may be called concurrently.
+type Engine struct {
+	cfg        Config
+	settings   Settings
+	ledger     *ledger
+	observer   *observer
+	health     health
+	inspecting chan struct{}
+
+	mu      sync.Mutex // guards what follows; never held over I/O
+	workers map[string]*worker
+	ctx     context.Context // the process's life, while Run runs
+	running sync.WaitGroup
+	adopted bool // containers without a record were looked for
 }
 
-// Host is what the instance registered; admission never grants more.
-type Host struct {
-	Cluster           string
-	InstanceArn       string
-	CPU               int64 // units
-	Memory            int64 // MiB
-	ReservedTCP       []int32
-	ReservedUDP       []int32
-	DynamicPorts      [2]int32 // first and last; zero means the engine's choice
-	DisablePrivileged bool
-	VolumeCheck       string // enforce, warn or off
+// New makes an engine and restores the tasks on record. Nothing runs until Run.
+func New(cfg Config) (*Engine, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), workers: map[string]*worker{}}
+	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait}
+	e.observer = &observer{e: e, prodded: make(chan struct{}, 1)}
+	e.health.set("engine", "the container engine was not looked at yet")
+	records, err := cfg.State.Load()
+	if err != nil {
+		return nil, fmt.Errorf("engine: load the tasks: %w", err)
+	}
+	for _, rec := range records {
+		w, err := e.restore(rec)
+		if err != nil {
+			return nil, err
+		}
+		e.workers[w.arn] = w
+	}
+	return e, nil
 }
 
-// Images is what the engine asks of the image cache (imagecache implements it).
-type Images interface {
-	// Ensure makes ref local following the pull behaviour, and holds it against collection until release is called.
-	// step receives human-readable progress for the timeline. It returns when ctx ends at the latest.
-	Ensure(ctx context.Context, req ImageRequest) (img Image, release func(), err error)
+// restore makes the worker of a task on record. Tasks that may have processes hold their grant from the beginning.
+func (e *Engine) restore(rec *TaskRecord) (*worker, error) {
+	if rec.Task == nil || rec.Version > RecordVersion {
+		return nil, fmt.Errorf("engine: a task record of version %d can't be read by this agent, which knows up to %d", rec.Version, RecordVersion)
+	}
+	t, err := ParseTask(rec.Task, e.cfg.Host)
+	if err != nil { // what another version of the agent accepted runs on, but nothing is made of it before it is sent again
+		t = bareTask(rec)
+		rec.Rebuilt = true
+	}
+	w := newWorker(e, t, rec)
+	if rec.StoppedAt.IsZero() {
+		for _, cr := range rec.Containers {
+			if cr.Intent != nil || rec.Rebuilt { // it may have processes
+				e.ledger.force(t.Arn, t.Need)
+				t.Doom = ""
+			}
+		}
+	}
+	w.timeline.note("", "restore", OutcomeDone, fmt.Sprintf("from the state file: desiredStatus %s, knownStatus %s", rec.Desired, rec.Known), time.Now())
+	w.publish()
+	return w, nil
 }
 
-// ImageRequest is one container's need for an image.
-type ImageRequest struct {
-	TaskArn   string
-	Container string
-	Ref       string
-	Priority  int // lower goes first
-	Auth      *acs.RegistryAuthentication
-	Progress  func(Progress)
+// Run makes the host match until ctx, the process's life, ends. It looks for the containers of the restored tasks and
+// adopts those without a record, and then keeps every task going. When it returns nothing of the engine runs any more,
+// and every container is as it was: leaving is not stopping. It is called once.
+func (e *Engine) Run(ctx context.Context) error {
+	e.mu.Lock()
+	if e.ctx != nil {
+		e.mu.Unlock()
+		return errors.New("engine: Run was called twice")
+	}
+	e.ctx = ctx
+	for _, w := range e.workers {
+		e.running.Go(func() { w.run(ctx) })
+	}
+	e.running.Go(func() { e.observer.run(ctx) })
+	e.running.Go(func() { e.observer.hear(ctx) })
+	e.mu.Unlock()
+	<-ctx.Done()
+	e.mu.Lock() // no worker begins after this
+	e.mu.Unlock()
+	e.running.Wait()
+	return nil
 }
 
-// VolumeChecker is the check of a container's user against its host volumes (engine/volume implements it).
-type VolumeChecker interface {
-	// Check asks the kernel whether the user can use each mount. It has its own deadline.
-	Check(ctx context.Context, req VolumeRequest) VolumeResult
+// Accept takes a task of a payload. When it returns nil the task, or its new desiredStatus, is durable, and the payload may
+// be acknowledged. An [*UnrecognizedTaskError] means that the task can't be understood or done here; other errors that
+// it could not be saved. A task that is known is not read again: only its desiredStatus counts, and only if it is
+// further along, so that repeating a call changes nothing. Role credentials in the payload are not kept.
+func (e *Engine) Accept(ctx context.Context, p *acs.Task) error {
+	if p == nil || p.Arn == "" {
+		return &UnrecognizedTaskError{Detail: "the task has no arn"}
+	}
+	desired, err := ParseDesired(p.DesiredStatus)
+	if err != nil {
+		return &UnrecognizedTaskError{TaskArn: p.Arn, Detail: err.Error()}
+	}
+	for ctx.Err() == nil {
+		if w := e.worker(p.Arn); w != nil {
+			if gone, err := w.accept(p, desired); !gone {
+				return err
+			}
+			continue
+		}
+		t, err := ParseTask(p, e.cfg.Host)
+		if err == nil {
+			err = e.unable(t)
+		}
+		if err != nil && desired != statusStopped {
+			return err
+		}
+		if err != nil { // an unknown task that is to be stopped is reported as such, whatever else it says
+			t, _ = ParseTask(&acs.Task{Arn: p.Arn, TaskClusterArn: p.TaskClusterArn, DesiredStatus: statusStopped}, e.cfg.Host)
+		}
+		if taken, err := e.begin(t, newRecord(t, desired, time.Now()), "accept"); !taken {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
-// VolumeRequest is one container about to be created.
-type VolumeRequest struct {
-	ImageID        string
-	User           string  // effective user string: the definition's, else the image's
-	Mounts         []Mount // bind mounts only
-	CapAdd         []string
-	CapDrop        []string
-	Privileged     bool
-	ReadonlyRootfs bool
-	UserNS         *UserNS
-	Files          ImageFiles
+// unable refuses by name what the container engine can't do.
+func (e *Engine) unable(t *Task) error {
+	if _, ok := e.cfg.Runtime.(Restarter); ok {
+		return nil
+	}
+	for _, c := range t.Containers {
+		if c.Restart != nil {
+			return &UnrecognizedTaskError{TaskArn: t.Arn, Detail: fmt.Sprintf("container %s: restartPolicy is not supported on this container engine", c.Name)}
+		}
+	}
+	return nil
 }
 
-// ImageFiles reads files of an image; a [Runtime] is one.
-type ImageFiles interface {
-	ReadFile(ctx context.Context, imageID, path string, limit int64) ([]byte, error)
-	Stat(ctx context.Context, imageID, path string) (FileInfo, error)
+func newRecord(t *Task, desired string, now time.Time) *TaskRecord {
+	rec := &TaskRecord{Version: RecordVersion, Task: t.payload, AcceptedAt: now, Desired: desired}
+	for _, c := range t.Containers {
+		rec.Containers = append(rec.Containers, &ContainerRecord{Name: c.Name, Attempt: 1})
+	}
+	return rec
 }
 
-// VolumeResult is the outcome: Refusal is non-empty when the container must not start, with the whole reason;
-// Warnings go to the log and the timeline.
-type VolumeResult struct {
-	Refusal  string
-	Warnings []string
+// begin saves a new task and starts its worker. taken says that another call was quicker.
+func (e *Engine) begin(t *Task, rec *TaskRecord, step string) (taken bool, err error) {
+	w := newWorker(e, t, rec)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.mu.Lock()
+	if e.workers[t.Arn] != nil {
+		e.mu.Unlock()
+		return true, nil
+	}
+	e.workers[t.Arn] = w
+	w.mail.engine = e.observer.now()
+	e.mu.Unlock()
+
+	now := time.Now()
+	failpoint.Hit("engine/" + step + "-before")
+	err = e.cfg.State.Save(rec)
+	failpoint.Hit("engine/" + step + "-after")
+	e.health.saved(err)
+	if err != nil {
+		w.gone = true
+		e.unregister(w)
+		return false, fmt.Errorf("task %s could not be saved, and was not accepted: %w", t.Arn, err)
+	}
+	w.timeline.note("", step, OutcomeDone, fmt.Sprintf("%s:%s, desiredStatus %s, %d containers", t.Family, t.Version, rec.Desired, len(t.Containers)), now)
+	for _, text := range t.Warnings {
+		w.timeline.note("", step, OutcomeWarning, text, now)
+	}
+	w.publish()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx != nil && e.ctx.Err() == nil {
+		e.running.Go(func() { w.run(e.ctx) })
+	}
+	return false, nil
 }
 
-// TaskState keeps what survives a crash (statemgr, wired by agent, implements it). Each call is durable when it returns nil.
-type TaskState interface {
-	// Save writes the record and appends the changes in one transaction, and sets each change's Sequence.
-	Save(rec *TaskRecord, changes ...*StateChange) error
-	// Load returns all records.
-	Load() ([]*TaskRecord, error)
-	// Delete removes a record and its accepted changes.
-	Delete(taskArn string) error
-	// Unsent reports whether changes of the task wait for acceptance.
-	Unsent(taskArn string) (bool, error)
+func (e *Engine) worker(arn string) *worker {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.workers[arn]
+}
+
+func (e *Engine) unregister(w *worker) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.workers[w.arn] == w {
+		delete(e.workers, w.arn)
+	}
+}
+
+func (e *Engine) event(ev Event) {
+	if w := e.worker(ev.TaskArn); w != nil {
+		w.event(ev)
+	}
+}
+
+// occupied tells which ports of the host somebody listens on.
+func (e *Engine) occupied() func(PortKey) bool {
+	var ports map[PortKey]bool
+	return func(k PortKey) bool {
+		if ports == nil {
+			ports = map[PortKey]bool{}
+			for _, l := range listeners(e.cfg.Proc) {
+				ports[l.PortKey] = true
+			}
+		}
+		return ports[k]
+	}
+}
+
+// Tasks returns every task the engine knows, in the order of their acceptance.
+func (e *Engine) Tasks() []TaskStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var tasks []TaskStatus
+	for _, w := range e.workers {
+		if s := w.status.Load(); s != nil {
+			tasks = append(tasks, *s)
+		}
+	}
+	sort.Slice(tasks, func(i, j int) bool {
+		if a, b := tasks[i].AcceptedAt, tasks[j].AcceptedAt; !a.Equal(b) {
+			return a.Before(b)
+		}
+		return tasks[i].Arn < tasks[j].Arn
+	})
+	return tasks
+}
+
+// Task returns one task by its ARN.
+func (e *Engine) Task(arn string) (TaskStatus, bool) {
+	if w := e.worker(arn); w != nil {
+		if s := w.status.Load(); s != nil {
+			return *s, true
+		}
+	}
+	return TaskStatus{}, false
+}
+
+// Health says whether the engine can do its work, and what keeps it from it.
+func (e *Engine) Health() EngineHealth {
+	h := e.health.get()
+	h.Engine = e.observer.info()
+	return h
 }

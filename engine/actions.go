@@ -1,0 +1,367 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/longshore-project/longshore/internal/failpoint"
+)
+
+// VolumeRemover is a Runtime that can remove a named volume. Removing what no longer exists does nothing; a volume that
+// a container uses is FailedPrecondition.
+type VolumeRemover interface {
+	RemoveVolume(ctx context.Context, name string) error
+}
+
+// Restarter is a Runtime that can start an ended container again in place, with its file system, id and name.
+type Restarter interface {
+	// Restart starts a container whose process has ended. Restarting a running one does nothing. Errors are those of Start.
+	Restart(ctx context.Context, id string) error
+}
+
+const (
+	checkTimeout  = time.Minute
+	removeTimeout = 2 * time.Minute
+	stopMargin    = 2 * time.Minute // what a stop gets beyond the grace period (agent protocol §7.5)
+	portPatience  = 3 * time.Second // how long a foreign listener may take to go away
+	portInterval  = 100 * time.Millisecond
+)
+
+// order begins an action, or does it at once where it is short. It reports whether the task's life is over.
+func (w *worker) order(ctx context.Context, a Action, now time.Time) (done bool) {
+	switch a.Verb {
+	case VerbAdmit:
+		w.admit(now)
+	case VerbCancel:
+		if r := w.running[a.Container]; r != nil {
+			r.cancel()
+		}
+	case VerbUnsent:
+		if unsent, err := w.e.cfg.State.Unsent(w.arn); err == nil && !unsent {
+			w.obs.Unsent = false
+			w.wake()
+		}
+	case VerbForget:
+		return w.forget()
+	default:
+		w.begin(ctx, a, now)
+	}
+	return false
+}
+
+func (w *worker) admit(now time.Time) {
+	w.obs.Grant = w.e.ledger.ask(w.arn, w.task.Need, w.wake)
+	n := w.task.Need
+	need := fmt.Sprintf("%d cpu units, %d MiB, ports %v", n.CPU, n.Memory, n.Ports)
+	switch w.obs.Grant.State {
+	case GrantHeld:
+		w.timeline.note("", "admit", OutcomeDone, need, now)
+	case GrantWaiting:
+		w.timeline.note("", "admit", OutcomeWarning, "the task waits for the host: "+w.obs.Grant.Reason, now)
+	}
+	w.wake()
+}
+
+func (w *worker) forget() bool {
+	failpoint.Hit("engine/forget-before")
+	err := w.e.cfg.State.Delete(w.arn)
+	failpoint.Hit("engine/forget-after")
+	w.e.health.saved(err)
+	if err != nil {
+		w.timeline.note("", "forget", OutcomeFailed, err.Error(), time.Now())
+		time.AfterFunc(unsentInterval, w.wake)
+		return false
+	}
+	w.timeline.log.Info("the task is forgotten: its containers are removed and its clean-up wait is over")
+	w.gone = true
+	w.e.unregister(w)
+	return true
+}
+
+// deed is the part of an action that may take long. What it returns is applied in the worker.
+type deed func(ctx context.Context) (apply func(co *ContainerObserved), err error)
+
+// begin runs an action in a goroutine of its own, with a deadline.
+func (w *worker) begin(ctx context.Context, a Action, now time.Time) {
+	c := w.task.container(a.Container)
+	work, timeout := w.deedOf(a, c)
+	r := &running{}
+	if a.Verb != VerbLook {
+		r.step = w.timeline.begin(a.Container, string(a.Verb), "", now)
+	}
+	var limited context.Context
+	limited, r.cancel = context.WithTimeout(ctx, timeout)
+	w.running[a.Container] = r
+	w.obs.Containers[a.Container].Busy = a.Verb
+	w.actions.Go(func() {
+		apply, err := work(limited)
+		if err != nil && limited.Err() == context.DeadlineExceeded && !isDeadline(err) {
+			err = fmt.Errorf("%w: %w", err, context.DeadlineExceeded)
+		}
+		select {
+		case w.results <- result{a, err, apply}:
+		case <-ctx.Done():
+			r.cancel()
+		}
+	})
+}
+
+func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
+	cfg := &w.e.cfg
+	co := w.obs.Containers[a.Container]
+	id := w.idOf(c)
+	switch a.Verb {
+	case VerbPull:
+		return w.pull(c), cfg.PullTimeout
+	case VerbCheck:
+		return w.check(c, co.Image), checkTimeout
+	case VerbCreate:
+		return w.create(c, co.Image), cfg.CreateTimeout
+	case VerbStart:
+		return w.startUp(id, !a.From.IsZero()), cfg.StartTimeout
+	case VerbStop:
+		return w.shutDown(id, a.Grace), a.Grace + stopMargin
+	case VerbRemove:
+		return w.remove(id), removeTimeout
+	default:
+		return w.inspect(id), cfg.ListTimeout
+	}
+}
+
+// idOf is what to call a container by: its id, else its name, which finds what was made before a crash.
+func (w *worker) idOf(c *Container) string {
+	cr := w.rec.container(c.Name)
+	if co := w.obs.of(c.Name); co.exists() {
+		return co.State.ID
+	}
+	if cr.RuntimeID != "" {
+		return cr.RuntimeID
+	}
+	return containerName(w.task, c.Name, cr.Attempt)
+}
+
+func (w *worker) pull(c *Container) deed {
+	req := ImageRequest{TaskArn: w.arn, Container: c.Name, Ref: c.Image, Priority: c.index, Auth: c.payload.RegistryAuthentication}
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		began := time.Now()
+		pulled := make(chan struct{}, 1)
+		req.Progress = func(Progress) {
+			select {
+			case pulled <- struct{}{}:
+			default:
+			}
+		}
+		failpoint.Hit("engine/pull-before")
+		img, release, err := w.e.cfg.Images.Ensure(ctx, req)
+		failpoint.Hit("engine/pull-after")
+		ended := time.Now()
+		return func(co *ContainerObserved) {
+			if len(pulled) > 0 || err != nil && !errors.Is(err, context.Canceled) {
+				if w.obs.PullStartedAt.IsZero() || began.Before(w.obs.PullStartedAt) {
+					w.obs.PullStartedAt = began
+				}
+				w.obs.PullStoppedAt = ended
+			}
+			if err != nil {
+				return
+			}
+			co.Image = &img
+			if release != nil {
+				w.releases = append(w.releases, release)
+			}
+		}, err
+	}
+}
+
+// check prepares what a container mounts and listens on, and refuses what could not work.
+func (w *worker) check(c *Container, img *Image) deed {
+	t, host, proc := w.task, w.e.cfg.Host, w.e.cfg.Proc
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		binds := bindsOf(t, c)
+		warnings, err := makeSources(binds)
+		if err == nil {
+			err = awaitPorts(ctx, proc, c)
+		}
+		if err == nil && len(binds) > 0 && host.VolumeCheck != "off" && w.e.cfg.Volumes != nil {
+			verdict := w.e.cfg.Volumes.Check(ctx, VolumeRequest{ImageID: img.ID, User: userOf(c, img), Mounts: binds,
+				CapAdd: c.hostConfig.CapAdd, CapDrop: c.hostConfig.CapDrop, Privileged: c.hostConfig.Privileged,
+				ReadonlyRootfs: c.hostConfig.ReadonlyRootfs, UserNS: w.e.observer.info().UserNS, Files: w.e.cfg.Runtime})
+			warnings = append(warnings, verdict.Warnings...)
+			switch {
+			case ctx.Err() != nil:
+				err = ctx.Err()
+			case verdict.Refusal != "" && host.VolumeCheck == "warn":
+				warnings = append(warnings, verdict.Refusal)
+			case verdict.Refusal != "":
+				err = errors.New(verdict.Refusal)
+			}
+		}
+		return func(co *ContainerObserved) {
+			co.Checked = err == nil
+			for _, text := range warnings {
+				w.timeline.note(c.Name, string(VerbCheck), OutcomeWarning, text, time.Now())
+			}
+		}, err
+	}
+}
+
+// makeSources makes host paths that are missing as Docker makes them: directories of root's with mode 0755.
+func makeSources(binds []Mount) (warnings []string, err error) {
+	for _, m := range binds {
+		_, err := os.Stat(m.Source)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) { // what can't be looked at is the check's and the engine's to judge
+			continue
+		}
+		if err := os.MkdirAll(m.Source, 0o755); err != nil {
+			return warnings, fmt.Errorf("host path %s does not exist and could not be made: %w", m.Source, err)
+		}
+		warnings = append(warnings, fmt.Sprintf("host path %s did not exist; it was made as a directory of root's with mode 0755, which other users can't write", m.Source))
+	}
+	return warnings, nil
+}
+
+// awaitPorts fails when a foreign listener keeps one of the container's host ports for longer than a moment.
+func awaitPorts(ctx context.Context, proc string, c *Container) error {
+	until := time.Now().Add(portPatience)
+	for {
+		taken := foreign(proc, c)
+		if taken == "" {
+			return nil
+		}
+		if time.Now().After(until) {
+			return errors.New("CannotStartContainerError: " + taken)
+		}
+		select {
+		case <-time.After(portInterval):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *worker) create(c *Container, img *Image) deed {
+	t, rec, e := w.task, w.rec, w.e
+	granted := w.ports[c.Name]
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		if granted == nil {
+			var err error
+			if granted, err = e.ledger.dynamic(t.Arn, c.Ports, e.occupied()); err != nil {
+				return nil, err
+			}
+		}
+		keep := func(*ContainerObserved) { w.ports[c.Name] = granted }
+		spec, err := specOf(t, rec, c, img, e.cfg.Host, granted)
+		if err != nil {
+			return keep, err
+		}
+		failpoint.Hit("engine/create-before")
+		id, err := e.cfg.Runtime.Create(ctx, spec)
+		failpoint.Hit("engine/create-after")
+		if err != nil {
+			return keep, err
+		}
+		return func(co *ContainerObserved) {
+			keep(co)
+			co.State, co.Absent, co.Stale = &State{ID: id, Name: spec.Name, Labels: spec.Labels, Image: spec.Image, ImageID: img.ID, Status: StatusCreated, CreatedAt: time.Now()}, false, false
+		}, nil
+	}
+}
+
+// startUp starts a container and looks at it at once, so that nothing waits for an event.
+func (w *worker) startUp(id string, again bool) deed {
+	look, start := w.inspect(id), w.e.cfg.Runtime.Start
+	if r, ok := w.e.cfg.Runtime.(Restarter); ok && again {
+		start = r.Restart
+	}
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		failpoint.Hit("engine/start-before")
+		err := start(ctx, id)
+		failpoint.Hit("engine/start-after")
+		return w.lookAfter(ctx, look, err)
+	}
+}
+
+func (w *worker) shutDown(id string, grace time.Duration) deed {
+	look := w.inspect(id)
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		failpoint.Hit("engine/stop-before")
+		err := w.e.cfg.Runtime.Stop(ctx, id, grace)
+		failpoint.Hit("engine/stop-after")
+		return w.lookAfter(ctx, look, err)
+	}
+}
+
+// lookAfter looks at a container that was just started or stopped. What a look can't tell is looked at again.
+func (w *worker) lookAfter(ctx context.Context, look deed, err error) (func(*ContainerObserved), error) {
+	again := func(co *ContainerObserved) { co.Stale = true }
+	if errdefs.IsUnavailable(err) || isDeadline(err) {
+		return again, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.e.cfg.ListTimeout)
+	defer cancel()
+	apply, lookErr := look(ctx)
+	if lookErr != nil {
+		return again, err
+	}
+	return apply, err
+}
+
+func (w *worker) inspect(id string) deed {
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		select {
+		case w.e.inspecting <- struct{}{}:
+			defer func() { <-w.e.inspecting }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		st, err := w.e.cfg.Runtime.Inspect(ctx, id)
+		if errdefs.IsNotFound(err) {
+			return func(co *ContainerObserved) { co.State, co.Absent, co.Stale = nil, true, false }, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return func(co *ContainerObserved) {
+			co.State, co.Absent, co.Stale = &st, false, false
+			w.noteState(&st)
+		}, nil
+	}
+}
+
+// noteState tells the ledger which ports the engine chose.
+func (w *worker) noteState(st *State) {
+	var bindings []NetworkBinding
+	for _, b := range st.Ports {
+		bindings = append(bindings, NetworkBinding{HostPort: b.Host, Protocol: b.Protocol})
+	}
+	w.e.ledger.note(w.arn, bindings)
+}
+
+func (w *worker) remove(id string) deed {
+	t := w.task
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		failpoint.Hit("engine/remove-before")
+		err := w.e.cfg.Runtime.Remove(ctx, id)
+		failpoint.Hit("engine/remove-after")
+		if err != nil {
+			return nil, err
+		}
+		if r, ok := w.e.cfg.Runtime.(VolumeRemover); ok {
+			for _, name := range sortedKeys(t.volumes) {
+				if t.volumes[name].Host.SourcePath != "" {
+					continue
+				}
+				if err := r.RemoveVolume(ctx, volumeName(t, name)); err != nil && !errdefs.IsFailedPrecondition(err) {
+					return nil, fmt.Errorf("volume %s: %w", name, err)
+				}
+			}
+		}
+		return func(co *ContainerObserved) { co.Removed = true }, nil
+	}
+}

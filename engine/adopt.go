@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// handOut gives each worker its part of a look. The first look that succeeds also finds the containers that have our
+// labels but no record, because the state file was lost.
+func (e *Engine) handOut(engine EngineObserved, states []State, listed bool) {
+	byTask := map[string][]State{}
+	for _, st := range states {
+		byTask[st.Labels[LabelTaskArn]] = append(byTask[st.Labels[LabelTaskArn]], st)
+	}
+	if listed && !e.adopted {
+		e.adopted = e.adopt(byTask)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for arn, w := range e.workers {
+		w.look(engine, byTask[arn], listed)
+	}
+}
+
+// adopt rebuilds tasks without a record from their containers. It reports whether it is done; what could not be saved is
+// tried again at the next look.
+func (e *Engine) adopt(byTask map[string][]State) bool {
+	done := true
+	for arn, states := range byTask {
+		ours := states[:0:0]
+		for _, st := range states {
+			if st.Labels[LabelTask] != "" && sameCluster(st.Labels[LabelCluster], e.cfg.Host.Cluster) {
+				ours = append(ours, st)
+			}
+		}
+		if len(ours) == 0 || e.worker(arn) != nil {
+			continue
+		}
+		log := e.cfg.Log.With(zap.String("task", arn), zap.String("step", "rebuild"))
+		t, rec, err := rebuild(arn, ours, time.Now())
+		if err != nil {
+			log.Error("containers of a task that is not on record are left alone, because their labels can't be read", zap.Error(err))
+			continue
+		}
+		e.ledger.force(arn, t.Need)
+		if _, err := e.begin(t, rec, "rebuild"); err != nil {
+			log.Error("a task was found by its containers and could not be saved", zap.Error(err))
+			e.ledger.release(arn)
+			done = false
+			continue
+		}
+		log.Warn("the task is not on record; it was rebuilt from the labels of its containers, which run on", zap.Int("containers", len(ours)))
+	}
+	return done
+}
+
+// sameCluster compares clusters given by name or ARN.
+func sameCluster(a, b string) bool { return b == "" || clusterName(a) == clusterName(b) }
+
+func clusterName(s string) string {
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] == '/' {
+			return s[i+1:]
+		}
+	}
+	return s
+}
+
+// bareTask is a task of which only the record is known.
+func bareTask(rec *TaskRecord) *Task {
+	p := rec.Task
+	t := &Task{Arn: p.Arn, Cluster: p.TaskClusterArn, Family: p.Family, Version: p.Version, volumes: map[string]*acs.Volume{}, payload: p}
+	for i, pc := range p.Containers {
+		t.Containers = append(t.Containers, &Container{Name: pc.Name, Image: pc.Image, Essential: pc.Essential, index: i, payload: pc})
+	}
+	return t
+}
+
+// accept takes what a payload says about a known task. gone says that the task was forgotten meanwhile.
+func (w *worker) accept(p *acs.Task, desired string) (gone bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone {
+		return true, nil
+	}
+	next := w.rec.clone()
+	task := w.task
+	if w.rec.Rebuilt && len(p.Containers) > 0 {
+		if t, err := ParseTask(p, w.e.cfg.Host); err == nil {
+			task = t
+			next.Task, next.Rebuilt = t.payload, false
+			next.Containers = rejoin(t, w.rec)
+		}
+	}
+	if desiredRank[desired] > desiredRank[next.Desired] {
+		next.Desired = desired
+	}
+	if next.Desired == w.rec.Desired && next.Rebuilt == w.rec.Rebuilt {
+		return false, nil
+	}
+	if err := w.e.cfg.State.Save(next); err != nil {
+		w.e.health.saved(err)
+		return false, fmt.Errorf("the new desiredStatus %s of task %s could not be saved: %w", desired, w.arn, err)
+	}
+	if next.Desired != w.rec.Desired {
+		w.timeline.note("", "desired", OutcomeDone, fmt.Sprintf("desiredStatus %s, was %s", next.Desired, w.rec.Desired), time.Now())
+	}
+	w.rec, w.task = next, task
+	w.prepare()
+	w.publish()
+	w.wake()
+	return false, nil
+}
+
+// rejoin matches the records of a rebuilt task with the containers of its payload.
+func rejoin(t *Task, old *TaskRecord) []*ContainerRecord {
+	var records []*ContainerRecord
+	for _, c := range t.Containers {
+		cr := &ContainerRecord{Name: c.Name, Attempt: 1}
+		if o := old.container(c.Name); o != nil {
+			copied := *o
+			cr = &copied
+		}
+		records = append(records, cr)
+	}
+	return records
+}

@@ -1,0 +1,143 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// Config configures an [Engine]. All fields but the durations and Changed are required.
+type Config struct {
+	Runtime Runtime
+	Images  Images
+	Volumes VolumeChecker
+	State   TaskState
+	Log     *zap.Logger
+	Host    Host
+	// Changed is called, without locks held, whenever TaskState has a new StateChange; it must return at once.
+	Changed func()
+	// Intervals; zero means the default in the comment.
+	RelistInterval time.Duration // 10 s
+	StopTimeout    time.Duration // 30 s, ECS_CONTAINER_STOP_TIMEOUT
+	CleanupWait    time.Duration // 3 h, ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION
+	CreateTimeout  time.Duration // 4 min
+	StartTimeout   time.Duration // 3 min
+	PullTimeout    time.Duration // 2 h
+	ListTimeout    time.Duration // 10 s, for each look at all containers and each inspect
+	// Proc is where the listeners of the host are read, to find foreign ones on static host ports; "/proc" if empty.
+	Proc string
+}
+
+// Host is what the instance registered; admission never grants more.
+type Host struct {
+	Cluster           string
+	InstanceArn       string
+	Region            string // for AWS_REGION in containers; empty adds none
+	CPU               int64  // units
+	Memory            int64  // MiB
+	ReservedTCP       []int32
+	ReservedUDP       []int32
+	DynamicPorts      [2]int32 // first and last; zero means the engine's choice
+	DisablePrivileged bool
+	VolumeCheck       string // enforce, warn or off
+}
+
+// Images is what the engine asks of the image cache (imagecache implements it).
+type Images interface {
+	// Ensure makes ref local following the pull behaviour, and holds it against collection until release is called.
+	// step receives human-readable progress for the timeline. It returns when ctx ends at the latest.
+	Ensure(ctx context.Context, req ImageRequest) (img Image, release func(), err error)
+}
+
+// ImageRequest is one container's need for an image.
+type ImageRequest struct {
+	TaskArn   string
+	Container string
+	Ref       string
+	Priority  int // lower goes first
+	Auth      *acs.RegistryAuthentication
+	Progress  func(Progress)
+}
+
+// VolumeChecker is the check of a container's user against its host volumes (engine/volume implements it).
+type VolumeChecker interface {
+	// Check asks the kernel whether the user can use each mount. It has its own deadline.
+	Check(ctx context.Context, req VolumeRequest) VolumeResult
+}
+
+// VolumeRequest is one container about to be created.
+type VolumeRequest struct {
+	ImageID        string
+	User           string  // effective user string: the definition's, else the image's
+	Mounts         []Mount // bind mounts only
+	CapAdd         []string
+	CapDrop        []string
+	Privileged     bool
+	ReadonlyRootfs bool
+	UserNS         *UserNS
+	Files          ImageFiles
+}
+
+// ImageFiles reads files of an image; a [Runtime] is one.
+type ImageFiles interface {
+	ReadFile(ctx context.Context, imageID, path string, limit int64) ([]byte, error)
+	Stat(ctx context.Context, imageID, path string) (FileInfo, error)
+}
+
+// VolumeResult is the outcome: Refusal is non-empty when the container must not start, with the whole reason;
+// Warnings go to the log and the timeline.
+type VolumeResult struct {
+	Refusal  string
+	Warnings []string
+}
+
+// TaskState keeps what survives a crash (statemgr, wired by agent, implements it). Each call is durable when it returns nil.
+type TaskState interface {
+	// Save writes the record and appends the changes in one transaction, and sets each change's Sequence.
+	Save(rec *TaskRecord, changes ...*StateChange) error
+	// Load returns all records.
+	Load() ([]*TaskRecord, error)
+	// Delete removes a record and its accepted changes.
+	Delete(taskArn string) error
+	// Unsent reports whether changes of the task wait for acceptance.
+	Unsent(taskArn string) (bool, error)
+}
+
+// withDefaults checks a configuration and fills in what is zero.
+func (c Config) withDefaults() (Config, error) {
+	if c.Runtime == nil || c.Images == nil || c.Volumes == nil || c.State == nil || c.Log == nil {
+		return c, fmt.Errorf("engine: Runtime, Images, Volumes, State and Log must be set")
+	}
+	switch c.Host.VolumeCheck {
+	case "":
+		c.Host.VolumeCheck = "enforce"
+	case "enforce", "warn", "off":
+	default:
+		return c, fmt.Errorf("engine: the host volume check %q is none of enforce, warn and off", c.Host.VolumeCheck)
+	}
+	if p := c.Host.DynamicPorts; p != [2]int32{} && (p[0] < 1 || p[1] > 65535 || p[0] > p[1]) {
+		return c, fmt.Errorf("engine: the dynamic host ports %d-%d are no range of ports", p[0], p[1])
+	}
+	for _, d := range []struct {
+		set   *time.Duration
+		value time.Duration
+	}{
+		{&c.RelistInterval, 10 * time.Second}, {&c.StopTimeout, 30 * time.Second}, {&c.CleanupWait, 3 * time.Hour}, {&c.CreateTimeout, 4 * time.Minute},
+		{&c.StartTimeout, 3 * time.Minute}, {&c.PullTimeout, 2 * time.Hour}, {&c.ListTimeout, 10 * time.Second},
+	} {
+		if *d.set == 0 {
+			*d.set = d.value
+		}
+		if *d.set < 0 {
+			return c, fmt.Errorf("engine: the duration %s is negative", *d.set)
+		}
+	}
+	if c.Proc == "" {
+		c.Proc = "/proc"
+	}
+	return c, nil
+}

@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// labelVersion is the schema version of [taskLabel].
+const labelVersion = 1
+
+// taskLabel is the value of LabelTask: what plan needs of a container and its task if the state file is lost. Nothing in
+// it is secret: no environment, no command.
+type taskLabel struct {
+	Version      int            `json:"v"`
+	Attempt      int            `json:"attempt"`
+	Essential    bool           `json:"essential"`
+	DependsOn    []Dependency   `json:"dependsOn,omitempty"`
+	StartTimeout time.Duration  `json:"startTimeout,omitempty"`
+	StopTimeout  time.Duration  `json:"stopTimeout,omitempty"`
+	Restart      *RestartPolicy `json:"restartPolicy,omitempty"`
+	NetworkMode  string         `json:"networkMode,omitempty"`
+	Ports        []Port         `json:"ports,omitempty"`
+	Image        string         `json:"image,omitempty"`
+	Digest       string         `json:"digest,omitempty"`
+	Siblings     []string       `json:"containers"` // every container of the task, in the payload's order
+	Need         Need           `json:"need"`
+}
+
+func labelsOf(t *Task, c *Container, attempt int, digest string) (map[string]string, error) {
+	l := taskLabel{Version: labelVersion, Attempt: attempt, Essential: c.Essential, DependsOn: c.DependsOn, StartTimeout: c.StartTimeout,
+		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Image: c.Image, Digest: digest, Need: t.Need}
+	for _, s := range t.Containers {
+		l.Siblings = append(l.Siblings, s.Name)
+	}
+	value, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	labels := map[string]string{}
+	for k, v := range c.config.Labels {
+		labels[k] = v
+	}
+	labels[LabelCluster], labels[LabelContainerName], labels[LabelTaskArn] = t.Cluster, c.Name, t.Arn
+	labels[LabelFamily], labels[LabelVersion], labels[LabelTask] = t.Family, t.Version, string(value)
+	return labels, nil
+}
+
+// rebuild makes a task and its record from the containers that carry its labels. The payload it makes has what the labels
+// say and nothing more; Rebuilt keeps containers from being made of it.
+func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, error) {
+	p := &acs.Task{Arn: arn, DesiredStatus: statusRunning}
+	labels := map[string]taskLabel{}
+	var siblings []string
+	for _, st := range states {
+		var l taskLabel
+		if err := json.Unmarshal([]byte(st.Labels[LabelTask]), &l); err != nil {
+			return nil, nil, fmt.Errorf("container %s: label %s: %w", st.Name, LabelTask, err)
+		}
+		if l.Version > labelVersion {
+			return nil, nil, fmt.Errorf("container %s: label %s has version %d, and this agent knows up to %d", st.Name, LabelTask, l.Version, labelVersion)
+		}
+		name := st.Labels[LabelContainerName]
+		if old, known := labels[name]; known && l.Attempt < old.Attempt {
+			continue
+		}
+		labels[name], siblings = l, l.Siblings
+		p.TaskClusterArn, p.Family, p.Version, p.NetworkMode = st.Labels[LabelCluster], st.Labels[LabelFamily], st.Labels[LabelVersion], l.NetworkMode
+		p.CPU, p.Memory = float64(l.Need.CPU)/1024, l.Need.Memory
+	}
+	for _, name := range siblings {
+		p.Containers = append(p.Containers, labels[name].container(name))
+	}
+	t, err := ParseTask(p, Host{})
+	if err != nil {
+		return nil, nil, err
+	}
+	t.Doom = ""
+	rec := newRecord(t, statusRunning, now)
+	rec.Rebuilt = true
+	for _, cr := range rec.Containers {
+		cr.Attempt, cr.ImageDigest = max(labels[cr.Name].Attempt, 1), labels[cr.Name].Digest
+	}
+	return t, rec, nil
+}
+
+// container is the part of a payload that a label holds; that of a container without one has only a name.
+func (l taskLabel) container(name string) *acs.Container {
+	c := &acs.Container{Name: name, Image: l.Image, Essential: l.Essential, StartTimeout: int64(l.StartTimeout / time.Second), StopTimeout: int64(l.StopTimeout / time.Second)}
+	if c.Image == "" {
+		c.Image = "unknown"
+	}
+	for _, d := range l.DependsOn {
+		condition := d.Condition
+		if condition == ConditionCreated { // of volumesFrom: what is left to decide is the order of stopping
+			condition = ConditionStart
+		}
+		if slices.Contains(l.Siblings, d.Container) {
+			c.DependsOn = append(c.DependsOn, &acs.ContainerDependency{ContainerName: d.Container, Condition: string(condition)})
+		}
+	}
+	if r := l.Restart; r != nil {
+		c.RestartPolicy = &acs.RestartPolicy{Enabled: true, RestartAttemptPeriod: int64(r.Period / time.Second)}
+		for _, code := range r.Ignored {
+			c.RestartPolicy.IgnoredExitCodes = append(c.RestartPolicy.IgnoredExitCodes, int64(code))
+		}
+	}
+	for _, m := range l.Ports {
+		c.PortMappings = append(c.PortMappings, &acs.PortMapping{ContainerPort: int64(m.Container), HostPort: int64(m.Host), Protocol: m.Protocol})
+	}
+	return c
+}
+
+// containerName is the name of a container on the engine. It depends on the task, the container and the attempt alone,
+// so that after a crash the name finds what was made before.
+func containerName(t *Task, container string, attempt int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", t.Arn, container, attempt))
+	return allowed(fmt.Sprintf("ecs-%s-%s-%s-%s", t.Family, t.Version, container, hex.EncodeToString(sum[:10])))
+}
+
+// volumeName is the name of a task's anonymous volume on the engine.
+func volumeName(t *Task, volume string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00volume\x00%s", t.Arn, volume))
+	return allowed(fmt.Sprintf("ecs-%s-%s-%s-%s", t.Family, t.Version, volume, hex.EncodeToString(sum[:10])))
+}
+
+// allowed drops what engines do not take in names.
+func allowed(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.-", r) {
+			return r
+		}
+		return -1
+	}, name)
+}

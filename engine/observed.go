@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"time"
+)
+
+// Observed is what is known of a task's surroundings at one instant. It is never guessed: every field was answered by
+// the container engine, the image cache, the volume check or the ledger.
+type Observed struct {
+	Engine     EngineObserved
+	Grant      Grant
+	Containers map[string]*ContainerObserved // by container name; an absent entry is a zero one
+	// PullStartedAt and PullStoppedAt span the pulls of the task's images; zero if nothing was pulled.
+	PullStartedAt, PullStoppedAt time.Time
+	Unsent                       bool // state changes of the task wait for acceptance, as far as is known
+}
+
+// EngineObserved is whether the container engine answers.
+type EngineObserved struct {
+	Available bool
+	Cause     string    // why it is not
+	LookedAt  time.Time // when the last look at all containers that succeeded began; zero: there was none yet
+}
+
+// GrantState is where a task stands with the ledger.
+type GrantState int
+
+// The states of a [Grant].
+const (
+	GrantNone    GrantState = iota // not asked for
+	GrantWaiting                   // the host lacks something now; Reason says what
+	GrantHeld                      // the task's needs are reserved
+	GrantNever                     // the host will never have it; Reason says what
+)
+
+// Grant is what admission says about a task.
+type Grant struct {
+	State  GrantState
+	Reason string
+}
+
+// Verb is what an [Action] does.
+type Verb string
+
+// The verbs. All but Admit, Cleanup and Cancel are calls that may take long; a container has at most one of them at work.
+const (
+	VerbAdmit  Verb = "admit"         // ask the ledger for the task's needs
+	VerbPull   Verb = "pull"          // have the image local
+	VerbCheck  Verb = "check-volumes" // make missing sources, check the user against them, look for foreign listeners
+	VerbCreate Verb = "create"
+	VerbStart  Verb = "start"
+	VerbLook   Verb = "look" // inspect
+	VerbStop   Verb = "stop"
+	VerbRemove Verb = "remove"
+	VerbCancel Verb = "cancel" // end a pull or a check that nobody wants any more
+	VerbUnsent Verb = "unsent" // ask whether state changes of the task are still unsent
+	VerbForget Verb = "forget" // delete the record: the task's life is over
+)
+
+// ContainerObserved is what is known of one container.
+type ContainerObserved struct {
+	State    *State // as last inspected; nil: none was seen
+	Absent   bool   // the engine said that there is none, after the last order that could have made one
+	Stale    bool   // something changed since: look again
+	Busy     Verb   // what is at work for it
+	Image    *Image // the image it will be made from
+	Checked  bool   // VerbCheck succeeded
+	Removed  bool   // VerbRemove succeeded
+	Failures map[Verb]Failure
+}
+
+// Failure is the last failure of a verb; it is forgotten when the verb succeeds.
+type Failure struct {
+	Err   error
+	Count int // in a row
+	At    time.Time
+}
+
+var unknownContainer = &ContainerObserved{}
+
+func (o *Observed) of(name string) *ContainerObserved {
+	if c := o.Containers[name]; c != nil {
+		return c
+	}
+	return unknownContainer
+}
+
+// exists reports whether the engine shows a container.
+func (c *ContainerObserved) exists() bool { return c.State != nil && !c.Absent }
+
+// alive reports whether a process of the container may exist.
+func (c *ContainerObserved) alive() bool { return c.exists() && c.State.Status == StatusRunning }
+
+// ended reports whether the engine shows a process that has come to its end.
+func (c *ContainerObserved) ended() bool {
+	return c.exists() && (c.State.Status == StatusExited || c.State.Status == StatusDead)
+}

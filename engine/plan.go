@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"fmt"
+	"hash/fnv"
+	"time"
+)
+
+// Action is something that may be done now.
+type Action struct {
+	Verb      Verb
+	Container string        // empty for the task as a whole
+	Grace     time.Duration // of a stop
+	From      time.Time     // of a start: StartedAt of the process before it
+}
+
+// Plan is what to do about a task: the actions that may run now, or what it waits for and why.
+type Plan struct {
+	Actions []Action
+	Waits   []string
+	Wake    time.Time // when to plan again although nothing was observed; zero: never
+}
+
+// plan decides what may be done now. It is pure: the same arguments give the same plan. rec must be settled. What is at
+// work already (Busy) is not ordered again.
+func plan(t *Task, rec *TaskRecord, obs *Observed, set Settings, now time.Time) Plan {
+	p := &planning{view: view{t, rec, obs, set, now}}
+	switch {
+	case !rec.StoppedAt.IsZero():
+		p.cleanUp()
+	case obs.Engine.LookedAt.IsZero():
+		p.wait("the first look at the container engine" + because(obs.Engine.Cause))
+	case p.stopping():
+		p.stopAll()
+	case desiredRank[rec.Desired] < desiredRank[statusRunning]:
+		p.wait("desiredStatus RUNNING; it is " + rec.Desired)
+	default:
+		p.runAll()
+	}
+	return p.Plan
+}
+
+type planning struct {
+	view
+	Plan
+}
+
+func (p *planning) do(c *Container, verb Verb) { p.order(Action{Verb: verb, Container: c.Name}) }
+
+// order adds an action unless the container is at work, the engine is away, or the verb failed too short a time ago.
+func (p *planning) order(a Action) {
+	co := p.obs.of(a.Container)
+	if a.Container != "" {
+		if co.Busy != "" {
+			p.wait(fmt.Sprintf("%s of container %s", co.Busy, a.Container))
+			return
+		}
+		if !p.obs.Engine.Available {
+			p.wait("the container engine" + because(p.obs.Engine.Cause))
+			return
+		}
+		if f, failed := co.Failures[a.Verb]; failed {
+			if at := f.At.Add(backOff(f.Count)); p.now.Before(at) {
+				p.wakeAt(at)
+				p.wait(fmt.Sprintf("another try to %s container %s: %v", a.Verb, a.Container, f.Err))
+				return
+			}
+		}
+	}
+	p.Actions = append(p.Actions, a)
+}
+
+func backOff(count int) time.Duration {
+	return min(time.Second<<min(max(count-1, 0), 5), 30*time.Second)
+}
+
+func (p *planning) wait(what string) { p.Waits = append(p.Waits, what) }
+
+func (p *planning) wakeAt(t time.Time) {
+	if p.Wake.IsZero() || t.Before(p.Wake) {
+		p.Wake = t
+	}
+}
+
+func because(cause string) string {
+	if cause == "" {
+		return ""
+	}
+	return ": " + cause
+}
+
+func (p *planning) runAll() {
+	switch p.obs.Grant.State {
+	case GrantNone:
+		p.order(Action{Verb: VerbAdmit})
+	case GrantWaiting:
+		p.wait(p.obs.Grant.Reason)
+	}
+	for _, c := range p.t.Containers {
+		p.run(c, p.rec.container(c.Name), p.obs.of(c.Name))
+	}
+}
+
+// run takes one container a step towards running.
+func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved) {
+	switch {
+	case cr.Final != nil:
+	case cr.Fault != "":
+		p.stop(c, cr, co)
+	case co.Stale:
+		p.do(c, VerbLook)
+	case co.alive():
+	case co.exists():
+		p.start(c, co)
+	case cr.Intent != nil || !cr.StartedAt.IsZero():
+		p.do(c, VerbLook)
+	case p.rec.Rebuilt:
+		p.wait("the control plane's payload, because the state file was lost and container " + c.Name + " was not on the engine")
+	case co.Image == nil:
+		p.do(c, VerbPull)
+	case p.obs.Grant.State != GrantHeld:
+	case !p.dependenciesMet(c):
+	case !co.Checked:
+		p.do(c, VerbCheck)
+	default:
+		p.do(c, VerbCreate)
+	}
+}
+
+func (p *planning) start(c *Container, co *ContainerObserved) {
+	if p.obs.Grant.State == GrantHeld && (co.ended() || p.dependenciesMet(c)) {
+		p.order(Action{Verb: VerbStart, Container: c.Name, From: co.State.StartedAt})
+	}
+}
+
+func (p *planning) dependenciesMet(c *Container) bool {
+	all := true
+	for _, d := range c.DependsOn {
+		m := p.met(d)
+		if m.by.After(p.now) {
+			p.wakeAt(m.by)
+		}
+		if !m.ok {
+			all = false
+			p.wait(fmt.Sprintf("container %s waits: %s", c.Name, m.why))
+		}
+	}
+	return all
+}
+
+// stopAll ends every container, each after those that depend on it.
+func (p *planning) stopAll() {
+	for _, c := range p.t.Containers {
+		if cr := p.rec.container(c.Name); cr.Final == nil {
+			p.stop(c, cr, p.obs.of(c.Name))
+		}
+	}
+}
+
+func (p *planning) stop(c *Container, cr *ContainerRecord, co *ContainerObserved) {
+	switch {
+	case co.Busy == VerbPull || co.Busy == VerbCheck:
+		p.Actions = append(p.Actions, Action{Verb: VerbCancel, Container: c.Name})
+	case co.alive():
+		for _, other := range p.t.Containers {
+			if cr := p.rec.container(other.Name); cr.Final == nil && dependsOn(other, c.Name) && p.stopping() {
+				p.wait(fmt.Sprintf("container %s stops after container %s, which depends on it", c.Name, other.Name))
+				return
+			}
+		}
+		grace := c.StopTimeout
+		if grace == 0 {
+			grace = p.set.StopTimeout
+		}
+		p.order(Action{Verb: VerbStop, Container: c.Name, Grace: grace})
+	default: // only a look can settle it
+		p.do(c, VerbLook)
+	}
+}
+
+func dependsOn(c *Container, name string) bool {
+	for _, d := range c.DependsOn {
+		if d.Container == name {
+			return true
+		}
+	}
+	return false
+}
+
+// cleanUp removes what is left of a stopped task once its time is over and the control plane has heard of its end.
+func (p *planning) cleanUp() {
+	due := p.rec.StoppedAt.Add(p.set.CleanupWait + jitter(p.t.Arn, p.set.CleanupWait))
+	if p.now.Before(due) {
+		p.wakeAt(due)
+		return
+	}
+	if p.obs.Unsent && p.now.Before(due.Add(unsentLimit)) {
+		p.wakeAt(p.now.Add(unsentInterval))
+		p.wait("the control plane to accept the task's state changes before its containers are removed")
+		p.order(Action{Verb: VerbUnsent})
+		return
+	}
+	left := false
+	for _, c := range p.t.Containers {
+		if !p.obs.of(c.Name).Removed {
+			left = true
+			p.do(c, VerbRemove)
+		}
+	}
+	if !left {
+		p.order(Action{Verb: VerbForget})
+	}
+}
+
+// How often a stopped task asks whether its changes were accepted, and for how long (agent protocol §7.8).
+const (
+	unsentInterval = 30 * time.Second
+	unsentLimit    = 72 * time.Hour
+)
+
+// jitter spreads the clean-up of tasks that ended together over a tenth of the wait; it is the same for a task each time.
+func jitter(arn string, wait time.Duration) time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(arn))
+	return wait / 1000 * time.Duration(h.Sum32()%100)
+}

@@ -1,0 +1,290 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// settle turns observations into facts: a copy of the record with what has become certain, which containers have run,
+// which have failed and which have ended for good. It is pure, and settling twice changes nothing more.
+func settle(t *Task, rec *TaskRecord, obs *Observed, set Settings, now time.Time) *TaskRecord {
+	s := &settling{view{t, rec.clone(), obs, set, now}}
+	if t.Doom != "" && s.rec.Reason == "" {
+		s.rec.Reason = t.Doom
+	}
+	if obs.Grant.State == GrantNever && s.rec.Reason == "" {
+		s.rec.Reason = obs.Grant.Reason
+	}
+	if !obs.PullStartedAt.IsZero() {
+		s.rec.PullStartedAt, s.rec.PullStoppedAt = obs.PullStartedAt, obs.PullStoppedAt
+	}
+	for s.pass() {
+	}
+	if s.rec.StoppedAt.IsZero() && s.finished() {
+		s.rec.StoppedAt = now
+	}
+	return s.rec
+}
+
+// view is one look at a task: what is wanted, what is on record, what is observed, the settings and the time.
+type view struct {
+	t   *Task
+	rec *TaskRecord
+	obs *Observed
+	set Settings
+	now time.Time
+}
+
+// Settings are the limits that plan needs.
+type Settings struct {
+	StopTimeout   time.Duration
+	CreateTimeout time.Duration
+	StartTimeout  time.Duration
+	CleanupWait   time.Duration
+}
+
+// stopping reports whether the whole task is to end.
+func (v *view) stopping() bool {
+	if v.rec.Desired == statusStopped || v.rec.Reason != "" || !v.rec.StoppedAt.IsZero() {
+		return true
+	}
+	for _, c := range v.t.Containers {
+		if cr := v.rec.container(c.Name); c.Essential && (cr.Final != nil || cr.Fault != "") {
+			return true
+		}
+	}
+	return false
+}
+
+// finished reports whether no container has a process and none will get one.
+func (v *view) finished() bool {
+	for _, cr := range v.rec.Containers {
+		if cr.Final == nil {
+			return false
+		}
+	}
+	return v.stopping() || len(v.rec.Containers) > 0
+}
+
+type settling struct{ view }
+
+// pass settles each container once and reports whether that made a difference to the others.
+func (s *settling) pass() bool {
+	changed := false
+	for _, c := range s.t.Containers {
+		cr := s.rec.container(c.Name)
+		if cr.Final != nil {
+			continue
+		}
+		fault := cr.Fault
+		s.observe(c, cr)
+		s.fail(c, cr)
+		s.end(c, cr)
+		if cr.Fault != fault || cr.Final != nil {
+			changed = true
+		}
+		if cr.Final != nil && c.Essential {
+			s.essentialEnded(c, cr)
+		}
+	}
+	return changed
+}
+
+// observe takes over what the engine shows of a container.
+func (s *settling) observe(c *Container, cr *ContainerRecord) {
+	co := s.obs.of(c.Name)
+	if cr.ImageDigest == "" && co.Image != nil {
+		cr.ImageDigest = co.Image.Digest
+	}
+	if !co.exists() {
+		return
+	}
+	cr.RuntimeID = co.State.ID
+	if cr.StartedAt.IsZero() && !co.State.StartedAt.IsZero() && co.State.Status != StatusCreated {
+		cr.StartedAt = co.State.StartedAt
+	}
+	if co.State.Status == StatusRunning && len(co.State.Ports)+len(c.Ports) > 0 {
+		cr.Bindings = bindingsOf(c, co.State)
+	}
+}
+
+// fail finds out whether the container must end because something about it went wrong.
+func (s *settling) fail(c *Container, cr *ContainerRecord) {
+	if cr.Fault != "" {
+		return
+	}
+	co := s.obs.of(c.Name)
+	for _, verb := range []Verb{VerbPull, VerbCheck, VerbCreate, VerbStart} {
+		f, failed := co.Failures[verb]
+		if !failed {
+			continue
+		}
+		if reason := s.verdict(c, verb, f); reason != "" {
+			cr.Fault = reason
+			return
+		}
+	}
+	if cr.Intent != nil || co.exists() || s.stopping() {
+		return
+	}
+	for _, d := range c.DependsOn {
+		if m := s.met(d); m.never {
+			cr.Fault, cr.FaultExit = "CannotStartContainerError: "+m.why, m.exit
+			return
+		}
+	}
+}
+
+// verdict says with what reason a failure is final; empty if the verb is to be tried again. An engine that did not
+// answer has said nothing: the verdict waits until it was looked at after the failure.
+func (s *settling) verdict(c *Container, verb Verb, f Failure) string {
+	unavailable, timeout := errdefs.IsUnavailable(f.Err), isDeadline(f.Err)
+	if (unavailable || timeout) && !s.lookedSince(f.At) {
+		return ""
+	}
+	if unavailable && verb != VerbPull && f.Count < 4 {
+		return ""
+	}
+	text := f.Err.Error()
+	if named.MatchString(text) {
+		return text
+	}
+	switch verb {
+	case VerbPull:
+		return "CannotPullContainerError: " + text
+	case VerbCheck:
+		return "ResourceInitializationError: " + text
+	case VerbCreate:
+		if timeout {
+			return fmt.Sprintf("DockerTimeoutError: Could not transition to created; timed out after waiting %s", s.set.CreateTimeout)
+		}
+		return "CannotCreateContainerError: " + text
+	default:
+		if timeout {
+			return fmt.Sprintf("DockerTimeoutError: Could not transition to started; timed out after waiting %s", s.set.StartTimeout)
+		}
+		return "CannotStartContainerError: " + text
+	}
+}
+
+// named matches a reason that begins with one of ECS's error names already.
+var named = regexp.MustCompile(`^[A-Z][A-Za-z]+Error: `)
+
+func (v *view) lookedSince(t time.Time) bool {
+	return v.obs.Engine.Available && v.obs.Engine.LookedAt.After(t)
+}
+
+func isDeadline(err error) bool {
+	return errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// end sets Final once the container has no process and gets none.
+func (s *settling) end(c *Container, cr *ContainerRecord) {
+	co := s.obs.of(c.Name)
+	unwanted := s.stopping() || cr.Fault != ""
+	switch {
+	case co.alive(), s.obs.Engine.LookedAt.IsZero(), starting(co.Busy) && !co.ended():
+		// a process may be there
+	case co.ended() && performed(cr, co.State):
+		if !s.restarts(c, cr, co.State) {
+			cr.Final = exitOf(cr, co.State)
+		}
+	case co.Busy != "" || co.Stale:
+		// what is at work says more soon
+	case co.ended():
+		if unwanted {
+			cr.Final = exitOf(cr, co.State)
+		}
+	case co.exists(): // created
+		if unwanted {
+			cr.Final = s.neverRan(cr)
+			if code := co.State.ExitCode; co.State.Error != "" && code != 0 && cr.Intent != nil {
+				cr.Final.ExitCode = &code
+			}
+		}
+	case cr.Intent != nil || !cr.StartedAt.IsZero():
+		if co.Absent {
+			cr.Final = &Final{FinishedAt: s.now, Reason: fmt.Sprintf("ContainerVanishedError: container %s (%s) is no longer on the engine; "+
+				"something other than the agent removed it, and its exit code is not known", c.Name, shortID(cr.RuntimeID))}
+		}
+	case unwanted:
+		cr.Final = s.neverRan(cr)
+	}
+}
+
+func (s *settling) neverRan(cr *ContainerRecord) *Final {
+	return &Final{ExitCode: cr.FaultExit, Reason: cr.Fault, FinishedAt: s.now}
+}
+
+// starting reports whether a verb that may bring a process into being is at work.
+func starting(verb Verb) bool { return verb == VerbCreate || verb == VerbStart }
+
+// performed reports whether the ended process is that of the last ordered start, and not one from before it.
+func performed(cr *ContainerRecord, st *State) bool {
+	return cr.Intent == nil || !st.StartedAt.Equal(cr.Intent.From)
+}
+
+// restarts reports whether the restart policy starts an ended container again.
+func (v *view) restarts(c *Container, cr *ContainerRecord, st *State) bool {
+	return c.Restart != nil && !v.stopping() && cr.Fault == "" && !slices.Contains(c.Restart.Ignored, st.ExitCode) &&
+		st.FinishedAt.Sub(st.StartedAt) >= c.Restart.Period
+}
+
+func exitOf(cr *ContainerRecord, st *State) *Final {
+	code := st.ExitCode
+	f := &Final{ExitCode: &code, Reason: cr.Fault, FinishedAt: st.FinishedAt}
+	switch {
+	case st.OOMKilled:
+		f.Reason = "OutOfMemoryError: Container killed due to memory usage"
+	case f.Reason == "" && st.Error != "":
+		f.Reason = "CannotStartContainerError: " + st.Error
+	}
+	return f
+}
+
+// essentialEnded notes the end of an essential container, which is the end of the task.
+func (s *settling) essentialEnded(c *Container, cr *ContainerRecord) {
+	if s.rec.ExecutionStoppedAt.IsZero() {
+		s.rec.ExecutionStoppedAt = s.now
+		if at := cr.Final.FinishedAt; !at.IsZero() {
+			s.rec.ExecutionStoppedAt = at
+		}
+	}
+	if s.rec.Reason == "" && s.rec.Desired != statusStopped && cr.Fault != "" {
+		s.rec.Reason = cr.Fault
+	}
+}
+
+func bindingsOf(c *Container, st *State) []NetworkBinding {
+	var bindings []NetworkBinding
+	if c.NetworkMode == "host" {
+		for _, p := range c.Ports {
+			bindings = append(bindings, NetworkBinding{BindIP: "0.0.0.0", ContainerPort: p.Container, HostPort: p.Container, Protocol: p.Protocol})
+		}
+		return bindings
+	}
+	for _, b := range st.Ports {
+		ip := b.HostIP
+		if ip == "" {
+			ip = "0.0.0.0"
+		}
+		bindings = append(bindings, NetworkBinding{BindIP: ip, ContainerPort: b.Container, HostPort: b.Host, Protocol: b.Protocol})
+	}
+	return bindings
+}
+
+func shortID(id string) string {
+	switch {
+	case id == "":
+		return "id unknown"
+	case len(id) > 12:
+		return id[:12]
+	}
+	return id
+}
