@@ -1,0 +1,302 @@
+package docker
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/longshore-project/longshore/engine"
+)
+
+// Files of an image are read through a container that is made of it and never started, because that works with every
+// storage driver, remapping and remote engine and needs no rights on the engine's directories; reading the layers of
+// overlay2 oneself would have to imitate whiteouts and opaque directories. It costs about 30 ms to make one and 2 ms
+// for each file, so one is kept for a moment for the next question about the same image.
+const (
+	labelReader = "longshore.image-reader" // the image id
+	readerIdle  = 3 * time.Second
+	readerStale = 2 * time.Minute // older ones were left by a process that was killed
+	maxLinks    = 4               // the engine follows chains itself, so a second one means a moving target
+)
+
+// readers are the helper containers, one for each image that was asked about lately.
+type readers struct {
+	api   *client.Client
+	log   *zap.Logger
+	mu    sync.Mutex
+	byID  map[string]*reader
+	swept bool
+	done  bool
+	work  sync.WaitGroup // removals under way
+}
+
+type reader struct {
+	making chan struct{} // of capacity 1: held while container is made or replaced
+	id     string        // of the container; empty before it is made. Guarded by making.
+	users  int
+	idle   *time.Timer
+}
+
+func (rs *readers) init(api *client.Client, log *zap.Logger) {
+	rs.api, rs.log, rs.byID = api, log, map[string]*reader{}
+}
+
+// with calls f with the helper of an image, and once more with a new one if somebody has removed it.
+func (rs *readers) with(ctx context.Context, imageID string, f func(id string) error) error {
+	h, err := rs.take(imageID)
+	if err != nil {
+		return err
+	}
+	defer rs.give(imageID, h)
+	bad := ""
+	for range 2 {
+		id, err := rs.made(ctx, imageID, h, bad)
+		if err != nil {
+			return err
+		}
+		err = f(id)
+		var gone goneError
+		if !errors.As(err, &gone) {
+			return err
+		}
+		bad = id
+	}
+	return refuse(errdefs.ErrUnavailable, "the helper container for files of image %s disappears", imageID)
+}
+
+// goneError says that the helper container does not exist.
+type goneError struct{ error }
+
+func (rs *readers) take(imageID string) (*reader, error) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.done {
+		return nil, refuse(errdefs.ErrUnavailable, "the connection to the engine is closed")
+	}
+	h := rs.byID[imageID]
+	if h == nil {
+		h = &reader{making: make(chan struct{}, 1)}
+		rs.byID[imageID] = h
+	}
+	if h.idle != nil {
+		h.idle.Stop()
+		h.idle = nil
+	}
+	h.users++
+	return h, nil
+}
+
+func (rs *readers) give(imageID string, h *reader) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if h.users--; h.users > 0 || rs.byID[imageID] != h {
+		return
+	}
+	if rs.done {
+		rs.discard(imageID, h)
+		return
+	}
+	h.idle = time.AfterFunc(readerIdle, func() {
+		rs.mu.Lock()
+		defer rs.mu.Unlock()
+		if h.users == 0 && rs.byID[imageID] == h {
+			rs.discard(imageID, h)
+		}
+	})
+}
+
+// discard removes a helper that nobody uses, in the background. The mutex is held.
+func (rs *readers) discard(imageID string, h *reader) {
+	delete(rs.byID, imageID)
+	if h.id != "" {
+		rs.work.Go(func() { rs.remove(h.id) })
+	}
+}
+
+func (rs *readers) remove(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err := rs.api.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true})
+	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {
+		rs.log.Warn("a helper container for reading an image's files could not be removed; it never runs, remove it with docker rm",
+			zap.String("container", id), zap.Error(err))
+	}
+}
+
+// made returns the id of h's container, making one if there is none or it is bad.
+func (rs *readers) made(ctx context.Context, imageID string, h *reader, bad string) (string, error) {
+	select {
+	case h.making <- struct{}{}:
+		defer func() { <-h.making }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if h.id != "" && h.id != bad {
+		return h.id, nil
+	}
+	made, err := rs.api.ContainerCreate(ctx, &container.Config{
+		Image: imageID, Entrypoint: []string{"/"}, Labels: map[string]string{labelReader: imageID}, NetworkDisabled: true,
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+	}, &container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}, nil, nil, "")
+	if err != nil {
+		return "", createError(ctx, err)
+	}
+	h.id = made.ID
+	return made.ID, nil
+}
+
+// drop removes the helper of an image that is about to be removed, and waits for it.
+func (rs *readers) drop(ctx context.Context, imageID string) {
+	rs.mu.Lock()
+	h := rs.byID[imageID]
+	if h == nil || h.users > 0 {
+		rs.mu.Unlock()
+		return
+	}
+	if h.idle != nil {
+		h.idle.Stop()
+	}
+	delete(rs.byID, imageID)
+	rs.mu.Unlock()
+	if h.id != "" {
+		_ = rs.api.ContainerRemove(ctx, h.id, container.RemoveOptions{RemoveVolumes: true, Force: true})
+	}
+}
+
+// sweep removes, once, the helpers that an earlier process left.
+func (rs *readers) sweep(ctx context.Context) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.swept || rs.done {
+		return
+	}
+	rs.swept = true
+	rs.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		left, err := rs.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelReader))})
+		if err != nil {
+			return
+		}
+		for _, c := range left {
+			if time.Since(time.Unix(c.Created, 0)) > readerStale {
+				rs.remove(c.ID)
+			}
+		}
+	})
+}
+
+// close removes all helpers and waits for that.
+func (rs *readers) close() {
+	rs.mu.Lock()
+	rs.done = true
+	for imageID, h := range rs.byID {
+		if h.idle != nil {
+			h.idle.Stop()
+		}
+		if h.users == 0 {
+			rs.discard(imageID, h)
+		}
+	}
+	rs.mu.Unlock()
+	rs.work.Wait()
+}
+
+// ReadFile reads a file of an image.
+func (r *Runtime) ReadFile(ctx context.Context, imageID, name string, limit int64) ([]byte, error) {
+	var data []byte
+	err := r.images.with(ctx, imageID, func(id string) error {
+		at := path.Clean("/" + name)
+		for range maxLinks {
+			next := ""
+			err := r.entry(ctx, id, imageID, at, func(h *tar.Header, target string, body io.Reader) (err error) {
+				switch {
+				case h.Typeflag == tar.TypeSymlink:
+					next = target
+					return nil
+				case h.Typeflag != tar.TypeReg:
+					return refuse(errdefs.ErrFailedPrecondition, "%s in image %s is not a regular file", name, imageID)
+				case h.Size > limit:
+					return refuse(errdefs.ErrOutOfRange, "%s in image %s has %d bytes, more than %d", name, imageID, h.Size, limit)
+				}
+				data, err = io.ReadAll(body)
+				return classify(ctx, err)
+			})
+			if err != nil || next == "" {
+				return err
+			}
+			at = next
+		}
+		return refuse(errdefs.ErrFailedPrecondition, "too many symlinks at %s in image %s", name, imageID)
+	})
+	return data, err
+}
+
+// Stat describes a path of an image.
+func (r *Runtime) Stat(ctx context.Context, imageID, name string) (engine.FileInfo, error) {
+	var info engine.FileInfo
+	err := r.images.with(ctx, imageID, func(id string) error {
+		return r.entry(ctx, id, imageID, path.Clean("/"+name), func(h *tar.Header, _ string, _ io.Reader) error {
+			info = engine.FileInfo{Mode: statMode(h), UID: uint32(h.Uid), GID: uint32(h.Gid), Link: h.Linkname}
+			return nil
+		})
+	})
+	return info, err
+}
+
+// entry asks the engine for one path of a container, whose parents it resolves inside the container, and calls f with
+// its head, for a symlink the path that it leads to in the end, and the contents; the rest of a directory is not read.
+func (r *Runtime) entry(ctx context.Context, id, imageID, at string, f func(h *tar.Header, target string, body io.Reader) error) error {
+	body, stat, err := r.api.CopyFromContainer(ctx, id, at)
+	if err != nil {
+		err = classify(ctx, err)
+		if !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "not a directory") {
+			return err
+		}
+		if strings.Contains(strings.ToLower(err.Error()), "no such container") {
+			return goneError{err}
+		}
+		return refuse(errdefs.ErrNotFound, "no %s in image %s", at, imageID)
+	}
+	defer func() { _ = body.Close() }()
+	t := tar.NewReader(body)
+	h, err := t.Next()
+	if err != nil {
+		return classify(ctx, fmt.Errorf("%s of image %s: %w", at, imageID, err))
+	}
+	if h.Typeflag != tar.TypeSymlink {
+		h.Linkname = ""
+	}
+	return f(h, stat.LinkTarget, t)
+}
+
+// statMode is st_mode of what a tar header describes.
+func statMode(h *tar.Header) uint32 {
+	mode := uint32(h.Mode) & 0o7777
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return mode | unix.S_IFDIR
+	case tar.TypeSymlink:
+		return mode | unix.S_IFLNK
+	case tar.TypeChar:
+		return mode | unix.S_IFCHR
+	case tar.TypeBlock:
+		return mode | unix.S_IFBLK
+	case tar.TypeFifo:
+		return mode | unix.S_IFIFO
+	}
+	return mode | unix.S_IFREG
+}
