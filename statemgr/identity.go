@@ -1,0 +1,124 @@
+package statemgr
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/longshore-project/longshore/internal/failpoint"
+)
+
+// IdentityName is the identity's file name in the data directory.
+const IdentityName = "identity.json"
+
+// IdentityVersion is the version of [Identity] that this package writes.
+const IdentityVersion = 1
+
+const maxIdentity = 64 << 10
+
+// Identity is which container instance this host is, and by what it was known when it became that.
+type Identity struct {
+	Version              int    `json:"version"`
+	Cluster              string `json:"cluster"` // as configured
+	ContainerInstanceArn string `json:"containerInstanceArn"`
+	MachineID            string `json:"machineId,omitempty"`     // /etc/machine-id: another one means a copied disk
+	BootID               string `json:"bootId,omitempty"`        // of the last start of the agent
+	InstanceID           string `json:"ec2InstanceId,omitempty"` // the id the instance registered with
+}
+
+// LoadIdentity reads the identity kept in a directory. It is nil if there is none yet. A file that can't be read is an
+// error and stays as it is: registering without it would make a second instance of the host.
+func LoadIdentity(dir string) (*Identity, error) {
+	path := filepath.Join(dir, IdentityName)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the instance's identity: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxIdentity+1))
+	if err == nil && len(raw) > maxIdentity {
+		err = fmt.Errorf("it is larger than %d bytes", maxIdentity)
+	}
+	id := &Identity{}
+	if err == nil {
+		err = json.Unmarshal(raw, id)
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the instance's identity %s can't be read: %w; restore it, or remove it to register this host as a new container instance", path, err)
+	case id.Version > IdentityVersion:
+		return nil, fmt.Errorf("the instance's identity %s has version %d, and this agent knows versions up to %d; start the newer agent again", path, id.Version, IdentityVersion)
+	}
+	return id, nil
+}
+
+// SaveIdentity replaces the identity kept in a directory. It is durable when it returns nil; when it fails the old one is
+// still there.
+func SaveIdentity(dir string, id Identity) error {
+	id.Version = IdentityVersion
+	raw, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := replace(filepath.Join(dir, IdentityName), append(raw, '\n')); err != nil {
+		return fmt.Errorf("save the instance's identity: %w", err)
+	}
+	return nil
+}
+
+// RemoveIdentity forgets the identity durably. Removing what is not there does nothing.
+func RemoveIdentity(dir string) error {
+	if err := os.Remove(filepath.Join(dir, IdentityName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// replace writes a file beside the old one and puts it in its place, each step durable before the next.
+func replace(path string, data []byte) (err error) {
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp)
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("statemgr/identity-before")
+	if err = os.Rename(temp, path); err != nil {
+		return err
+	}
+	failpoint.Hit("statemgr/identity-after")
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if closeErr := d.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
