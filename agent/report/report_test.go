@@ -213,7 +213,9 @@ func TestATaskThatCannotBeReportedHoldsUpNoOther(t *testing.T) {
 
 func TestAChangeOfATaskThatTheControlPlaneDoesNotKnowIsDropped(t *testing.T) {
 	q := &queue{}
-	a := &api{answers: func(int, string, string) error { return &agentapi.APIError{Code: "InvalidParameterException", StatusCode: 400} }}
+	a := &api{answers: func(int, string, string) error {
+		return &agentapi.APIError{Code: "InvalidParameterException", StatusCode: 400}
+	}}
 	q.add("t1", "STOPPED")
 	run(t, q, a, func(*Reporter) {
 		time.Sleep(time.Minute)

@@ -1,0 +1,263 @@
+// Package endpoints is what the agent serves over HTTP on its own host. In this version that is introspection, on port
+// 51678 of the loopback interface:
+//
+//	/                          the commands there are
+//	/v1/metadata               cluster, container instance and version
+//	/v1/tasks                  all tasks; ?taskarn=<arn> or ?dockerid=<id or its beginning> for one
+//	/license                   the licence
+//
+// Source: agent-protocol section 8.1. Everything is read-only and read from the engine when asked.
+package endpoints
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/engine"
+)
+
+// Address is where introspection listens.
+const Address = "127.0.0.1:51678"
+
+// Engine is what introspection reads; *engine.Engine is one.
+type Engine interface {
+	Tasks() []engine.TaskStatus
+}
+
+// Config configures [Introspection].
+type Config struct {
+	Engine  Engine
+	Log     *zap.Logger
+	Version string // "Longshore Agent - v0.1.0 (1234567)"
+	License string
+	// Instance returns the cluster and the container instance's ARN, which is empty before the registration.
+	Instance func() (cluster, arn string)
+}
+
+// Listen takes an address for introspection. A taken one is an error that says so.
+func Listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("the introspection address %s is taken: another container agent seems to run on this host; stop it, or find who listens with: ss -ltnp 'sport = :51678'", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen for introspection: %w", err)
+	}
+	return l, nil
+}
+
+// Serve serves introspection on a listener until ctx ends.
+func Serve(ctx context.Context, l net.Listener, c Config) error {
+	server := &http.Server{
+		Handler: c.handler(), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10,
+		ErrorLog: zap.NewStdLog(c.Log.With(zap.String("source", "introspection"))),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	err := server.Serve(l)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("serve introspection on %s: %w", l.Addr(), err)
+}
+
+func (c Config) handler() http.Handler {
+	mux := http.NewServeMux()
+	commands := struct{ AvailableCommands []string }{[]string{"/v1/metadata", "/v1/tasks", "/license"}}
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, commands) })
+	mux.HandleFunc("GET /v1/metadata", c.metadata)
+	mux.HandleFunc("GET /v1/tasks", c.tasks)
+	mux.HandleFunc("GET /license", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte(c.License))
+	})
+	return mux
+}
+
+func (c Config) metadata(w http.ResponseWriter, _ *http.Request) {
+	cluster, arn := c.Instance()
+	out := struct {
+		Cluster              string
+		ContainerInstanceArn *string
+		Version              string
+	}{cluster, nil, c.Version}
+	if arn != "" {
+		out.ContainerInstanceArn = &arn
+	}
+	answer(w, http.StatusOK, out)
+}
+
+func (c Config) tasks(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	arn, id := query.Get("taskarn"), query.Get("dockerid")
+	switch {
+	case arn != "" && id != "":
+		http.Error(w, "give taskarn or dockerid, not both", http.StatusBadRequest)
+		return
+	case arn == "" && id == "":
+		out := struct{ Tasks []task }{[]task{}}
+		for _, t := range c.Engine.Tasks() {
+			out.Tasks = append(out.Tasks, shape(t))
+		}
+		answer(w, http.StatusOK, out)
+		return
+	}
+	var found []task
+	for _, t := range c.Engine.Tasks() {
+		if (arn != "" && t.Arn == arn) || (id != "" && hasContainer(t, id)) {
+			found = append(found, shape(t))
+		}
+	}
+	switch len(found) {
+	case 0:
+		answer(w, http.StatusNotFound, task{Containers: []container{}})
+	case 1:
+		answer(w, http.StatusOK, found[0])
+	default:
+		http.Error(w, "more than one task has a container whose id begins with "+id, http.StatusBadRequest)
+	}
+}
+
+func hasContainer(t engine.TaskStatus, id string) bool {
+	for i := range t.Containers {
+		if t.Containers[i].RuntimeID != "" && strings.HasPrefix(t.Containers[i].RuntimeID, id) {
+			return true
+		}
+	}
+	return false
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(data)
+}
+
+// The shapes of the answers, in the protocol's names.
+type task struct {
+	Arn           string
+	DesiredStatus string `json:",omitempty"`
+	KnownStatus   string
+	Family        string
+	Version       string
+	Containers    []container
+}
+
+type container struct {
+	DockerID     string `json:"DockerId"`
+	DockerName   string
+	Name         string
+	Image        string
+	ImageID      string
+	CreatedAt    *time.Time `json:",omitempty"`
+	StartedAt    *time.Time `json:",omitempty"`
+	Ports        []port     `json:",omitempty"`
+	Networks     []network  `json:",omitempty"`
+	Volumes      []volume   `json:",omitempty"`
+	RestartCount *int       `json:",omitempty"`
+}
+
+type port struct {
+	ContainerPort int32
+	Protocol      string
+	HostPort      int32  `json:",omitempty"`
+	HostIP        string `json:"HostIp,omitempty"`
+}
+
+type network struct {
+	NetworkMode   string   `json:",omitempty"`
+	IPv4Addresses []string `json:",omitempty"`
+	IPv6Addresses []string `json:",omitempty"`
+}
+
+type volume struct {
+	DockerName  string `json:",omitempty"`
+	Source      string `json:",omitempty"`
+	Destination string `json:",omitempty"`
+}
+
+// shape is a task as introspection shows it.
+func shape(t engine.TaskStatus) task {
+	out := task{Arn: t.Arn, DesiredStatus: t.Desired, KnownStatus: t.Known, Family: t.Family, Version: t.Version, Containers: []container{}}
+	for i := range t.Containers {
+		if c := &t.Containers[i]; c.RuntimeID != "" { // one that was never made has nothing to show
+			out.Containers = append(out.Containers, shapeContainer(t, c))
+		}
+	}
+	return out
+}
+
+func shapeContainer(t engine.TaskStatus, c *engine.ContainerStatus) container {
+	out := container{
+		DockerID: c.RuntimeID, DockerName: c.RuntimeName, Name: c.Name, Image: c.Image, ImageID: c.ImageID,
+		CreatedAt: moment(c.CreatedAt), StartedAt: moment(c.StartedAt), Volumes: volumes(t, c.Name),
+	}
+	for _, b := range c.Bindings {
+		out.Ports = append(out.Ports, port{ContainerPort: b.ContainerPort, Protocol: b.Protocol, HostPort: b.HostPort, HostIP: b.BindIP})
+	}
+	n := network{}
+	if t.Payload != nil {
+		n.NetworkMode = t.Payload.NetworkMode
+	}
+	for _, a := range c.Addresses {
+		if strings.Contains(a, ":") {
+			n.IPv6Addresses = append(n.IPv6Addresses, a)
+		} else {
+			n.IPv4Addresses = append(n.IPv4Addresses, a)
+		}
+	}
+	if n.NetworkMode != "" || len(c.Addresses) > 0 {
+		out.Networks = []network{n}
+	}
+	if c.Restarts > 0 {
+		out.RestartCount = &c.Restarts
+	}
+	return out
+}
+
+// volumes are the host volumes that a container mounts.
+func volumes(t engine.TaskStatus, name string) []volume {
+	if t.Payload == nil {
+		return nil
+	}
+	sources := map[string]string{}
+	for _, v := range t.Payload.Volumes {
+		if v != nil && v.Host != nil {
+			sources[v.Name] = v.Host.SourcePath
+		}
+	}
+	var out []volume
+	for _, c := range t.Payload.Containers {
+		if c == nil || c.Name != name {
+			continue
+		}
+		for _, m := range c.MountPoints {
+			if m != nil {
+				out = append(out, volume{Source: sources[m.SourceVolume], Destination: m.ContainerPath})
+			}
+		}
+	}
+	return out
+}
+
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}

@@ -1,0 +1,101 @@
+package poll
+
+import (
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// Credentials holds the credentials of task roles and execution roles. They live in memory only: nothing writes them to
+// disk or to a log, and after a restart the control plane sends them again (sendCredentials). It may be used concurrently;
+// the zero value is empty.
+type Credentials struct {
+	mu   sync.Mutex
+	byID map[string]heldCredentials
+}
+
+type heldCredentials struct {
+	taskArn     string
+	credentials acs.IAMRoleCredentials
+}
+
+// Get returns the credentials with an id.
+func (c *Credentials) Get(id string) (credentials acs.IAMRoleCredentials, taskArn string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held, ok := c.byID[id]
+	return held.credentials, held.taskArn, ok
+}
+
+// set keeps credentials under their id, in place of older ones.
+func (c *Credentials) set(taskArn string, credentials *acs.IAMRoleCredentials) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID == nil {
+		c.byID = map[string]heldCredentials{}
+	}
+	c.byID[credentials.CredentialsID] = heldCredentials{taskArn, *credentials}
+}
+
+// keep drops the credentials of all tasks but those given.
+func (c *Credentials) keep(live map[string]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, held := range c.byID {
+		if !live[held.taskArn] {
+			delete(c.byID, id)
+		}
+	}
+}
+
+// liveTasks are the tasks that may still use credentials.
+func liveTasks(tasks []engine.TaskStatus) map[string]bool {
+	live := make(map[string]bool, len(tasks))
+	for i := range tasks {
+		if tasks[i].Known != acs.StatusStopped {
+			live[tasks[i].Arn] = true
+		}
+	}
+	return live
+}
+
+// payloadCredentials keeps the credentials in a payload and acknowledges each set.
+func (p *Poller) payloadCredentials(m *acs.PayloadMessage, answer func(any) error) error {
+	live := liveTasks(p.cfg.Engine.Tasks())
+	p.cfg.Credentials.keep(live)
+	for _, task := range m.Tasks {
+		if !live[task.Arn] {
+			continue
+		}
+		for _, credentials := range []*acs.IAMRoleCredentials{task.RoleCredentials, task.ExecutionRoleCredentials} {
+			if credentials == nil || credentials.CredentialsID == "" {
+				continue
+			}
+			p.cfg.Credentials.set(task.Arn, credentials)
+			if err := answer(&acs.IAMRoleCredentialsAckRequest{MessageID: m.MessageID, Expiration: credentials.Expiration, CredentialsID: credentials.CredentialsID}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// credentials keeps renewed credentials of a task that is known, and acknowledges them; others get no answer.
+func (p *Poller) credentials(m *acs.IAMRoleCredentialsMessage, answer func(any) error) error {
+	log := p.cfg.Log.With(zap.String("task", m.TaskArn), zap.String("step", "credentials"), zap.String("message", m.MessageID))
+	live := liveTasks(p.cfg.Engine.Tasks())
+	if err := m.Validate(); err != nil {
+		log.Warn("Credentials that lack a required member are dropped", zap.Error(err))
+		return nil
+	}
+	if !live[m.TaskArn] {
+		log.Warn("Credentials for a task that does not run here are dropped")
+		return nil
+	}
+	p.cfg.Credentials.set(m.TaskArn, m.RoleCredentials)
+	log.Info("Received credentials", zap.String("roleType", m.RoleType), zap.String("expiration", m.RoleCredentials.Expiration))
+	return answer(&acs.IAMRoleCredentialsAckRequest{MessageID: m.MessageID, Expiration: m.RoleCredentials.Expiration, CredentialsID: m.RoleCredentials.CredentialsID})
+}

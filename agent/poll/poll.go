@@ -1,0 +1,340 @@
+// Package poll is the agent's side of ACS: the web socket over which the control plane says what this instance must run.
+//
+// A message is answered when its effect is durable, and not before; what is not answered comes again. So a message may be
+// handled any number of times, and every handler is idempotent:
+//
+//	HeartbeatMessage           → HeartbeatAckRequest
+//	PayloadMessage             → engine.Accept for each task, STOPPED ones first → AckRequest when all are durable
+//	TaskManifestMessage        → only above every sequence number seen: saved, AckRequest, TaskStopVerificationMessage
+//	TaskStopVerificationAck    → only for the last manifest: the tasks in it are stopped
+//	IAMRoleCredentialsMessage  → kept in memory, IAMRoleCredentialsAckRequest
+//	StageUpdate, PerformUpdate → NackRequest "Updates are disabled"
+//	others                     → logged
+//
+// A task that can't be understood is reported STOPPED with the reason, and its payload is not acknowledged; the good tasks
+// in it run all the same. Source: agent-protocol section 3.
+package poll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/agent/session"
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// acceptTimeout bounds making one task durable.
+const acceptTimeout = 30 * time.Second
+
+// Engine runs the tasks; *engine.Engine is one.
+type Engine interface {
+	Accept(ctx context.Context, task *acs.Task) error
+	Tasks() []engine.TaskStatus
+}
+
+// Sequence keeps the greatest timeline of a manifest that was obeyed; it survives the agent.
+type Sequence interface {
+	// LoadSequence returns it, -1 when there is none.
+	LoadSequence() (int64, error)
+	// SaveSequence is durable when it returns nil.
+	SaveSequence(int64) error
+}
+
+// Config configures a [Poller]. All fields are required but the functions.
+type Config struct {
+	Engine      Engine
+	Sequence    Sequence
+	Credentials *Credentials
+	Log         *zap.Logger
+	Client      *http.Client
+	Signer      session.Signer
+	Endpoints   *session.Endpoints
+	Limits      session.Limits
+
+	Cluster       string // as configured
+	InstanceArn   string
+	AgentVersion  string
+	AgentHash     string
+	EngineVersion func() string // "DockerVersion: 20.10.24" or "containerd"
+
+	// Refused is called for a task that can't be understood; it must return at once.
+	Refused func(taskArn, reason string)
+	// Connected is called with true when a connection stands, and with false when it has ended; it must return at once.
+	Connected func(bool)
+	// Heartbeat is called for each heartbeat; it must return at once.
+	Heartbeat func()
+	// Inactive is called when the control plane says that this instance was deregistered; a returned error ends Run with it.
+	Inactive func() error
+}
+
+// Poller keeps the session.
+type Poller struct {
+	cfg      Config
+	current  atomic.Pointer[session.Conn]
+	was      atomic.Bool // connected at least once in this process
+	sequence int64       // the greatest seen, in payloads and manifests
+	manifest string      // id of the last manifest, until its verification was answered
+}
+
+// New makes a Poller. The error is that of reading the saved sequence number.
+func New(cfg Config) (*Poller, error) {
+	sequence, err := cfg.Sequence.LoadSequence()
+	if err != nil {
+		return nil, fmt.Errorf("read the sequence number of the last task manifest: %w", err)
+	}
+	return &Poller{cfg: cfg, sequence: sequence}, nil
+}
+
+// Connected says whether a connection stands now.
+func (p *Poller) Connected() bool { return p.current.Load() != nil }
+
+// Run keeps the session until ctx ends.
+func (p *Poller) Run(ctx context.Context) error {
+	return session.Run(ctx, session.Config{
+		Name: "ACS", Client: p.cfg.Client, Signer: p.cfg.Signer, Log: p.cfg.Log, Limits: p.cfg.Limits,
+		URL: p.url, Serve: p.serve, Lost: p.cfg.Endpoints.Doubt, Inactive: p.cfg.Inactive,
+	})
+}
+
+func (p *Poller) url(ctx context.Context) (string, error) {
+	base, err := p.cfg.Endpoints.ACS(ctx)
+	if err != nil {
+		return "", err
+	}
+	return base + "?" + url.Values{
+		"agentHash":            {p.cfg.AgentHash},
+		"agentVersion":         {p.cfg.AgentVersion},
+		"clusterArn":           {p.cfg.Cluster},
+		"containerInstanceArn": {p.cfg.InstanceArn},
+		"dockerVersion":        {p.cfg.EngineVersion()},
+		"protocolVersion":      {"2"},
+		"seqNum":               {"1"},
+		"sendCredentials":      {strconv.FormatBool(!p.was.Load())},
+	}.Encode(), nil
+}
+
+func (p *Poller) serve(ctx context.Context, c *session.Conn) session.Handler {
+	p.cfg.Log.Info("Connected to the control plane", zap.String("url", c.URL()))
+	p.was.Store(true)
+	p.current.Store(c)
+	p.tell(true)
+	context.AfterFunc(ctx, func() {
+		if p.current.CompareAndSwap(c, nil) { // else a newer connection stands already
+			p.tell(false)
+		}
+	})
+	return func(frame []byte) (bool, error) { return p.handle(ctx, c, frame) }
+}
+
+func (p *Poller) tell(up bool) {
+	if p.cfg.Connected != nil {
+		p.cfg.Connected(up)
+	}
+}
+
+// handle takes one frame. Its error ends the connection: an answer that could not be written, or a deregistered instance.
+func (p *Poller) handle(ctx context.Context, c *session.Conn, frame []byte) (alive bool, err error) {
+	message, err := acs.Decode(frame)
+	if err != nil {
+		p.cfg.Log.Warn("The control plane sent a message that can't be understood; it is ignored", zap.Error(err), zap.Int("bytes", len(frame)))
+		return false, nil
+	}
+	answer := func(v any) error {
+		data, err := acs.Encode(v)
+		if err != nil {
+			return err
+		}
+		return c.Write(ctx, data)
+	}
+	switch m := message.(type) {
+	case *acs.HeartbeatMessage:
+		if p.cfg.Heartbeat != nil {
+			p.cfg.Heartbeat()
+		}
+		return true, answer(&acs.HeartbeatAckRequest{MessageID: m.MessageID})
+	case *acs.PayloadMessage:
+		return true, p.payload(ctx, m, answer)
+	case *acs.TaskManifestMessage:
+		return true, p.taskManifest(m, answer)
+	case *acs.TaskStopVerificationAck:
+		p.stopVerified(ctx, m)
+	case *acs.IAMRoleCredentialsMessage:
+		return true, p.credentials(m, answer)
+	case *acs.StageUpdateMessage:
+		return true, p.noUpdate(m, answer)
+	case *acs.PerformUpdateMessage:
+		return true, p.noUpdate((*acs.StageUpdateMessage)(m), answer)
+	case *acs.CloseMessage:
+		p.cfg.Log.Info("The control plane will close the connection", zap.String("reason", m.Message))
+	case *acs.Exception:
+		if m.Type == acs.InactiveInstanceException {
+			return true, &session.Inactive{Message: m.Message}
+		}
+		p.cfg.Log.Error("The control plane sent an error", zap.String("type", m.Type), zap.String("reason", m.Message))
+	case *acs.ErrorMessage:
+		p.cfg.Log.Error("The control plane sent an error", zap.String("reason", m.Message))
+	case *acs.AttachTaskNetworkInterfacesMessage, *acs.AttachInstanceNetworkInterfacesMessage, *acs.ConfirmAttachmentMessage:
+		p.cfg.Log.Warn("The control plane announced an attachment; this version attaches none, so it is not acknowledged", zap.String("type", acs.TypeOf(m)))
+	default:
+		p.cfg.Log.Warn("The control plane sent a message that is not for an agent; it is ignored", zap.String("type", acs.TypeOf(m)))
+		return false, nil
+	}
+	return true, nil
+}
+
+// payload makes its tasks durable and then acknowledges.
+func (p *Poller) payload(ctx context.Context, m *acs.PayloadMessage, answer func(any) error) error {
+	if err := m.Validate(); err != nil {
+		p.cfg.Log.Warn("A payload that lacks a required member is dropped", zap.String("message", m.MessageID), zap.Error(err))
+		return nil
+	}
+	if !p.mine(m.ContainerInstanceArn) {
+		p.cfg.Log.Error("A payload for another container instance is dropped", zap.String("message", m.MessageID), zap.String("instance", m.ContainerInstanceArn), zap.String("own", p.cfg.InstanceArn))
+		return nil
+	}
+	p.sequence = max(p.sequence, m.SeqNum)
+	good := len(m.Undecodable) == 0
+	for _, u := range m.Undecodable {
+		p.refuse(u.Arn, u.Err)
+	}
+	for _, stopped := range []bool{true, false} {
+		for _, task := range m.Tasks {
+			if (task.DesiredStatus == acs.StatusStopped) == stopped {
+				good = p.accept(ctx, task) && good
+			}
+		}
+	}
+	if err := p.payloadCredentials(m, answer); err != nil {
+		return err
+	}
+	if !good {
+		return nil
+	}
+	failpoint.Hit("poll/before-ack")
+	err := answer(&acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID})
+	failpoint.Hit("poll/after-ack")
+	return err
+}
+
+// accept makes one task durable and says whether it is.
+func (p *Poller) accept(ctx context.Context, task *acs.Task) bool {
+	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
+	defer cancel()
+	log := p.cfg.Log.With(zap.String("task", task.Arn), zap.String("step", "accept"))
+	begun := time.Now()
+	err := p.cfg.Engine.Accept(ctx, task)
+	switch {
+	case err == nil:
+		log.Info("Accepted the task's desired status", zap.String("desired", task.DesiredStatus), zap.Duration("duration", time.Since(begun)))
+		return true
+	case errdefs.IsInvalidArgument(err):
+		p.refuse(task.Arn, err)
+	case errors.Is(err, context.Canceled):
+	default:
+		log.Error("The task could not be saved; its payload is not acknowledged, so that it comes again", zap.Error(err), zap.Duration("duration", time.Since(begun)))
+	}
+	return false
+}
+
+// refuse reports a task that can't be understood.
+func (p *Poller) refuse(taskArn string, err error) {
+	p.cfg.Log.Error("The task can't be understood; it is reported STOPPED, and its payload is not acknowledged", zap.String("task", taskArn), zap.String("step", "accept"), zap.Error(err))
+	if taskArn != "" && p.cfg.Refused != nil {
+		p.cfg.Refused(taskArn, "UnrecogniedTaskError: Error loading task - "+err.Error())
+	}
+}
+
+// taskManifest compares what should run with what does.
+func (p *Poller) taskManifest(m *acs.TaskManifestMessage, answer func(any) error) error {
+	log := p.cfg.Log.With(zap.String("message", m.MessageID), zap.Int64("timeline", m.Timeline))
+	if err := m.Validate(); err != nil {
+		log.Warn("A task manifest that lacks a required member is dropped", zap.Error(err))
+		return nil
+	}
+	if !p.mine(m.ContainerInstanceArn) {
+		log.Error("A task manifest for another container instance is dropped", zap.String("instance", m.ContainerInstanceArn), zap.String("own", p.cfg.InstanceArn))
+		return nil
+	}
+	if m.Timeline <= p.sequence {
+		log.Info("The task manifest is older than what is known already; it is ignored", zap.Int64("known", p.sequence))
+		return nil
+	}
+	failpoint.Hit("poll/before-manifest")
+	if err := p.cfg.Sequence.SaveSequence(m.Timeline); err != nil {
+		log.Error("The task manifest's sequence number could not be saved; the manifest is not acknowledged, so that it comes again", zap.Error(err))
+		return nil
+	}
+	failpoint.Hit("poll/after-manifest")
+	p.sequence, p.manifest = m.Timeline, m.MessageID
+	if err := answer(&acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID}); err != nil {
+		return err
+	}
+	candidates := stopCandidates(m.Tasks, p.cfg.Engine.Tasks())
+	if len(candidates) == 0 {
+		return nil
+	}
+	log.Warn("Tasks run here that the control plane did not list; asking whether they must stop", zap.Int("tasks", len(candidates)))
+	return answer(&acs.TaskStopVerificationMessage{MessageID: m.MessageID, StopCandidates: candidates})
+}
+
+// stopCandidates are the tasks that should run here as far as the agent knows, and that the manifest does not list as such.
+func stopCandidates(listed []*acs.TaskIdentifier, local []engine.TaskStatus) []*acs.TaskIdentifier {
+	running := map[string]bool{}
+	for _, t := range listed {
+		if t.DesiredStatus == acs.StatusRunning {
+			running[t.TaskArn] = true
+		}
+	}
+	var candidates []*acs.TaskIdentifier
+	for i := range local {
+		if t := &local[i]; t.Desired != acs.StatusStopped && !running[t.Arn] {
+			candidates = append(candidates, &acs.TaskIdentifier{TaskArn: t.Arn, TaskClusterArn: t.ClusterArn, DesiredStatus: acs.StatusStopped})
+		}
+	}
+	return candidates
+}
+
+// stopVerified stops what the control plane confirmed.
+func (p *Poller) stopVerified(ctx context.Context, m *acs.TaskStopVerificationAck) {
+	if err := m.Validate(); err != nil || m.MessageID != p.manifest {
+		p.cfg.Log.Warn("A stop verification that does not belong to the last task manifest, or lacks a required member, is ignored", zap.String("message", m.MessageID), zap.Error(err))
+		return
+	}
+	p.manifest = ""
+	for _, t := range m.StopTasks {
+		p.accept(ctx, &acs.Task{Arn: t.TaskArn, TaskClusterArn: t.TaskClusterArn, DesiredStatus: acs.StatusStopped})
+	}
+}
+
+// noUpdate refuses an update.
+func (p *Poller) noUpdate(m *acs.StageUpdateMessage, answer func(any) error) error {
+	if err := m.Validate(); err != nil {
+		p.cfg.Log.Warn("An update message that lacks a required member is dropped", zap.Error(err))
+		return nil
+	}
+	p.cfg.Log.Warn("The control plane offers an update of the agent; updates are disabled", zap.String("message", m.MessageID))
+	return answer(&acs.NackRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID, Reason: "Updates are disabled"})
+}
+
+// mine says whether an ARN is this instance's; the two forms of ARNs are the same instance.
+func (p *Poller) mine(arn string) bool { return lastSegment(arn) == lastSegment(p.cfg.InstanceArn) }
+
+func lastSegment(arn string) string {
+	for i := len(arn) - 1; i >= 0; i-- {
+		if arn[i] == '/' {
+			return arn[i+1:]
+		}
+	}
+	return arn
+}
