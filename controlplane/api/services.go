@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 func (s *Server) serviceOperations() operations {
@@ -161,7 +160,7 @@ func daemonDeploymentConfiguration(have, given *types.DeploymentConfiguration) *
 // addDeployment makes d the PRIMARY deployment of what the service's object says. The one before becomes ACTIVE, until the
 // scheduler has replaced its last task.
 func addDeployment(r *store.Service, d types.Deployment, now *time.Time) {
-	id := fmt.Sprintf("ecs-svc/%d", 1e18+rand.Int64N(8e18))
+	id := arn.NewDeploymentID()
 	d.Id, d.Status = aws.String(id), aws.String(deploymentPrimary)
 	d.TaskDefinition, d.LaunchType = r.Object.TaskDefinition, r.Object.LaunchType
 	d.CreatedAt, d.UpdatedAt = now, now

@@ -189,12 +189,12 @@ func (s *Server) startRequest(v *store.View, c *call, st *start, constraints []t
 	return def, req, nil
 }
 
-// place fills the transaction with a task for each chosen host. Each host's instance must be unchanged, so that no task
-// follows onto one that was drained or deregistered meanwhile. An empty id is chosen at random.
+// place fills the transaction with a task for each chosen host. An empty id is chosen at random. No task follows onto an
+// instance that was drained or deregistered meanwhile: that writes its allocation too, with task.Fence.
 func (s *Server) place(v *store.View, txn *store.Txn, c *call, st *start, cluster string, def *store.TaskDefinition, chosen []*placement.Host, ids []string, mark string) ([]types.Task, error) {
 	tags := append(append([]types.Tag{}, st.tags...), task.Propagated(st.propagate, nil, def.Tags)...)
 	objects := []types.Task{}
-	byInstance, order := map[string][]*store.Task{}, []*store.Instance{}
+	byInstance := map[string][]*store.Task{}
 	for i, host := range chosen {
 		t, err := task.New(task.Params{ID: ids[i], Cluster: cluster, Definition: &def.Object, Instance: host.Instance,
 			Group: aws.ToString(st.group), StartedBy: aws.ToString(st.startedBy), LaunchType: st.launchType,
@@ -202,16 +202,11 @@ func (s *Server) place(v *store.View, txn *store.Txn, c *call, st *start, cluste
 		if err != nil {
 			return nil, err
 		}
-		id := host.Instance.ID
-		if byInstance[id] == nil {
-			order = append(order, host.Instance)
-		}
-		byInstance[id] = append(byInstance[id], t)
+		byInstance[t.Instance] = append(byInstance[t.Instance], t)
 		objects = append(objects, taskObject(v, t, true))
 	}
-	for _, instance := range order {
-		task.Place(txn, v.Allocation(cluster, instance.ID), false, byInstance[instance.ID]...)
-		txn.Unchanged(instance)
+	for instance, tasks := range byInstance {
+		task.Place(txn, v.Allocation(cluster, instance), false, tasks...)
 	}
 	return objects, nil
 }

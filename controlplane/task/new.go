@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 // Params is what a task is made of.
@@ -66,23 +66,23 @@ func Propagated(from types.PropagateTags, service, definition []types.Tag) []typ
 	return nil
 }
 
-// New makes a task's record, ready to be placed on p.Instance: PENDING, desired RUNNING, with fresh ids. Partition,
-// region and account of its ARNs are those of the instance's.
+// New makes a task's record, ready to be placed on p.Instance: PENDING, desired RUNNING, with fresh ids. Region and account
+// of its ARNs are those of the instance's.
 func New(p Params) (*store.Task, error) {
 	instanceARN := aws.ToString(p.Instance.Object.ContainerInstanceArn)
-	prefix, ok := arnPrefix(instanceARN)
-	if !ok {
-		return nil, fmt.Errorf("making a task: container instance %s has no usable ARN (%q)", p.Instance.ID, instanceARN)
+	host, err := arn.Parse(instanceARN)
+	if err != nil {
+		return nil, fmt.Errorf("making a task on container instance %s: %w", p.Instance.ID, err)
 	}
+	owner := arn.Owner{Region: host.Region, Account: host.Account}
 	if len(p.Definition.ContainerDefinitions) == 0 {
 		return nil, errors.New("making a task: task definition " + aws.ToString(p.Definition.TaskDefinitionArn) + " has no containers")
 	}
 	id := p.ID
 	if id == "" {
-		id = newID()
+		id = arn.NewID()
 	}
 	need := Need(p.Definition, p.Overrides)
-	arn := prefix + "task/" + p.Cluster + "/" + id
 	t := &store.Task{
 		Cluster:     p.Cluster,
 		ID:          id,
@@ -92,8 +92,8 @@ func New(p Params) (*store.Task, error) {
 		Reserved:    need,
 		ClientToken: p.ClientToken,
 		Object: types.Task{
-			TaskArn:              aws.String(arn),
-			ClusterArn:           aws.String(prefix + "cluster/" + p.Cluster),
+			TaskArn:              aws.String(owner.Task(p.Cluster, id)),
+			ClusterArn:           aws.String(owner.Cluster(p.Cluster)),
 			TaskDefinitionArn:    p.Definition.TaskDefinitionArn,
 			ContainerInstanceArn: aws.String(instanceARN),
 			Group:                aws.String(p.group()),
@@ -118,16 +118,16 @@ func New(p Params) (*store.Task, error) {
 	}
 	for i := range p.Definition.ContainerDefinitions {
 		c := &p.Definition.ContainerDefinitions[i]
-		t.Object.Containers = append(t.Object.Containers, newContainer(prefix, arn, p.Cluster, id, c, overrideOf(p.Overrides, aws.ToString(c.Name))))
+		made := newContainer(c, overrideOf(p.Overrides, aws.ToString(c.Name)))
+		made.TaskArn, made.ContainerArn = t.Object.TaskArn, aws.String(owner.Container(p.Cluster, id, uuid.NewString()))
+		t.Object.Containers = append(t.Object.Containers, made)
 	}
 	return t, nil
 }
 
-func newContainer(prefix, task, cluster, id string, c *types.ContainerDefinition, o *types.ContainerOverride) types.Container {
+func newContainer(c *types.ContainerDefinition, o *types.ContainerOverride) types.Container {
 	s := sizeOf(c, o)
 	return types.Container{
-		ContainerArn:      aws.String(prefix + "container/" + cluster + "/" + id + "/" + uuid.NewString()),
-		TaskArn:           aws.String(task),
 		Name:              c.Name,
 		Image:             c.Image,
 		LastStatus:        aws.String(Pending),
@@ -213,18 +213,6 @@ func attribute(inst *store.Instance, name string) *string {
 	}
 	return nil
 }
-
-// arnPrefix is an ARN up to its resource: "arn:aws:ecs:us-west-2:123456789012:".
-func arnPrefix(arn string) (string, bool) {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) != 6 || parts[0] != "arn" {
-		return "", false
-	}
-	return strings.Join(parts[:5], ":") + ":", true
-}
-
-// newID is 32 lower-case hexadecimal digits.
-func newID() string { return strings.ReplaceAll(uuid.NewString(), "-", "") }
 
 func nonEmpty(s string) *string {
 	if s == "" {
