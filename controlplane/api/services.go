@@ -235,7 +235,7 @@ func (s *Server) findService(v *store.View, clusterRef *string, ref string) (*st
 	return nil, errServiceNotFound
 }
 
-// knownCluster is the name of the cluster that ref means, which exists in any status.
+// knownCluster is the name of the cluster that ref means, in any status: what was in a deleted one stays describable.
 func (s *Server) knownCluster(v *store.View, ref *string) (string, error) {
 	name, err := s.clusterRef(ref)
 	if err != nil {

@@ -113,7 +113,7 @@ func (s *Server) listServices(ctx context.Context, c *call, in *ecs.ListServices
 	}
 	var arns []string
 	err := s.read(ctx, func(v *store.View) error {
-		cluster, err := s.knownCluster(v, in.Cluster)
+		cluster, err := s.clusterOf(v, in.Cluster)
 		if err != nil {
 			return err
 		}

@@ -42,9 +42,12 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 		}
 		update(&r, in)
 		if in.ForceNewDeployment || aws.ToString(r.Object.TaskDefinition) != aws.ToString(old.Object.TaskDefinition) {
+			connect := in.ServiceConnectConfiguration
+			if connect == nil && len(old.Object.Deployments) > 0 {
+				connect = old.Object.Deployments[0].ServiceConnectConfiguration
+			}
 			dropFinished(v, &r)
-			addDeployment(&r, types.Deployment{ServiceConnectConfiguration: in.ServiceConnectConfiguration},
-				aws.Time(c.now.UTC().Truncate(time.Millisecond)))
+			addDeployment(&r, types.Deployment{ServiceConnectConfiguration: connect}, aws.Time(c.now.UTC().Truncate(time.Millisecond)))
 			r.SteadySince = time.Time{}
 		}
 		r.Failures = nil // a user who updates the service wants it tried again now

@@ -116,7 +116,9 @@ func (s *Server) listTasks(ctx context.Context, c *call, in *ecs.ListTasksInput)
 	); err != nil {
 		return nil, err
 	}
-	if aws.ToString(in.StartedBy) != "" && (in.ContainerInstance != nil || in.Family != nil || in.ServiceName != nil || in.LaunchType != "") {
+	family := aws.ToString(in.Family)
+	others := aws.ToString(in.ContainerInstance) + family + aws.ToString(in.ServiceName) + string(in.LaunchType)
+	if aws.ToString(in.StartedBy) != "" && others != "" {
 		return nil, invalid("startedBy cannot be combined with the filters containerInstance, family, serviceName and launchType; give it alone.")
 	}
 	var arns []string
@@ -127,7 +129,7 @@ func (s *Server) listTasks(ctx context.Context, c *call, in *ecs.ListTasksInput)
 		}
 		for _, t := range tasks {
 			if aws.ToString(t.Object.DesiredStatus) == desired && asks(in.LaunchType, t.Object.LaunchType) &&
-				asks(aws.ToString(in.StartedBy), aws.ToString(t.Object.StartedBy)) && (in.Family == nil || s.isOfFamily(t, *in.Family)) {
+				asks(aws.ToString(in.StartedBy), aws.ToString(t.Object.StartedBy)) && (family == "" || s.isOfFamily(t, family)) {
 				arns = append(arns, aws.ToString(t.Object.TaskArn))
 			}
 		}
@@ -143,7 +145,7 @@ func (s *Server) listTasks(ctx context.Context, c *call, in *ecs.ListTasksInput)
 
 // candidates are the tasks of the service, of the instance, of both, or of the cluster, as the call asks.
 func (s *Server) candidates(v *store.View, in *ecs.ListTasksInput) ([]*store.Task, error) {
-	cluster, err := s.knownCluster(v, in.Cluster)
+	cluster, err := s.clusterOf(v, in.Cluster)
 	if err != nil {
 		return nil, err
 	}
