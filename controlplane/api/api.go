@@ -37,6 +37,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/awsjson"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
 )
@@ -79,6 +80,7 @@ type Server struct {
 	cfg   Config
 	store *store.Store
 	log   *zap.Logger
+	owner arn.Owner
 	table operations
 
 	unknownMu sync.Mutex
@@ -102,7 +104,8 @@ func New(cfg Config) *Server {
 	if cfg.CallTimeout == 0 {
 		cfg.CallTimeout = defaultCallTimeout
 	}
-	s := &Server{cfg: cfg, store: cfg.Store, log: cfg.Log, table: operations{}, unknown: map[string]struct{}{}}
+	s := &Server{cfg: cfg, store: cfg.Store, log: cfg.Log, owner: arn.Owner{Region: cfg.Region, Account: cfg.AccountID},
+		table: operations{}, unknown: map[string]struct{}{}}
 	for _, resource := range []operations{
 		s.clusterOperations(),
 		s.taskDefinitionOperations(),

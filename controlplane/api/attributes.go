@@ -185,22 +185,21 @@ func (s *Server) listAttributes(ctx context.Context, c *call, in *ecs.ListAttrib
 	}
 	attributes := []types.Attribute{}
 	err := s.read(ctx, func(v *store.View) error {
-		cluster, err := s.activeCluster(v, in.Cluster)
+		name, err := s.clusterOf(v, in.Cluster)
 		if err != nil {
 			return err
 		}
-		name := *cluster.Object.ClusterName
 		for i := range v.Instances(name) {
 			if !instanceIsRegistered(i) {
 				continue
 			}
-			arn := aws.String(s.instanceARN(name, i.ID))
+			target := aws.String(s.instanceARN(name, i.ID))
 			for _, a := range i.Object.Attributes {
 				if in.AttributeName != nil && *in.AttributeName != aws.ToString(a.Name) ||
 					in.AttributeValue != nil && *in.AttributeValue != aws.ToString(a.Value) {
 					continue
 				}
-				attributes = append(attributes, types.Attribute{Name: a.Name, Value: a.Value, TargetId: arn})
+				attributes = append(attributes, types.Attribute{Name: a.Name, Value: a.Value, TargetId: target})
 			}
 		}
 		return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 func (s *Server) clusterOperations() operations {
@@ -37,14 +38,14 @@ const (
 func clusterIsActive(c *store.Cluster) bool { return aws.ToString(c.Object.Status) == clusterActive }
 
 func (s *Server) createCluster(ctx context.Context, c *call, in *ecs.CreateClusterInput) (*ecs.CreateClusterOutput, error) {
-	name := defaultCluster
+	name := arn.DefaultCluster
 	if in.ClusterName != nil {
 		name = *in.ClusterName
 	}
 	if err := checkName("Cluster", name); err != nil {
 		return nil, err
 	}
-	if c.identity.Role == store.RoleHost && name != defaultCluster {
+	if c.identity.Role == store.RoleHost && name != arn.DefaultCluster {
 		return nil, c.denied(s.clusterARN(name))
 	}
 	if err := errors.Join(checkClusterSettings(in.Settings), checkTags(in.Tags)); err != nil {
@@ -216,7 +217,7 @@ func (n clusterCount) statistics() []types.KeyValuePair {
 func (s *Server) describeClusters(ctx context.Context, _ *call, in *ecs.DescribeClustersInput) (*ecs.DescribeClustersOutput, error) {
 	refs := in.Clusters
 	if len(refs) == 0 {
-		refs = []string{defaultCluster}
+		refs = []string{arn.DefaultCluster}
 	}
 	if err := atMost("clusters", refs, 100); err != nil {
 		return nil, err
@@ -245,8 +246,8 @@ func (s *Server) describeClusters(ctx context.Context, _ *call, in *ecs.Describe
 }
 
 // missing is the failure of something that does not exist.
-func missing(arn string) types.Failure {
-	return types.Failure{Arn: aws.String(arn), Reason: aws.String("MISSING")}
+func missing(resource string) types.Failure {
+	return types.Failure{Arn: aws.String(resource), Reason: aws.String("MISSING")}
 }
 
 func (s *Server) listClusters(ctx context.Context, c *call, in *ecs.ListClustersInput) (*ecs.ListClustersOutput, error) {

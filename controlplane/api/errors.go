@@ -11,6 +11,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
 )
 
@@ -64,6 +65,7 @@ var (
 func (s *Server) exception(c *call, err error) *Error {
 	var e *Error
 	var refused *auth.Error
+	var identifier *arn.Error
 	switch {
 	case errors.As(err, &e):
 		if e.Status == 0 {
@@ -75,6 +77,8 @@ func (s *Server) exception(c *call, err error) *Error {
 	case ecsapi.AsError(err) != nil:
 		known := ecsapi.AsError(err)
 		return &Error{Status: known.Code.HTTPStatus(), Code: string(known.Code), Message: known.Message}
+	case errors.As(err, &identifier):
+		return invalid("%s", identifier.Message)
 	case errors.As(err, &refused):
 		return exception(refused.Code, "%s", refused.Message)
 	case errors.Is(err, store.ErrFull):

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -15,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 func (s *Server) instanceOperations() operations {
@@ -115,7 +115,7 @@ func (s *Server) describeContainerInstances(ctx context.Context, _ *call, in *ec
 	}
 	out := &ecs.DescribeContainerInstancesOutput{ContainerInstances: []types.ContainerInstance{}, Failures: []types.Failure{}}
 	err := s.read(ctx, func(v *store.View) error {
-		cluster, err := s.clusterOf(v, in.Cluster)
+		cluster, err := s.knownCluster(v, in.Cluster)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (s *Server) describeContainerInstances(ctx context.Context, _ *call, in *ec
 
 // missingInstance is the failure of an instance that does not exist, with the ARN it would have.
 func (s *Server) missingInstance(cluster, ref string) types.Failure {
-	if !strings.HasPrefix(ref, "arn:") {
+	if !arn.Is(ref) {
 		ref = s.instanceARN(cluster, ref)
 	}
 	return missing(ref)

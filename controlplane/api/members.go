@@ -80,16 +80,17 @@ func parseRefusal(s string) refusal {
 	return refusal{path: path, neutral: strings.Split(values, "|")}
 }
 
-// offends is the concrete path at which a member that is not supported has a value that is not neutral, or empty.
-func (o object) offends(r refusal) (offence string) {
+// offends is the concrete path at which a member that is not supported has a value that is not neutral, and that value.
+func (o object) offends(r refusal) (offence, value string) {
 	each(map[string]any(o), r.path, "", func(at string, v any) bool {
 		if neutral(v) || slices.Contains(r.neutral, fmt.Sprint(v)) {
 			return true
 		}
-		offence = at
+		text, _ := json.Marshal(v) // came from JSON; can't fail
+		offence, value = at, string(text)
 		return false
 	})
-	return offence
+	return offence, value
 }
 
 // neutral says whether a value asks for nothing: absent, null, empty, false, 0, DISABLED, NONE, or a list or structure

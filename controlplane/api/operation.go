@@ -58,6 +58,20 @@ func (o operation) orElse(member string, err *Error) operation {
 
 // run decodes and judges a request's body, and serves it.
 func (o operation) run(ctx context.Context, c *call, body []byte) ([]byte, error) {
+	in, err := o.read(c, body)
+	if err != nil {
+		return nil, err
+	}
+	out, err := o.serve(ctx, c, in)
+	if err != nil {
+		return nil, err
+	}
+	return awsjson.Marshal(out)
+}
+
+// read decodes a body into the operation's input and into c.members, and refuses what is malformed, incomplete or asks
+// for what is not supported.
+func (o operation) read(c *call, body []byte) (any, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		body = []byte("{}")
 	}
@@ -75,16 +89,12 @@ func (o operation) run(ctx context.Context, c *call, body []byte) ([]byte, error
 		return nil, invalid("%s requires the member %s.", c.op, strings.Join(report.Missing, ", "))
 	}
 	for _, r := range o.refused {
-		if at := c.members.offends(r); at != "" {
-			return nil, unsupported("%s: the member %s is not supported by this control plane; leave it out.", c.op, at)
+		if at, value := c.members.offends(r); at != "" {
+			return nil, unsupported("%s: the member %s with the value %.100s is not supported by this control plane; leave it out.", c.op, at, value)
 		}
 	}
 	for _, path := range report.Unknown {
 		c.noteUnknown(path)
 	}
-	out, err := o.serve(ctx, c, in)
-	if err != nil {
-		return nil, err
-	}
-	return awsjson.Marshal(out)
+	return in, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
 )
 
@@ -108,7 +109,7 @@ func (s *Server) registerNew(v *store.View, c *call, r *registration) (*store.In
 	}
 	id := r.tokenID(c)
 	if id == "" || v.Instance(r.cluster, id) != nil {
-		id = newID()
+		id = arn.NewID()
 	}
 	registeredAt := s.cfg.Now().UTC()
 	i := &store.Instance{

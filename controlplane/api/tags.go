@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 func (s *Server) tagOperations() operations {
@@ -26,30 +27,27 @@ type tagged struct {
 }
 
 // taggedResource finds the resource of an ARN.
-func (s *Server) taggedResource(v *store.View, arn string) (*tagged, error) {
-	kind, path, err := s.parseARN(arn)
+func (s *Server) taggedResource(v *store.View, ref string) (*tagged, error) {
+	a, err := arn.Parse(ref)
 	if err != nil {
 		return nil, err
 	}
-	switch kind {
-	case "cluster":
-		return s.taggedCluster(v, arn)
-	case "task-definition":
-		return s.taggedTaskDefinition(v, arn)
+	switch a.Type {
+	case arn.TypeCluster:
+		return s.taggedCluster(v, ref)
+	case arn.TypeTaskDefinition:
+		return s.taggedTaskDefinition(v, ref)
 	case kindService, kindTask, kindInstance:
-	case "capacity-provider", "task-set", "daemon", "daemon-task-definition", "service-deployment", "service-revision":
-		return nil, errResourceNotFound
+	case arn.TypeContainer:
+		return nil, invalid("Unsupported resource type: %s", a.Type)
 	default:
-		return nil, invalid("Unsupported resource type: %s", kind)
+		return nil, errResourceNotFound // what this control plane has none of
 	}
-	if len(path) > 2 {
-		return nil, invalid("Invalid identifier: Unexpected number of separators")
-	}
-	if len(path) == 2 {
-		return s.taggedMember(v, kind, path[0], path[1])
+	if len(a.Path) > 1 {
+		return s.taggedMember(v, a.Type, a.Path[0], ref)
 	}
 	for cluster := range v.Clusters() { // an ARN without the cluster's name
-		if t, err := s.taggedMember(v, kind, aws.ToString(cluster.Object.ClusterName), path[0]); err == nil {
+		if t, err := s.taggedMember(v, a.Type, aws.ToString(cluster.Object.ClusterName), ref); err == nil {
 			return t, nil
 		}
 	}
@@ -58,8 +56,8 @@ func (s *Server) taggedResource(v *store.View, arn string) (*tagged, error) {
 
 var errResourceNotFound = exception("ResourceNotFoundException", "The specified resource wasn't found.")
 
-func (s *Server) taggedCluster(v *store.View, arn string) (*tagged, error) {
-	name, err := s.clusterRef(&arn)
+func (s *Server) taggedCluster(v *store.View, ref string) (*tagged, error) {
+	name, err := s.clusterRef(&ref)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +72,8 @@ func (s *Server) taggedCluster(v *store.View, arn string) (*tagged, error) {
 	}}, nil
 }
 
-func (s *Server) taggedTaskDefinition(v *store.View, arn string) (*tagged, error) {
-	family, revision, err := s.taskDefinitionRef(arn)
+func (s *Server) taggedTaskDefinition(v *store.View, ref string) (*tagged, error) {
+	family, revision, err := s.taskDefinitionRef(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +92,11 @@ func (s *Server) taggedTaskDefinition(v *store.View, arn string) (*tagged, error
 }
 
 // taggedMember finds a service, task or container instance.
-func (s *Server) taggedMember(v *store.View, kind, cluster, name string) (*tagged, error) {
+func (s *Server) taggedMember(v *store.View, kind, cluster, ref string) (*tagged, error) {
+	name, err := s.memberRef(kind, cluster, ref)
+	if err != nil {
+		return nil, err
+	}
 	if c := v.Cluster(cluster); c == nil {
 		return nil, errClusterNotFound
 	}
@@ -108,7 +110,7 @@ func (s *Server) taggedMember(v *store.View, kind, cluster, name string) (*tagge
 			}}, nil
 		}
 	case kindTask:
-		if r := v.Task(cluster, normalID(name)); r != nil {
+		if r := v.Task(cluster, name); r != nil {
 			return &tagged{tags: r.Object.Tags, instance: v.Instance(cluster, r.Instance), set: func(txn *store.Txn, tags []types.Tag) {
 				changed := *r
 				changed.Object.Tags = tags
@@ -117,7 +119,7 @@ func (s *Server) taggedMember(v *store.View, kind, cluster, name string) (*tagge
 			}}, nil
 		}
 	case kindInstance:
-		if r := v.Instance(cluster, normalID(name)); r != nil {
+		if r := v.Instance(cluster, name); r != nil {
 			return &tagged{tags: r.Object.Tags, instance: r, set: func(txn *store.Txn, tags []types.Tag) {
 				changed := *r
 				changed.Object.Tags = tags
