@@ -330,7 +330,7 @@ func TestTheRealCommandLineIsVerified(t *testing.T) {
 		t.Logf("%s is %s", cli, version)
 		run := func(secret string) (string, error) {
 			cmd := exec.Command(cli, "ecs", "list-tasks", "--cluster", "défault", "--endpoint-url", server.URL, "--region", "ap-south-1", "--output", "text")
-			cmd.Env = append(os.Environ(), "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_SESSION_TOKEN=", "AWS_ACCESS_KEY_ID=" + keyID, "AWS_SECRET_ACCESS_KEY=" + secret,
+			cmd.Env = append(os.Environ(), "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_SESSION_TOKEN=", "AWS_ACCESS_KEY_ID="+keyID, "AWS_SECRET_ACCESS_KEY="+secret,
 				"AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=", "LC_ALL=C.UTF-8")
 			out, err := cmd.CombinedOutput()
 			return string(out), err

@@ -39,7 +39,21 @@ func (c lower) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.Checked
 	return to
 }
 
+// usual are what etcd complains of at every start of a new directory or without listeners.
+var usual = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+	"Failed to detect schema version":                                                      true,
+	"failed to update storage version":                                                     true,
+}
+
 func (c lower) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	e.Level = lowered(e.Level)
+	if usual[e.Message] {
+		e.Level = zapcore.DebugLevel
+		if !c.Core.Enabled(e.Level) {
+			return nil
+		}
+	}
 	return c.Core.Write(e, fields)
 }

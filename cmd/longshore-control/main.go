@@ -1,0 +1,174 @@
+// Longshore-control is the control plane: the ECS API, the service scheduler and the agents' endpoint, over etcd.
+//
+// It exits with 0 after SIGTERM or SIGINT, 1 when it failed, and 2 when it was told something that can't be.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/longshore-project/longshore/controlplane"
+	"github.com/longshore-project/longshore/internal/version"
+)
+
+func main() {
+	// The first signal ends it in order; a second one ends it at once, as the handler is gone by then.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop)
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "longshore-control:", err)
+	var failure failed
+	if errors.As(err, &failure) && !errors.Is(err, controlplane.ErrConfig) {
+		os.Exit(1)
+	}
+	os.Exit(2)
+}
+
+// failed is an error of the running control plane; all others are about the command line.
+type failed struct{ error }
+
+func (f failed) Unwrap() error { return f.error }
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "longshore-control",
+		Short:         "The control plane of Longshore: the ECS API, the service scheduler and the agents' endpoint",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.AddCommand(runCommand(), &cobra.Command{
+		Use:   "version",
+		Short: "Say which version this is",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "longshore-control", version.Version)
+			return err
+		},
+	})
+	return root
+}
+
+// etcdFiles are the files that make the TLS configuration for an external etcd.
+type etcdFiles struct{ ca, cert, key string }
+
+func runCommand() *cobra.Command {
+	var (
+		cfg       controlplane.Config
+		files     etcdFiles
+		rollout   string
+		logFormat string
+		logLevel  string
+	)
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the control plane in the foreground",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			switch rollout {
+			case "waves", "parallel":
+				cfg.RolloutParallel = rollout == "parallel"
+			default:
+				return fmt.Errorf("--rollout %q is neither waves nor parallel", rollout)
+			}
+			if cfg.EtcdTLS, err = files.config(); err != nil {
+				return err
+			}
+			if cfg.Log, err = logger(logFormat, logLevel); err != nil {
+				return err
+			}
+			if cfg.RolloutWaveWait == 0 {
+				cfg.RolloutWaveWait = time.Nanosecond // none, and not the default
+			}
+			cfg.EtcdPassword = os.Getenv("LONGSHORE_ETCD_PASSWORD")
+			if err := controlplane.Run(cmd.Context(), cfg); err != nil {
+				return failed{err}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.DataDir, "data-dir", "/var/lib/longshore", "directory for the embedded etcd and the key files admin.env and host.env")
+	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:8480", "address of the API and of the agents' endpoint")
+	f.StringVar(&cfg.Region, "region", "us-west-2", "region in ARNs")
+	f.StringVar(&cfg.AccountID, "account-id", "000000000000", "account in ARNs, 12 digits")
+	f.StringVar(&cfg.PublicURL, "public-url", "", "URL that agents are told to connect to, when not the one of their requests")
+	f.StringVar(&cfg.TLSCert, "tls-cert", "", "file with the certificate, PEM")
+	f.StringVar(&cfg.TLSKey, "tls-key", "", "file with the certificate's key, PEM")
+	f.BoolVar(&cfg.InsecureHTTP, "insecure-http", false, "allow plain HTTP on an address that other machines reach")
+	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd cluster, instead of the embedded one")
+	f.StringVar(&files.ca, "etcd-ca", "", "file with the CA of the external etcd, PEM")
+	f.StringVar(&files.cert, "etcd-cert", "", "file with the client certificate for the external etcd, PEM")
+	f.StringVar(&files.key, "etcd-key", "", "file with the client certificate's key, PEM")
+	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user of the external etcd; the password is in LONGSHORE_ETCD_PASSWORD")
+	f.Int64Var(&cfg.EtcdQuota, "etcd-quota", 8<<30, "largest size of the embedded etcd's database in bytes")
+	f.DurationVar(&cfg.InstanceLostAfter, "instance-lost-after", 15*time.Minute, "how long a host may be away before it is deregistered")
+	f.DurationVar(&cfg.RolloutWaveWait, "rollout-wave-wait", 10*time.Second, "how long a wave of a roll-out has to be healthy before the next")
+	f.StringVar(&rollout, "rollout", "waves", "how services are rolled out: waves, of 1, 2, 4 … hosts, or parallel, as ECS does")
+	f.DurationVar(&cfg.Purge.StoppedTasks, "keep-stopped-tasks", time.Hour, "how long a STOPPED task stays describable")
+	f.DurationVar(&cfg.Purge.Inactive, "keep-inactive", 6*time.Hour, "how long INACTIVE clusters, services and container instances stay describable")
+	f.StringVar(&logFormat, "log-format", "text", "text or json, on standard error")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// config is nil when no file is named.
+func (f etcdFiles) config() (*tls.Config, error) {
+	if f == (etcdFiles{}) {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.ca != "" {
+		pem, err := os.ReadFile(f.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-ca: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--etcd-ca %s has no certificate in PEM", f.ca)
+		}
+	}
+	if f.cert != "" || f.key != "" {
+		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cert and --etcd-key: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+func logger(format, level string) (*zap.Logger, error) {
+	l, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level %q is none of debug, info, warn and error", level)
+	}
+	c := zap.NewProductionEncoderConfig()
+	c.TimeKey, c.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
+	c.EncodeDuration = zapcore.StringDurationEncoder
+	var encoder zapcore.Encoder
+	switch format {
+	case "json":
+		encoder = zapcore.NewJSONEncoder(c)
+	case "text":
+		c.ConsoleSeparator = " "
+		encoder = zapcore.NewConsoleEncoder(c)
+	default:
+		return nil, fmt.Errorf("--log-format %q is neither text nor json", format)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), l)), nil
+}

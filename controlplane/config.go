@@ -1,0 +1,118 @@
+package controlplane
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+// Config configures [Start]. The zero value of a field that has a default is that default.
+type Config struct {
+	// DataDir holds the embedded etcd, the lock and the key files; it is made if missing. Needed.
+	DataDir string
+	// Listen is the address of the API and of the agents' endpoints. Default 127.0.0.1:8480.
+	Listen string
+	// Region and AccountID are those of every ARN. Defaults us-west-2 and 000000000000.
+	Region, AccountID string
+	// PublicURL is how clients reach this control plane when that is not as their requests' Host header says, for one
+	// behind a proxy. Agents are told to connect there.
+	PublicURL string
+
+	// TLSCert and TLSKey are files in PEM. With both, only TLS is spoken.
+	TLSCert, TLSKey string
+	// InsecureHTTP allows plain HTTP on an address that other machines reach.
+	InsecureHTTP bool
+
+	// EtcdEndpoints are those of an external etcd cluster; without, one runs inside this process.
+	EtcdEndpoints []string
+	// EtcdTLS is how an external cluster is spoken to; nil for plain http.
+	EtcdTLS *tls.Config
+	// EtcdUsername and EtcdPassword are for an external cluster with authentication.
+	EtcdUsername, EtcdPassword string
+	// EtcdQuota bounds the embedded etcd's database, in bytes. Default 8 GiB.
+	EtcdQuota int64
+
+	// InstanceLostAfter is how long a host may be away before it is deregistered. Default 15 m.
+	InstanceLostAfter time.Duration
+	// RolloutWaveWait is how long each wave of a roll-out has to be healthy before the next. Default 10 s.
+	RolloutWaveWait time.Duration
+	// RolloutParallel replaces on all hosts at once, as ECS does, instead of in waves.
+	RolloutParallel bool
+
+	// Purge says how long what has ended stays describable.
+	Purge store.PurgeConfig
+	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.
+	ShutdownGrace time.Duration
+
+	Log *zap.Logger // default: none
+}
+
+// ErrConfig is the class of errors that another configuration would not have; test with errors.Is.
+var ErrConfig = errors.New("configuration")
+
+var (
+	regionForm  = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+	accountForm = regexp.MustCompile(`^[0-9]{12}$`)
+)
+
+// complete fills in the defaults and refuses what can't work.
+func (c Config) complete() (Config, error) {
+	c.Listen = cmp.Or(c.Listen, "127.0.0.1:8480")
+	c.Region = cmp.Or(c.Region, "us-west-2")
+	c.AccountID = cmp.Or(c.AccountID, "000000000000")
+	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	switch {
+	case c.DataDir == "":
+		return c, fmt.Errorf("%w: --data-dir is missing: name a directory for the state and the keys", ErrConfig)
+	case !regionForm.MatchString(c.Region):
+		return c, fmt.Errorf("%w: --region %q is not like us-west-2", ErrConfig, c.Region)
+	case !accountForm.MatchString(c.AccountID):
+		return c, fmt.Errorf("%w: --account-id %q is not 12 digits", ErrConfig, c.AccountID)
+	case c.InstanceLostAfter < 0 || c.RolloutWaveWait < 0:
+		return c, fmt.Errorf("%w: --instance-lost-after and --rollout-wave-wait can't be negative", ErrConfig)
+	}
+	if c.PublicURL != "" {
+		if u, err := url.Parse(c.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return c, fmt.Errorf("%w: --public-url %q is not like https://longshore.example.com", ErrConfig, c.PublicURL)
+		}
+	}
+	return c, c.checkListener()
+}
+
+// checkListener keeps signatures and secrets from travelling in clear unless that was asked for.
+func (c Config) checkListener() error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("%w: --listen %q is not like 127.0.0.1:8480: %w", ErrConfig, c.Listen, err)
+	}
+	switch {
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return fmt.Errorf("%w: --tls-cert and --tls-key go together", ErrConfig)
+	case c.TLSCert != "" && c.InsecureHTTP:
+		return fmt.Errorf("%w: --insecure-http contradicts --tls-cert and --tls-key", ErrConfig)
+	case c.TLSCert == "" && !c.InsecureHTTP && !loopback(host):
+		return fmt.Errorf("%w: --listen %s is reachable from other machines: give --tls-cert and --tls-key, "+
+			"or --insecure-http to have everything, secrets of tasks included, travel in clear", ErrConfig, c.Listen)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

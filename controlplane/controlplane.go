@@ -1,0 +1,266 @@
+// Package controlplane is the control plane as a whole: the ECS API, the agents' endpoint and the service scheduler over
+// one store.
+//
+// [Start] brings it up in the order lock, listener, etcd, store, keys, scheduler, server: what can be refused is refused
+// before anything is written, and the first connection is served by something complete. [ControlPlane.Close] goes the
+// other way round. Containers on hosts know nothing of either.
+//
+//	POST /            the ECS API (package api), signed
+//	/acs/ws, /tcs/ws  the agents' web sockets (package poll), signed
+//	GET /             who is here
+//	GET /healthz      200 while the store answers
+//
+// # The data directory
+//
+//	longshore-control.lock   locked by the running process
+//	etcd/                    the embedded etcd; not there with an external one
+//	admin.env, host.env      the first keys, see package auth
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/controlplane/api"
+	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/scheduler"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/store/etcd"
+	"github.com/longshore-project/longshore/internal/version"
+)
+
+// startTimeout bounds the opening of etcd and the store.
+const startTimeout = time.Minute
+
+// ControlPlane is a running control plane.
+type ControlPlane struct {
+	cfg   Config
+	log   *zap.Logger
+	store *store.Store
+
+	addr   net.Addr
+	server *http.Server
+	// closers undo the start, the last one first.
+	closers []closer
+	once    sync.Once
+	failed  chan error
+}
+
+type closer struct {
+	name  string
+	close func() error
+}
+
+// Run starts the control plane, and stops it when ctx ends or it fails by itself. It returns nil after a wanted end.
+func Run(ctx context.Context, cfg Config) error {
+	p, err := Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return p.Close()
+	case err := <-p.failed:
+		return errors.Join(err, p.Close())
+	}
+}
+
+// Start starts the control plane; when it returns, calls are served. An error of the class [ErrConfig] is for whoever
+// wrote the configuration.
+func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
+	if cfg, err = cfg.complete(); err != nil {
+		return nil, err
+	}
+	started := time.Now()
+	p := &ControlPlane{cfg: cfg, log: cfg.Log, failed: make(chan error, 4)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	unlock, err := lockDir(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose("lock", func() error { unlock(); return nil })
+	listener, err := listen(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose("listener", func() error { _ = listener.Close(); return nil })
+	p.addr = listener.Addr()
+	if err := p.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := auth.EnsureKeys(ctx, p.store, cfg.DataDir, time.Now()); err != nil {
+		return nil, err
+	}
+	handler, err := p.startParts()
+	if err != nil {
+		return nil, err
+	}
+	p.serve(listener, handler)
+	p.log.Info("serving", zap.Stringer("address", p.addr), zap.Bool("tls", cfg.TLSCert != ""), zap.String("region", cfg.Region),
+		zap.String("account", cfg.AccountID), zap.String("data_dir", cfg.DataDir), zap.String("version", version.Version),
+		zap.Duration("duration", time.Since(started)))
+	return p, nil
+}
+
+// Addr is where it listens.
+func (p *ControlPlane) Addr() net.Addr { return p.addr }
+
+// Failed gets an error when the control plane can't go on by itself.
+func (p *ControlPlane) Failed() <-chan error { return p.failed }
+
+// Close ends all in order: calls under way are answered, sockets closed, leaderships given up, the store flushed.
+func (p *ControlPlane) Close() (err error) {
+	p.once.Do(func() {
+		for i := len(p.closers) - 1; i >= 0; i-- {
+			c := p.closers[i]
+			begun := time.Now()
+			e := c.close()
+			p.log.Debug("closed", zap.String("part", c.name), zap.Duration("duration", time.Since(begun)), zap.Error(e))
+			if e != nil {
+				err = errors.Join(err, fmt.Errorf("close the %s: %w", c.name, e))
+			}
+		}
+		if p.server != nil {
+			p.log.Info("stopped", zap.Error(err))
+		}
+	})
+	return err
+}
+
+func (p *ControlPlane) onClose(name string, f func() error) {
+	p.closers = append(p.closers, closer{name, f})
+}
+
+// fail tells that the control plane can't go on.
+func (p *ControlPlane) fail(err error) {
+	select {
+	case p.failed <- err:
+	default: // enough reasons are there already
+	}
+}
+
+// openStore opens etcd and the store on it.
+func (p *ControlPlane) openStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	client, err := p.openEtcd(ctx)
+	if err != nil {
+		return err
+	}
+	embedded := len(p.cfg.EtcdEndpoints) == 0
+	p.store, err = store.Open(ctx, store.Config{Client: client, Log: p.log.Named("store"), Maintain: embedded})
+	if err != nil {
+		return err
+	}
+	p.onClose("store", p.store.Close)
+	return nil
+}
+
+func (p *ControlPlane) openEtcd(ctx context.Context) (*clientv3.Client, error) {
+	if len(p.cfg.EtcdEndpoints) > 0 {
+		client, err := etcd.Connect(ctx, etcd.External{Endpoints: p.cfg.EtcdEndpoints, TLS: p.cfg.EtcdTLS,
+			Username: p.cfg.EtcdUsername, Password: p.cfg.EtcdPassword, Log: p.log})
+		if err != nil {
+			return nil, err
+		}
+		p.onClose("etcd client", client.Close)
+		return client, nil
+	}
+	server, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(p.cfg.DataDir, "etcd"), Quota: p.cfg.EtcdQuota, Log: p.log})
+	if err != nil {
+		return nil, err
+	}
+	closing := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-closing:
+		case err := <-server.Err():
+			p.fail(fmt.Errorf("etcd failed: %w", err))
+		case <-server.Stopped():
+			p.fail(errors.New("etcd stopped by itself; its log lines say why"))
+		}
+	})
+	p.onClose("etcd", func() error {
+		close(closing)
+		watching.Wait()
+		return server.Close()
+	})
+	return server.Client(), nil
+}
+
+// startParts starts what works on the store, and returns what serves the requests.
+func (p *ControlPlane) startParts() (http.Handler, error) {
+	verifier := auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{})
+	sched := scheduler.New(scheduler.Config{
+		Store:             p.store,
+		Log:               p.log.Named("scheduler"),
+		InstanceLostAfter: p.cfg.InstanceLostAfter,
+		RolloutWait:       p.cfg.RolloutWaveWait,
+		RolloutParallel:   p.cfg.RolloutParallel,
+	})
+	p.background("purge", func(ctx context.Context) error { p.store.Purge(ctx, p.cfg.Purge); return nil })
+	p.background("scheduler", sched.Run)
+	calls := api.New(api.Config{
+		Store:     p.store,
+		Verifier:  verifier,
+		Region:    p.cfg.Region,
+		AccountID: p.cfg.AccountID,
+		BaseURL:   p.baseURL,
+		Log:       p.log.Named("api"),
+	})
+	return p.routes(calls, http.NotFoundHandler()), nil
+}
+
+// background runs a part until Close, which waits for its end. A part that ends before fails the whole.
+func (p *ControlPlane) background(name string, run func(ctx context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			p.fail(fmt.Errorf("the %s failed: %w", name, err))
+		}
+	}()
+	p.onClose(name, func() error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
+// serve answers requests until Close, which lets those under way end.
+func (p *ControlPlane) serve(listener net.Listener, handler http.Handler) {
+	p.server = p.httpServer(handler)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := p.server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			p.fail(fmt.Errorf("serve on %s: %w", p.addr, err))
+		}
+	}()
+	p.onClose("server", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), p.cfg.ShutdownGrace)
+		defer cancel()
+		err := p.server.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			p.log.Warn("calls were cut off at shutdown", zap.Duration("after", p.cfg.ShutdownGrace))
+			err = p.server.Close()
+		}
+		<-done
+		return err
+	})
+}
