@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,8 +96,8 @@ const lockWait = 2 * time.Second
 func Open(dir string) (*DB, *Quarantine, error) {
 	path := filepath.Join(dir, DatabaseName)
 	bolt, err := open(path)
-	var damaged *damage
-	if !errors.As(err, &damaged) {
+	var bad *damage
+	if !errors.As(err, &bad) {
 		return started(bolt, path, nil, err)
 	}
 	aside, err := setAside(path)
@@ -104,10 +105,10 @@ func Open(dir string) (*DB, *Quarantine, error) {
 		return nil, nil, err
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("the state database %s can't be used (%w) and can't be set aside: %w", path, damaged.cause, err)
+		return nil, nil, fmt.Errorf("the state database %s can't be used (%w) and can't be set aside: %w", path, bad.cause, err)
 	}
 	bolt, err = open(path)
-	return started(bolt, path, &Quarantine{Path: aside, Cause: damaged.cause}, err)
+	return started(bolt, path, &Quarantine{Path: aside, Cause: bad.cause}, err)
 }
 
 func started(bolt *bbolt.DB, path string, q *Quarantine, err error) (*DB, *Quarantine, error) {
@@ -152,55 +153,58 @@ func (d *damage) Error() string { return d.cause.Error() }
 
 // open opens and checks a database, and brings it to the present version.
 func open(path string) (db *bbolt.DB, err error) {
-	if err := checkSize(path); err != nil {
+	if err := check(path); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			db, err = nil, &damage{fmt.Errorf("it is damaged: %v", r)}
-		}
-	}()
+	var file *os.File
 	_, statErr := os.Stat(path)
-	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 1 << 20})
+	err = guarded(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait, FreelistType: bbolt.FreelistMapType, OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		}})
+		return err
+	})
+	var bad *damage
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.As(err, &bad):
+		giveUp(file)
+		return nil, err
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, locked(path)
-	case errors.Is(err, bbolt.ErrInvalid) || errors.Is(err, bbolt.ErrChecksum) || errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, bbolterrors.ErrInvalid) || errors.Is(err, bbolterrors.ErrChecksum) || errors.Is(err, bbolterrors.ErrVersionMismatch):
 		return nil, &damage{err}
 	case err != nil:
 		return nil, fmt.Errorf("open the state database %s: %w", path, err)
 	}
-	if err := prepare(db, path); err != nil {
-		_ = db.Close()
+	if err := guarded(func() error { return prepare(db, path) }); err != nil {
+		giveUp(file)
 		return nil, err
 	}
 	if statErr != nil { // it is new: its name must survive too
 		if err := syncDir(filepath.Dir(path)); err != nil {
-			_ = db.Close()
+			giveUp(file)
 			return nil, err
 		}
 	}
 	return db, nil
 }
 
+// giveUp lets go of a database that can't be closed in good order. Closing the file does not end the lock while it is mapped.
+func giveUp(file *os.File) {
+	_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+	_ = file.Close()
+}
+
 func locked(path string) error {
 	return fmt.Errorf("%s: %w; is another longshore-agent running?", path, ErrLocked)
 }
 
-// prepare checks every page of a database and makes what is missing.
+// prepare checks what a database is and makes what is missing.
 func prepare(db *bbolt.DB, path string) error {
 	var version string
 	empty := true
 	err := db.View(func(tx *bbolt.Tx) error {
-		var first error
-		for err := range tx.Check() {
-			if first == nil {
-				first = err
-			}
-		}
-		if first != nil {
-			return &damage{fmt.Errorf("it is damaged: %w", first)}
-		}
 		if b := tx.Bucket([]byte(metaBucket)); b != nil {
 			version = string(b.Get([]byte(versionKey)))
 		}
@@ -220,8 +224,12 @@ func prepare(db *bbolt.DB, path string) error {
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range []string{metaBucket, "tasks", "changes", "session"} {
-			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-				return err
+			_, err := tx.CreateBucketIfNotExists([]byte(name))
+			if errors.Is(err, bbolterrors.ErrIncompatibleValue) {
+				return &damage{fmt.Errorf("%s is no bucket", name)}
+			}
+			if err != nil {
+				return fmt.Errorf("prepare the state database %s: %w", path, err)
 			}
 		}
 		return tx.Bucket([]byte(metaBucket)).Put([]byte(versionKey), []byte(strconv.Itoa(Version)))
@@ -240,7 +248,7 @@ func (db *DB) Close() error {
 
 // View runs f with a consistent picture of the database.
 func (db *DB) View(f func(*Tx) error) error {
-	return db.bolt.View(func(tx *bbolt.Tx) error { return f(&Tx{tx}) })
+	return guarded(func() error { return db.bolt.View(func(tx *bbolt.Tx) error { return f(&Tx{tx}) }) })
 }
 
 // Bucket is a part of the database whose keys are text and whose values are of one type.

@@ -75,16 +75,13 @@ func (db *DB) commit(batch []*update) {
 	}
 }
 
-func (db *DB) transact(f func(*Tx) error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("write the state database %s: %v", db.path, r)
-		}
-	}()
+func (db *DB) transact(f func(*Tx) error) error {
 	var own error
-	err = db.bolt.Update(func(tx *bbolt.Tx) error {
-		own = f(&Tx{tx})
-		return own
+	err := guarded(func() error {
+		return db.bolt.Update(func(tx *bbolt.Tx) error {
+			own = f(&Tx{tx})
+			return own
+		})
 	})
 	if err != nil && own == nil {
 		return fmt.Errorf("write the state database %s (the state before stays): %w", db.path, err)
