@@ -1,0 +1,284 @@
+package imagecache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"go.uber.org/zap"
+)
+
+// flight is one pull and everyone who waits for it.
+type flight[I any] struct {
+	name   name
+	auth   *Credentials
+	key    string
+	ctx    context.Context
+	cancel context.CancelFunc
+	claim  *claim // its wish for a place, with the best priority of those who wait
+	done   chan struct{}
+	img    I     // when done is closed
+	err    error // likewise
+
+	mu      sync.Mutex // held while waiters are told something, so that nobody is told after leaving
+	waiters map[*Request]struct{}
+	last    Progress
+}
+
+// pull joins the flight for a reference, or begins one, and waits for its end or ctx's.
+func (c *Cache[I]) pull(ctx context.Context, name name, req *Request) (img I, err error) {
+	auth := c.cfg.Credentials.find(name.repository)
+	f := c.board(ctx, name, auth, req)
+	defer c.leave(f, req)
+	select {
+	case <-f.done:
+		return f.img, f.err
+	case <-ctx.Done():
+		return img, ctx.Err()
+	}
+}
+
+func (c *Cache[I]) board(ctx context.Context, name name, auth *Credentials, req *Request) *flight[I] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := name.normalised + " " + auth.fingerprint()
+	f := c.flights[key]
+	joined := f != nil
+	if !joined {
+		// The flight outlives the request that began it as long as somebody waits.
+		fctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), c.cfg.Timeout,
+			&classed{errdefs.ErrUnavailable, fmt.Sprintf("the pull did not end within %s", c.cfg.Timeout)})
+		f = &flight[I]{
+			name: name, auth: auth, key: key, ctx: fctx, cancel: cancel, claim: c.places.claim(req.Priority),
+			done: make(chan struct{}), waiters: map[*Request]struct{}{},
+		}
+		c.flights[key] = f
+		go c.fly(f)
+	}
+	c.places.raise(f.claim, req.Priority)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiters[req] = struct{}{}
+	if joined {
+		req.note("joined the pull of %s that is under way", name.given)
+	}
+	if f.last.Phase != "" && req.Progress != nil {
+		req.Progress(f.last)
+	}
+	return f
+}
+
+// leave takes a request out of a flight; with the last one the flight ends.
+func (c *Cache[I]) leave(f *flight[I], req *Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.waiters, req)
+	if len(f.waiters) > 0 {
+		return
+	}
+	f.cancel()
+	if c.flights[f.key] == f {
+		delete(c.flights, f.key)
+	}
+}
+
+// fly is the goroutine of a flight.
+func (c *Cache[I]) fly(f *flight[I]) {
+	img, err := c.tries(f)
+	c.mu.Lock()
+	if c.flights[f.key] == f { // from here on a request begins a new one
+		delete(c.flights, f.key)
+	}
+	c.mu.Unlock()
+	f.img, f.err = img, err
+	close(f.done)
+	f.cancel()
+}
+
+// tries pulls until it succeeds or trying again is of no use.
+func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
+	began := time.Now()
+	log := c.cfg.Log.With(zap.String("step", "pull"), zap.String("image", f.name.given), zap.String("registry", f.name.registry))
+	delay := c.cfg.FirstDelay
+	for try := 1; ; try++ {
+		if err := c.places.take(f.ctx, f.claim); err != nil {
+			return img, c.failure(f, try-1, began, err)
+		}
+		log.Info("pulling", zap.Int("try", try), zap.Bool("credentials", f.auth != nil), zap.Duration("waited", time.Since(began)))
+		img, err = c.try(f, log)
+		c.places.give()
+		if err == nil {
+			log.Info("pulled", zap.Int("try", try), zap.Duration("duration", time.Since(began)), zap.Stringer("progress", f.progress()))
+			return img, nil
+		}
+		if f.ctx.Err() != nil || final(err) || try >= c.cfg.Tries {
+			return img, c.failure(f, try, began, err)
+		}
+		pause := time.Duration(float64(delay) * (0.8 + 0.4*rand.Float64()))
+		delay = min(2*delay, c.cfg.LastDelay)
+		log.Warn("the pull failed and is tried again", zap.Int("try", try), zap.Int("tries", c.cfg.Tries), zap.Duration("after", pause), zap.Error(err))
+		f.tell(func(r *Request) {
+			r.note("try %d of %d failed, next in %s: %v", try, c.cfg.Tries, pause.Round(time.Millisecond), err)
+		})
+		if !sleep(f.ctx, pause) {
+			return img, c.failure(f, try, began, err)
+		}
+	}
+}
+
+// final reports whether trying again can't help.
+func final(err error) bool {
+	return errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) || errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) ||
+		errdefs.IsNotImplemented(err)
+}
+
+// try pulls once, and gives up when nothing moves.
+func (c *Cache[I]) try(f *flight[I], log *zap.Logger) (img I, err error) {
+	ctx, cancel := context.WithCancelCause(f.ctx)
+	defer cancel(nil)
+	w := newWatch(c.cfg.Inactivity, c.lastMove, func(silent time.Duration) {
+		cancel(&classed{errdefs.ErrUnavailable, fmt.Sprintf("no progress for %s (%s)", silent.Round(time.Millisecond), f.progress())})
+	})
+	defer w.end()
+	img, err = c.engine.Pull(ctx, f.name.given, f.auth, func(p Progress) {
+		c.move()
+		f.report(p)
+		if w.move() {
+			log.Info("the pull moves", zap.Stringer("progress", p))
+		}
+	})
+	if err == nil {
+		return img, nil
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return img, cause
+	}
+	return img, f.auth.redact(err)
+}
+
+func (c *Cache[I]) move() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.moved = time.Now()
+}
+
+func (c *Cache[I]) lastMove() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.moved
+}
+
+// report remembers a flight's progress and tells everyone who waits.
+func (f *flight[I]) report(p Progress) {
+	f.tell(func(r *Request) {
+		if r.Progress != nil {
+			r.Progress(p)
+		}
+	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = p
+}
+
+func (f *flight[I]) tell(say func(*Request)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for r := range f.waiters {
+		say(r)
+	}
+}
+
+func (f *flight[I]) progress() Progress {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.last.Phase == "" {
+		return Progress{Phase: "nothing was received"}
+	}
+	return f.last
+}
+
+// watch watches one try for inactivity. An engine downloads few layers at a time, those of all its pulls together, so a
+// pull whose turn has not come is as silent as one whose registry is dead. Therefore one that is silent while others move
+// has more patience.
+type watch struct {
+	limit  time.Duration
+	others func() time.Time // when any pull last moved
+
+	mu     sync.Mutex
+	timer  *time.Timer
+	moved  time.Time
+	logged time.Time
+	over   bool
+}
+
+// crowded is how many times the limit a pull may be silent while others move.
+const crowded = 5
+
+// newWatch calls expired, once, if the pull is silent for too long.
+func newWatch(limit time.Duration, others func() time.Time, expired func(silent time.Duration)) *watch {
+	w := &watch{limit: limit, others: others, moved: time.Now(), logged: time.Now()}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(limit, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.over {
+			return
+		}
+		if again := w.patience(); again > 0 {
+			w.timer.Reset(again)
+			return
+		}
+		w.over = true
+		expired(time.Since(w.moved))
+	})
+	return w
+}
+
+func (w *watch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.timer.Stop()
+}
+
+// move notes progress; it reports whether it is time for a line in the log.
+func (w *watch) move() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moved = time.Now()
+	if w.moved.Sub(w.logged) < 10*time.Second {
+		return false
+	}
+	w.logged = w.moved
+	return true
+}
+
+// patience is how long to wait further; 0 means no longer. The mutex is held.
+func (w *watch) patience() time.Duration {
+	silent, quiet := time.Since(w.moved), time.Since(w.others())
+	switch {
+	case silent < w.limit:
+		return w.limit - silent
+	case quiet < w.limit && silent < crowded*w.limit:
+		return min(w.limit-quiet, crowded*w.limit-silent)
+	}
+	return 0
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
