@@ -137,6 +137,9 @@ func (r *Request) Satisfies(h *Host, own *store.Task) *Refusal {
 	return r.run(h, memberOfFilter, memberOfFilter+1)
 }
 
+// HasAttributes looks at the attributes that the definition requires only.
+func (r *Request) HasAttributes(h *Host) *Refusal { return r.run(h, attributesFilter, memberOfFilter) }
+
 func (r *Request) run(h *Host, from, to int) *Refusal {
 	for i := from; i < to; i++ {
 		if refusal := filters[i](r, h); refusal != nil {

@@ -1,0 +1,437 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+// The statuses of services, deployments and instances.
+const (
+	active   = "ACTIVE"
+	draining = "DRAINING"
+	inactive = "INACTIVE"
+	primary  = "PRIMARY"
+)
+
+// snapshot is all that a decision about a service is made from.
+type snapshot struct {
+	service     *store.Service
+	definitions map[string]*store.TaskDefinition // of its deployments, by ARN
+	hosts       []*placement.Host                // of the cluster, INACTIVE ones excluded, by id
+	tasks       []*store.Task                    // of the service, STOPPED ones included
+	daemon      func(service string) bool        // whether a service of the cluster is a DAEMON service
+	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
+	now         time.Time
+}
+
+// plan is a decision.
+type plan struct {
+	service *store.Service // the changed record; nil: it stays
+	stops   []*store.Task  // changed records
+	starts  []start
+	events  []string
+	wake    time.Time       // when to look again though nothing changed; zero: never
+	waits   map[string]bool // instances on which any change of tasks or resources matters
+	problem error           // why nothing could be decided
+}
+
+type start struct {
+	host *placement.Host
+	task *store.Task
+}
+
+// empty tells whether there is nothing to be done now.
+func (p *plan) empty() bool {
+	return p.service == nil && len(p.stops) == 0 && len(p.starts) == 0 && len(p.events) == 0
+}
+
+// reconcile decides about a DAEMON service. It is pure but for the ids of the tasks it makes.
+func reconcile(s snapshot, cfg *Config) *plan {
+	p := newPass(s, cfg)
+	switch aws.ToString(s.service.Object.Status) {
+	case draining:
+		p.drain()
+	case active:
+		if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
+			return p.plan
+		}
+		p.locate()
+		p.countFailures()
+		p.evict()
+		p.rollOut()
+		p.start()
+		p.complain()
+		p.settle()
+	}
+	if !reflect.DeepEqual(p.svc, s.service) {
+		p.plan.service = p.svc
+	}
+	return p.plan
+}
+
+// A pass is one decision being made.
+type pass struct {
+	snapshot
+	cfg  *Config
+	name string
+	svc  *store.Service // a copy, as it will be
+	plan *plan
+
+	primary  *deployment
+	older    []*deployment // newest first
+	base     *deployment   // of the older ones that which is kept up where no wave has been; nil: the primary goes everywhere
+	places   []*place
+	refusals []*placement.Refusal // why tasks could not be placed
+	spare    int                  // how many healthy tasks may be stopped for the roll-out
+}
+
+// A deployment of the service, ready to place tasks.
+type deployment struct {
+	id     string
+	object types.Deployment
+	def    *store.TaskDefinition
+	req    *placement.Request
+}
+
+// A place is the service on one instance.
+type place struct {
+	host    *placement.Host
+	id      string
+	task    *store.Task // the one that is not STOPPED; nil: none
+	of      *deployment // whose task it is; nil: of none that the service has
+	last    *store.Task // the newest, STOPPED or not
+	belongs bool
+	target  *deployment // what should run here
+}
+
+func (pl *place) runs() bool { return pl.task != nil && task.Wanted(pl.task) }
+
+// healthy tells whether the task that is there does what it should.
+func (pl *place) healthy() bool {
+	return pl.runs() && pl.of != nil && task.Healthy(pl.task, &pl.of.def.Object)
+}
+
+func newPass(s snapshot, cfg *Config) *pass {
+	svc := *s.service
+	svc.Object.Deployments = slices.Clone(s.service.Object.Deployments)
+	svc.Rollouts, svc.Failures = maps.Clone(s.service.Rollouts), maps.Clone(s.service.Failures)
+	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}}
+}
+
+// readDeployments finds the service's deployments and compiles what they need.
+func (p *pass) readDeployments() error {
+	for i := range p.svc.Object.Deployments {
+		object := p.svc.Object.Deployments[i]
+		d := &deployment{id: aws.ToString(object.Id), object: object, def: p.definitions[aws.ToString(object.TaskDefinition)]}
+		if d.def == nil {
+			return fmt.Errorf("deployment %s: task definition %s can't be found", d.id, aws.ToString(object.TaskDefinition))
+		}
+		var err error
+		if d.req, err = requestOf(p.svc, d.def); err != nil {
+			return fmt.Errorf("deployment %s: %w", d.id, err)
+		}
+		if aws.ToString(object.Status) == primary {
+			p.primary = d
+		} else {
+			p.older = append(p.older, d)
+		}
+	}
+	if p.primary == nil {
+		return fmt.Errorf("none of its %d deployments is PRIMARY", len(p.older))
+	}
+	slices.SortStableFunc(p.older, func(a, b *deployment) int {
+		return aws.ToTime(b.object.CreatedAt).Compare(aws.ToTime(a.object.CreatedAt))
+	})
+	for _, d := range p.older {
+		if p.base == nil || p.base.object.RolloutState != types.DeploymentRolloutStateCompleted && d.object.RolloutState == types.DeploymentRolloutStateCompleted {
+			p.base = d
+		}
+	}
+	return nil
+}
+
+func requestOf(svc *store.Service, def *store.TaskDefinition) (*placement.Request, error) {
+	name := aws.ToString(svc.Object.ServiceName)
+	return placement.NewRequest(placement.Request{
+		Definition: &def.Object, Need: task.Need(&def.Object, nil), Constraints: svc.Object.PlacementConstraints,
+		Service: name, Group: "service:" + name,
+	})
+}
+
+func (p *pass) deployment(id string) *deployment {
+	if id == p.primary.id {
+		return p.primary
+	}
+	for _, d := range p.older {
+		if d.id == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// locate finds the service's tasks on the hosts, and where it belongs.
+func (p *pass) locate() {
+	at := make(map[string]*place, len(p.hosts))
+	for _, h := range p.hosts {
+		pl := &place{host: h, id: h.Instance.ID}
+		at[pl.id] = pl
+		p.places = append(p.places, pl)
+	}
+	for _, t := range p.tasks {
+		pl := at[t.Instance]
+		if pl == nil {
+			continue
+		}
+		if !task.IsStopped(t) {
+			pl.task, pl.of = t, p.deployment(t.Deployment)
+		}
+		if pl.last == nil || newer(t, pl.last) {
+			pl.last = t
+		}
+	}
+	for _, pl := range p.places {
+		var refusal *placement.Refusal
+		pl.belongs, refusal = belongs(p.primary.req, pl.host, pl.task)
+		if refusal != nil && refusal.Reason == placement.ReasonAttribute && (pl.of != p.primary || !pl.runs()) {
+			p.refuse(pl, refusal)
+		}
+	}
+}
+
+// newer tells whether a was made after b. One that is not STOPPED always was.
+func newer(a, b *store.Task) bool {
+	if task.IsStopped(a) != task.IsStopped(b) {
+		return !task.IsStopped(a)
+	}
+	return aws.ToTime(a.Object.CreatedAt).After(aws.ToTime(b.Object.CreatedAt))
+}
+
+// belongs tells whether a service, with its task own (nil: none) on h, belongs there, and if not, why. The refusal comes
+// with true too, where a task may stay though none could be started.
+func belongs(req *placement.Request, h *placement.Host, own *store.Task) (bool, *placement.Refusal) {
+	runs := own != nil && task.Wanted(own)
+	if aws.ToString(h.Instance.Object.Status) != active {
+		return false, nil
+	}
+	if !h.Connected && runs {
+		return true, nil
+	}
+	if r := req.Satisfies(h, own); r != nil {
+		return false, r
+	}
+	if r := req.HasAttributes(h); r != nil {
+		return runs, r
+	}
+	return true, nil
+}
+
+// DaemonDesired is the number of instances that a DAEMON service belongs on now: its desiredCount.
+func DaemonDesired(v *store.View, svc *store.Service) int32 {
+	family, revision := definitionOf(aws.ToString(svc.Object.TaskDefinition))
+	def := v.TaskDefinition(family, revision)
+	if def == nil {
+		return 0
+	}
+	req, err := requestOf(svc, def)
+	if err != nil {
+		return 0
+	}
+	own := map[string]*store.Task{}
+	for t := range v.TasksOf(svc.Cluster, aws.ToString(svc.Object.ServiceName)) {
+		if !task.IsStopped(t) {
+			own[t.Instance] = t
+		}
+	}
+	var n int32
+	for _, h := range placement.HostsOf(v, svc.Cluster) {
+		t := own[h.Instance.ID]
+		if ok, _ := belongs(req, h, t); ok || remains(h, t) {
+			n++
+		}
+	}
+	return n
+}
+
+// remains tells whether the task still runs on an instance that is being drained.
+func remains(h *placement.Host, t *store.Task) bool {
+	return t != nil && task.Wanted(t) && aws.ToString(h.Instance.Object.Status) == draining
+}
+
+// definitionOf takes family and revision from the ARN of a task definition.
+func definitionOf(arn string) (family string, revision int32) {
+	family, number, _ := strings.Cut(arn[strings.LastIndexByte(arn, '/')+1:], ":")
+	n, err := strconv.ParseInt(number, 10, 32)
+	if err != nil {
+		return "", 0
+	}
+	return family, int32(n)
+}
+
+// drain stops the tasks of a deleted service. It is INACTIVE when they are STOPPED; a task that can't be reached, because
+// its host is away, has been told to stop and does not keep the service.
+func (p *pass) drain() {
+	hosts := map[string]*placement.Host{}
+	for _, h := range p.hosts {
+		hosts[h.Instance.ID] = h
+	}
+	left := 0
+	for _, t := range p.tasks {
+		if task.IsStopped(t) {
+			continue
+		}
+		if stopped := task.Stop(t, types.TaskStopCodeServiceSchedulerInitiated, task.Deployed(t.Deployment), p.now); stopped != nil {
+			p.plan.stops = append(p.plan.stops, stopped)
+			left++
+		} else if h := hosts[t.Instance]; h != nil && h.Connected {
+			left++
+		}
+	}
+	p.svc.Object.DesiredCount = 0
+	if left == 0 {
+		p.svc.Object.Status = aws.String(inactive)
+		p.svc.InactiveSince = p.now
+		p.svc.Object.Deployments = []types.Deployment{}
+		p.svc.Rollouts, p.svc.Failures, p.svc.SteadySince = nil, nil, time.Time{}
+	}
+}
+
+// evict stops what should not run where it is.
+func (p *pass) evict() {
+	for _, pl := range p.places {
+		if !pl.runs() {
+			continue
+		}
+		switch {
+		case aws.ToString(pl.host.Instance.Object.Status) == draining:
+			p.evictDraining(pl)
+		case pl.of == nil:
+			p.stop(pl, task.Deployed(p.primary.id))
+		case !pl.belongs:
+			refusal := p.primary.req.Satisfies(pl.host, pl.task)
+			why := "the container instance is " + aws.ToString(pl.host.Instance.Object.Status)
+			if refusal != nil {
+				why = refusal.Detail
+			}
+			p.say("(service %s) (task %s) was stopped because (container-instance %s) no longer satisfies the placement constraints: %s.", p.name, pl.task.ID, pl.id, why)
+			p.stop(pl, "Container instance "+pl.id+" no longer satisfies the placement constraints of the service: "+why)
+		case pl.host.Connected && pl.task.Object.HealthStatus == types.HealthStatusUnhealthy && task.Checked(&pl.of.def.Object) && !p.inGrace(pl.task):
+			p.say("(service %s) (task %s) failed container health checks.", p.name, pl.task.ID)
+			p.stop(pl, task.ReasonUnhealthy)
+		}
+	}
+}
+
+// evictDraining stops a daemon on an instance that is being drained, after every other task there.
+func (p *pass) evictDraining(pl *place) {
+	if task.LastStatus(pl.task) != task.Pending {
+		for _, t := range pl.host.Tasks {
+			if !task.IsStopped(t) && (t.Service == "" || !p.daemon(t.Service)) {
+				p.plan.waits[pl.id] = true
+				return
+			}
+		}
+	}
+	p.stop(pl, "Container instance "+pl.id+" is draining")
+}
+
+// inGrace tells whether a task's health checks don't count yet.
+func (p *pass) inGrace(t *store.Task) bool {
+	grace := time.Duration(aws.ToInt32(p.svc.Object.HealthCheckGracePeriodSeconds)) * time.Second
+	if grace <= 0 || t.Object.StartedAt == nil {
+		return false
+	}
+	return p.notYet(t.Object.StartedAt.Add(grace))
+}
+
+func (p *pass) stop(pl *place, reason string) {
+	if t := task.Stop(pl.task, types.TaskStopCodeServiceSchedulerInitiated, reason, p.now); t != nil {
+		pl.task = t
+		p.plan.stops = append(p.plan.stops, t)
+	}
+}
+
+// start starts a task wherever one is missing.
+func (p *pass) start() {
+	for _, pl := range p.places {
+		if !pl.belongs || pl.task != nil || pl.target == nil {
+			continue
+		}
+		if !pl.host.Connected {
+			since := cmp.Or(pl.host.Instance.DisconnectedSince, aws.ToTime(pl.host.Instance.Object.RegisteredAt))
+			if !p.notYet(since.Add(p.cfg.AgentGrace)) {
+				p.refuse(pl, pl.target.req.Check(pl.host))
+			}
+			continue
+		}
+		if f := p.failure(pl, pl.target); f.Count > 0 && p.notYet(f.NotBefore) {
+			continue
+		}
+		if refusal := pl.target.req.Check(pl.host); refusal != nil {
+			p.refuse(pl, refusal)
+			continue
+		}
+		t, err := task.New(task.ForService(p.svc, &pl.target.object, pl.target.def, pl.host.Instance, p.now))
+		if err != nil {
+			p.plan.problem = err
+			continue
+		}
+		pl.task, pl.of, pl.last = t, pl.target, t
+		p.plan.starts = append(p.plan.starts, start{pl.host, t})
+	}
+}
+
+// refuse notes why no task could be placed, and that any change there is to be looked at.
+func (p *pass) refuse(pl *place, r *placement.Refusal) {
+	if r != nil {
+		p.refusals = append(p.refusals, r)
+		p.plan.waits[pl.id] = true
+	}
+}
+
+// complain tells why tasks could not be placed: once for all of them, and not again while ECS's part of the text is the
+// same.
+func (p *pass) complain() {
+	if len(p.refusals) == 0 {
+		return
+	}
+	message := placement.Event(p.name, p.refusals)
+	if same := strings.TrimSuffix(message, placement.Explain(p.refusals)); !p.said(same) {
+		p.say("%s", message)
+	}
+}
+
+func (p *pass) say(format string, args ...any) {
+	p.plan.events = append(p.plan.events, fmt.Sprintf(format, args...))
+}
+
+// sayOnce says what is not said again within six hours.
+func (p *pass) sayOnce(format string, args ...any) {
+	if message := fmt.Sprintf(format, args...); !p.said(message) && !slices.Contains(p.plan.events, message) {
+		p.plan.events = append(p.plan.events, message)
+	}
+}
+
+// notYet tells whether t is in the future, and has the service looked at again then.
+func (p *pass) notYet(t time.Time) bool {
+	if !t.After(p.now) {
+		return false
+	}
+	if p.plan.wake.IsZero() || t.Before(p.plan.wake) {
+		p.plan.wake = t
+	}
+	return true
+}

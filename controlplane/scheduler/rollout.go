@@ -1,0 +1,380 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+func itoa(n int32) string { return strconv.Itoa(int(n)) }
+
+// object is a deployment in the service's record.
+func (p *pass) object(d *deployment) *types.Deployment {
+	for i := range p.svc.Object.Deployments {
+		if aws.ToString(p.svc.Object.Deployments[i].Id) == d.id {
+			return &p.svc.Object.Deployments[i]
+		}
+	}
+	return &types.Deployment{}
+}
+
+// rollOut decides which deployment each place should run, and stops the tasks that are next to be replaced.
+func (p *pass) rollOut() {
+	if p.base == nil {
+		for _, pl := range p.places {
+			pl.target = p.primary
+		}
+		return
+	}
+	r := p.svc.Rollouts[p.primary.id]
+	r.Instances = p.requeue(r.Instances)
+	reached := make(map[string]bool, len(r.Instances))
+	for _, id := range r.Instances {
+		reached[id] = true
+	}
+	for _, pl := range p.places {
+		if pl.of == p.primary && pl.task != nil {
+			reached[pl.id] = true
+		}
+	}
+	p.spare = p.mayStop()
+	before := r.Held
+	if r.Held = p.held(reached); r.Held == "" {
+		// What was begun and not written, or was more than minimumHealthyPercent left.
+		for _, pl := range p.places {
+			if reached[pl.id] {
+				p.replace(pl)
+			}
+		}
+	} else if before == "" {
+		p.sayHeld(&r, reached)
+	}
+	next, size := p.judge(&r, reached)
+	if next {
+		p.wave(&r, reached, size)
+	}
+	for _, pl := range p.places {
+		pl.target = p.base
+		if reached[pl.id] {
+			pl.target = p.primary
+		}
+	}
+	if p.svc.Rollouts == nil {
+		p.svc.Rollouts = map[string]store.Rollout{}
+	}
+	p.svc.Rollouts[p.primary.id] = r
+}
+
+// mayStop is how many healthy tasks the deployment configuration lets us stop now.
+func (p *pass) mayStop() int {
+	desired, healthy := 0, 0
+	for _, pl := range p.places {
+		if pl.belongs {
+			desired++
+			if pl.healthy() {
+				healthy++
+			}
+		}
+	}
+	percent := 0
+	if c := p.svc.Object.DeploymentConfiguration; c != nil {
+		percent = int(aws.ToInt32(c.MinimumHealthyPercent))
+	}
+	return max(healthy-(desired*percent+99)/100, 0)
+}
+
+// requeue takes out of the waves the instances that are gone, and those that can't get the new task now. The others go on
+// without these; they keep, or get back, the deployment before until a later wave.
+func (p *pass) requeue(instances []string) []string {
+	at := make(map[string]*place, len(instances))
+	for _, pl := range p.places {
+		at[pl.id] = pl
+	}
+	return slices.DeleteFunc(slices.Clone(instances), func(id string) bool {
+		pl := at[id]
+		if pl == nil || !pl.belongs {
+			return true
+		}
+		why := p.hindrance(pl)
+		if why == "" {
+			return false
+		}
+		p.sayOnce("(service %s) (deployment %s) goes on without (container-instance %s) for now: %s.", p.name, p.primary.id, id, why)
+		return true
+	})
+}
+
+// hindrance tells why a place that a wave reached can't get the new task now, though that has not been tried there.
+func (p *pass) hindrance(pl *place) string {
+	switch t := pl.task; {
+	case t != nil && pl.of == p.primary, t == nil && p.failure(pl, p.primary).Count > 0:
+		return ""
+	case t != nil && !task.Wanted(t):
+		if p.notYet(aws.ToTime(t.Object.StoppingAt).Add(p.cfg.RolloutPatience)) {
+			return ""
+		}
+		return fmt.Sprintf("its old task %s has been stopping since %s", t.ID, aws.ToTime(t.Object.StoppingAt).Format(time.RFC3339))
+	}
+	refusal := p.primary.req.Check(pl.after())
+	if refusal == nil {
+		return ""
+	}
+	if pl.host.Connected {
+		p.refuse(pl, refusal)
+	}
+	return refusal.Detail
+}
+
+// after is the host without the service's task.
+func (pl *place) after() *placement.Host {
+	if pl.task == nil {
+		return pl.host
+	}
+	return pl.host.Without(pl.task)
+}
+
+// outcome is what has become of a place that a wave reached.
+type outcome uint8
+
+const (
+	ready   outcome = iota // the new task is healthy
+	busy                   // not yet, and there is time
+	slow                   // not yet, and there was time
+	failing                // the new task failed
+)
+
+// look tells what has become of a place that a wave reached, and why for slow and failing.
+func (p *pass) look(pl *place) (outcome, string) {
+	f, t := p.failure(pl, p.primary), pl.task
+	switch {
+	case t == nil && f.Count > 0, t != nil && pl.of == p.primary && !pl.healthy() && f.Count > 0:
+		return failing, fmt.Sprintf("task %s on container instance %s failed: %s", f.Task, pl.id, f.Reason)
+	case t == nil || pl.of != p.primary:
+		return busy, ""
+	case pl.healthy() && pl.host.Connected:
+		return ready, ""
+	case aws.ToString(t.Object.StoppedReason) == task.ReasonUnhealthy:
+		return failing, fmt.Sprintf("task %s on container instance %s failed: %s", t.ID, pl.id, task.ReasonUnhealthy)
+	case p.notYet(aws.ToTime(t.Object.CreatedAt).Add(p.cfg.RolloutPatience)):
+		return busy, ""
+	}
+	return slow, fmt.Sprintf("task %s on container instance %s is not healthy %s after it was placed: it is %s, its health %s, its agent connected: %t",
+		t.ID, pl.id, p.cfg.RolloutPatience, task.LastStatus(t), t.Object.HealthStatus, pl.host.Connected)
+}
+
+// held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time.
+func (p *pass) held(reached map[string]bool) string {
+	if p.cfg.RolloutParallel {
+		return ""
+	}
+	why := map[outcome]string{}
+	healthy := false
+	for _, pl := range p.places {
+		if !pl.belongs || !reached[pl.id] {
+			continue
+		}
+		o, reason := p.look(pl)
+		if why[o] == "" {
+			why[o] = reason
+		}
+		healthy = healthy || o == ready
+	}
+	if why[failing] == "" && !healthy {
+		return why[slow]
+	}
+	return why[failing]
+}
+
+// judge tells whether the next wave may begin, and of how many instances. It keeps the time of the current wave.
+func (p *pass) judge(r *store.Rollout, reached map[string]bool) (next bool, size int) {
+	if p.cfg.RolloutParallel {
+		return true, len(p.places)
+	}
+	count := map[outcome]int{}
+	for _, pl := range p.places {
+		if pl.belongs && reached[pl.id] {
+			o, _ := p.look(pl)
+			count[o]++
+		}
+	}
+	switch {
+	case r.Held != "" || count[busy] > 0:
+		r.HealthyAt = time.Time{}
+		return false, 0
+	case count[ready] == 0: // nothing was learned yet
+		r.Wave = 0
+		return true, 1
+	}
+	if r.HealthyAt.IsZero() {
+		r.HealthyAt = p.now
+	}
+	return !p.notYet(r.HealthyAt.Add(p.cfg.RolloutWait)), 2 << min(r.Wave, 20)
+}
+
+// sayHeld tells that the roll-out holds, if there is anywhere left to go.
+func (p *pass) sayHeld(r *store.Rollout, reached map[string]bool) {
+	healthy, left := 0, 0
+	for _, pl := range p.places {
+		switch {
+		case !pl.belongs:
+		case !reached[pl.id]:
+			left++
+		case pl.of == p.primary && pl.healthy():
+			healthy++
+		}
+	}
+	head := fmt.Sprintf("(service %s) (deployment %s) holds at wave %d: ", p.name, p.primary.id, r.Wave+1)
+	if left == 0 || p.said(head) {
+		return
+	}
+	p.say("%s%s. %d of %d container instances run it healthily, %d keep what they have until it becomes healthy or the service is updated.",
+		head, r.Held, healthy, len(reached)+left, left)
+}
+
+// wave begins the next wave, of up to size instances: those first that have no healthy task to lose.
+func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
+	var candidates []*place
+	for _, pl := range p.places {
+		if pl.belongs && pl.host.Connected && !reached[pl.id] && (pl.task == nil || task.Wanted(pl.task)) {
+			candidates = append(candidates, pl)
+		}
+	}
+	slices.SortStableFunc(candidates, func(a, b *place) int { return cmp.Compare(rank(a), rank(b)) })
+	var (
+		picked  int
+		limited bool
+		refused []*placement.Refusal
+	)
+	for _, pl := range candidates {
+		if picked == size {
+			break
+		}
+		if pl.healthy() && p.spare == 0 {
+			limited = true
+			continue
+		}
+		if refusal := p.primary.req.Check(pl.after()); refusal != nil {
+			refused = append(refused, refusal)
+			p.refuse(pl, refusal)
+			continue
+		}
+		reached[pl.id] = true
+		r.Instances = append(r.Instances, pl.id)
+		p.replace(pl)
+		picked++
+	}
+	switch {
+	case picked > 0:
+		if size > 1 && !p.cfg.RolloutParallel {
+			r.Wave++
+		}
+		r.HealthyAt = time.Time{}
+	case limited && !p.underWay(reached):
+		p.sayOnce("(service %s) was unable to stop or start tasks during a deployment because of the service deployment configuration. Update the minimumHealthyPercent or maximumPercent value and try again.", p.name)
+	case len(refused) > 0:
+		r.Held = "nowhere is room for it. " + placement.Explain(refused)
+	}
+}
+
+// underWay tells whether some place that a wave reached has not arrived yet.
+func (p *pass) underWay(reached map[string]bool) bool {
+	return slices.ContainsFunc(p.places, func(pl *place) bool { return pl.belongs && reached[pl.id] && !pl.healthy() })
+}
+
+func rank(pl *place) int {
+	if pl.healthy() {
+		return 1
+	}
+	return 0
+}
+
+// replace stops the old task of a place that a wave reached. The new one is known to find room.
+func (p *pass) replace(pl *place) {
+	if !pl.belongs || !pl.runs() || pl.of == p.primary || !pl.host.Connected {
+		return
+	}
+	if pl.healthy() && p.spare == 0 {
+		return
+	}
+	if pl.healthy() {
+		p.spare--
+	}
+	p.stop(pl, task.Deployed(p.primary.id))
+}
+
+// settle brings the record's account of deployments, desiredCount and steady state up to date.
+func (p *pass) settle() {
+	var desired int32
+	arrived, unreached, stopping := true, false, false
+	for _, pl := range p.places {
+		stopping = stopping || pl.task != nil && !task.Wanted(pl.task)
+		switch {
+		case pl.belongs:
+			desired++
+			arrived = arrived && pl.healthy() && pl.of == p.primary
+			unreached = unreached || pl.target == p.base && (pl.task != nil || pl.host.Connected)
+		case remains(pl.host, pl.task):
+			desired++
+		}
+	}
+	p.svc.Object.DesiredCount = desired
+	p.object(p.primary).DesiredCount = desired
+	p.dropOlder(unreached && p.base != nil)
+
+	o := p.object(p.primary)
+	alone := len(p.svc.Object.Deployments) == 1
+	if o.RolloutState != types.DeploymentRolloutStateCompleted && alone && arrived {
+		o.RolloutState = types.DeploymentRolloutStateCompleted
+		o.UpdatedAt = aws.Time(p.now.UTC().Truncate(time.Millisecond))
+		p.svc.Rollouts = map[string]store.Rollout{p.primary.id: {}}
+		p.say("(service %s) (deployment %s) deployment completed.", p.name, p.primary.id)
+	}
+	reason := "ECS deployment " + p.primary.id + " completed."
+	if o.RolloutState == types.DeploymentRolloutStateInProgress {
+		reason = "ECS deployment " + p.primary.id + " in progress."
+		if held := p.svc.Rollouts[p.primary.id].Held; held != "" {
+			reason += " It holds: " + held
+		}
+	}
+	if o.RolloutState != types.DeploymentRolloutStateFailed && aws.ToString(o.RolloutStateReason) != reason {
+		o.RolloutStateReason = aws.String(reason)
+	}
+
+	steady := alone && arrived && !stopping && len(p.svc.Failures) == 0
+	switch {
+	case !steady:
+		p.svc.SteadySince = time.Time{}
+	case p.svc.SteadySince.IsZero():
+		p.svc.SteadySince = p.now
+		p.say("(service %s) has reached a steady state.", p.name)
+	}
+}
+
+// dropOlder removes the older deployments that have no task any more, but for the one that places still run, and what was
+// known about their failures.
+func (p *pass) dropOlder(keepBase bool) {
+	live := map[string]bool{p.primary.id: true}
+	if keepBase {
+		live[p.base.id] = true
+	}
+	for _, t := range p.tasks {
+		if !task.IsStopped(t) {
+			live[t.Deployment] = true
+		}
+	}
+	p.svc.Object.Deployments = slices.DeleteFunc(p.svc.Object.Deployments, func(d types.Deployment) bool {
+		return !live[aws.ToString(d.Id)]
+	})
+	maps.DeleteFunc(p.svc.Rollouts, func(id string, _ store.Rollout) bool { return !live[id] })
+	maps.DeleteFunc(p.svc.Failures, func(_ string, f store.Failure) bool { return !live[f.Deployment] })
+}

@@ -1,0 +1,345 @@
+package scheduler
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+// updated is a world whose service was steady on its first definition and is updated to a second.
+func updated(t *testing.T, hosts int, change ...func(*types.Service)) *world {
+	t.Helper()
+	w := newWorld(t, hosts)
+	w.create(w.define(), change...)
+	w.settle()
+	w.after(time.Hour)
+	w.expectSteady(t)
+	w.deploy(w.define())
+	return w
+}
+
+func TestAnUpdateGoesInWavesOfOneTwoFour(t *testing.T) {
+	w := updated(t, 8)
+	w.settle()
+	w.expect("2 1 1 1 1 1 1 1")
+	w.after(9 * time.Second)
+	w.expect("2 1 1 1 1 1 1 1")
+	w.after(time.Second)
+	w.expect("2 2 2 1 1 1 1 1")
+	w.after(10 * time.Second)
+	w.expect("2 2 2 2 2 2 2 1")
+	if o := w.svc.Object; len(o.Deployments) != 2 || o.Deployments[0].RolloutState != types.DeploymentRolloutStateInProgress || o.DesiredCount != 8 {
+		t.Errorf("deployments %+v, desiredCount %d", o.Deployments, o.DesiredCount)
+	}
+	w.after(10 * time.Second)
+	w.expect("2 2 2 2 2 2 2 2")
+	w.expectSteady(t)
+	w.expectTold(2, "deployment completed.")
+	if r := w.svc.Rollouts[*w.svc.Object.Deployments[0].Id]; len(r.Instances) != 0 || len(w.svc.Rollouts) != 1 {
+		t.Errorf("roll-outs %+v", w.svc.Rollouts)
+	}
+	for _, old := range w.tasks {
+		if revisionOf(old) == "1" && !strings.HasPrefix(*old.Object.StoppedReason, "Scaling activity initiated by (deployment "+*w.svc.Object.Deployments[0].Id) {
+			t.Errorf("stopped because %q", *old.Object.StoppedReason)
+		}
+	}
+}
+
+func TestTheNewTaskWaitsUntilTheOldOneIsStopped(t *testing.T) {
+	w := updated(t, 2)
+	w.stubborn[w.own("host-1").ID] = true
+	w.settle()
+	w.expect("(1) 1")
+	w.stubborn = map[string]bool{}
+	w.settle()
+	w.expect("2 1")
+}
+
+func TestInParallelAllAreReplacedAtOnce(t *testing.T) {
+	w := updated(t, 5)
+	w.cfg.RolloutParallel = true
+	w.agents = bad("2")
+	w.settle()
+	w.expect("- - - - -")
+	w.agents = nil
+	w.after(time.Minute)
+	w.expect("2 2 2 2 2")
+	w.after(2 * time.Minute)
+	w.expectSteady(t)
+}
+
+func TestACrashingImageReachesOneHostAndNoMore(t *testing.T) {
+	w := updated(t, 4)
+	w.agents = bad("2")
+	w.settle()
+	w.after(time.Hour)
+	for _, task := range w.tasks {
+		if revisionOf(task) == "2" && task.Instance != "host-1" {
+			t.Fatalf("the crashing image reached %s", task.Instance)
+		}
+	}
+	w.expect("- 1 1 1")
+	w.expectTold(1, "holds at wave 1: task ")
+	w.expectTold(1, "on container instance host-1 failed: Essential container in task exited (container agent: exit code 1). 0 of 4 container instances run it healthily, 3 keep what they have")
+	if d := w.svc.Object.Deployments[0]; !strings.HasPrefix(*d.RolloutStateReason, "ECS deployment "+*d.Id+" in progress. It holds: task ") || d.FailedTasks == 0 {
+		t.Errorf("the deployment says %q, failedTasks %d", *d.RolloutStateReason, d.FailedTasks)
+	}
+
+	t.Run("an old task that ends meanwhile is replaced by one of the old deployment", func(t *testing.T) {
+		w.replace(task.Stop(w.own("host-3"), types.TaskStopCodeUserInitiated, "", w.now))
+		w.settle()
+		w.expect("- 1 1 1")
+	})
+	t.Run("an instance that joins gets the old deployment", func(t *testing.T) {
+		w.join("host-5")
+		w.settle()
+		w.expect("- 1 1 1 1")
+	})
+	t.Run("a new deployment goes on, first where nothing is healthy", func(t *testing.T) {
+		w.deploy(w.define())
+		w.settle()
+		w.expect("3 1 1 1 1")
+		w.after(20 * time.Second)
+		w.expect("3 3 3 3 3")
+		w.after(2 * time.Minute)
+		w.expectSteady(t)
+	})
+}
+
+func TestARollOutThatHeldGoesOnWhenTheTaskBecomesHealthy(t *testing.T) {
+	w := updated(t, 4)
+	w.agents = bad("2")
+	w.settle()
+	w.after(time.Minute)
+	w.expectTold(1, "holds at wave 1")
+	w.agents = nil
+	w.after(5 * time.Minute)
+	w.expect("2 2 2 2")
+	w.expectSteady(t)
+}
+
+func TestALaterWaveHoldsToo(t *testing.T) {
+	w := updated(t, 8)
+	w.agents = func(t *store.Task) string {
+		if revisionOf(t) == "2" && t.Instance == "host-3" {
+			return task.Stopped
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(time.Hour)
+	if got := strings.Count(w.running(), "2"); got != 2 || strings.Count(w.running(), "1") != 5 {
+		t.Errorf("it did not hold at the second wave: %s", w.running())
+	}
+	w.expectTold(1, "holds at wave 2")
+}
+
+func TestMinimumHealthyPercentIsKept(t *testing.T) {
+	w := updated(t, 4, minimum(50))
+	w.agents = func(t *store.Task) string {
+		if revisionOf(t) == "2" {
+			return "" // still PENDING
+		}
+		return task.Running
+	}
+	w.cfg.RolloutParallel = true
+	w.settle()
+	w.expect("(2) (2) 1 1")
+	w.agents = nil
+	w.settle()
+	w.expect("2 2 2 2")
+}
+
+func TestWherePercentagesAllowNothingAnEventSaysSo(t *testing.T) {
+	w := updated(t, 1, minimum(50))
+	w.settle()
+	w.after(time.Hour)
+	w.expect("1")
+	w.expectTold(1, "was unable to stop or start tasks during a deployment because of the service deployment configuration.")
+	svc := *w.svc
+	svc.Object.DeploymentConfiguration = &types.DeploymentConfiguration{MinimumHealthyPercent: aws.Int32(0)}
+	w.svc = &svc
+	w.settle()
+	w.expect("2")
+}
+
+func TestAHostThatIsAwayIsLeftOutAndCaughtUp(t *testing.T) {
+	w := updated(t, 4)
+	w.hosts["host-1"].connected = false
+	w.settle()
+	w.after(time.Minute)
+	w.expect("1 2 2 2")
+	if len(w.svc.Object.Deployments) != 2 {
+		t.Errorf("%d deployments", len(w.svc.Object.Deployments))
+	}
+	w.hosts["host-1"].connected = true
+	w.settle()
+	w.expect("2 2 2 2")
+	w.expectSteady(t)
+}
+
+func TestAHostThatGoesWhileItsOldTaskStopsDoesNotHoldTheOthers(t *testing.T) {
+	w := updated(t, 3)
+	w.stubborn[w.own("host-1").ID] = true
+	w.settle()
+	w.hosts["host-1"].connected = false
+	w.settle()
+	w.after(time.Minute)
+	w.expect("(1) 1 1")
+	w.after(10 * time.Minute)
+	w.expect("(1) 2 2")
+	w.expectTold(1, "goes on without (container-instance host-1) for now: its old task")
+	delete(w.hosts, "host-1") // given up
+	for _, left := range w.live("host-1") {
+		w.replace(task.Lost(left, "", "gone", w.now))
+	}
+	w.settle()
+	w.expect("2 2")
+	w.expectSteady(t)
+}
+
+func TestASlowlyStoppingTaskDelaysItsOwnHostOnly(t *testing.T) {
+	w := updated(t, 3)
+	slow := w.own("host-1")
+	w.stubborn[slow.ID] = true
+	w.settle()
+	w.after(time.Minute)
+	w.expect("(1) 1 1")
+	w.after(2 * time.Minute)
+	w.expect("(1) 2 2")
+	w.stubborn = map[string]bool{}
+	w.settle()
+	w.after(10 * time.Second)
+	w.expect("2 2 2")
+	w.expectSteady(t)
+}
+
+func TestAnImageThatNeverStartsHoldsUnlessItIsKnownToStart(t *testing.T) {
+	w := updated(t, 4)
+	never := map[string]bool{"host-1": true}
+	w.agents = func(t *store.Task) string {
+		if revisionOf(t) == "2" && never[t.Instance] {
+			return ""
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(time.Hour)
+	w.expect("(2) 1 1 1")
+	w.expectTold(1, "holds at wave 1: task ")
+	w.expectTold(1, "is not healthy 2m0s after it was placed: it is PENDING")
+	never = map[string]bool{"host-2": true}
+	w.settle()
+	w.after(time.Hour)
+	w.expect("2 (2) 2 2")
+}
+
+func TestAHostThatTheNewTaskCutsOffHoldsTheOthers(t *testing.T) {
+	w := updated(t, 3)
+	w.settle()
+	w.expect("2 1 1")
+	w.hosts["host-1"].connected = false
+	w.settle()
+	w.after(time.Hour)
+	w.expect("2 1 1")
+	w.expectTold(1, "holds at wave 1")
+}
+
+func TestAnOldTaskIsNotStoppedWhereTheNewOneHasNoRoom(t *testing.T) {
+	w := newWorld(t, 3)
+	w.create(w.define())
+	w.settle()
+	for _, id := range []string{"host-1", "host-3"} {
+		w.tasks = append(w.tasks, &store.Task{Cluster: "c", ID: "other-" + id, Instance: id, Reserved: store.Resources{Memory: 500}, Object: types.Task{DesiredStatus: aws.String(task.Running), LastStatus: aws.String(task.Running)}})
+	}
+	w.deploy(w.define(func(d *types.TaskDefinition) { d.ContainerDefinitions[0].Memory = aws.Int32(600) }))
+	w.settle()
+	w.after(time.Minute)
+	w.expect("1 2 1")
+	w.expectTold(1, "has insufficient memory available")
+	w.expectTold(1, "1 instance refused it: 1 RESOURCE:MEMORY. Nearest is host-1: it has 524 of 1024 MiB of memory free, 600 are needed (76 more).")
+	if d := w.svc.Object.Deployments[0]; !strings.Contains(*d.RolloutStateReason, "nowhere is room for it") {
+		t.Errorf("the deployment says %q", *d.RolloutStateReason)
+	}
+	for _, id := range []string{"other-host-1", "other-host-3"} {
+		for _, o := range w.tasks {
+			if o.ID == id {
+				w.replace(task.Stop(o, types.TaskStopCodeUserInitiated, "", w.now))
+			}
+		}
+	}
+	w.settle()
+	w.after(20 * time.Second)
+	w.expect("2 2 2")
+	w.expectSteady(t)
+}
+
+func TestADefinitionThatNoHostCanRunStopsNothing(t *testing.T) {
+	w := newWorld(t, 3)
+	w.create(w.define())
+	w.settle()
+	w.deploy(w.define(func(d *types.TaskDefinition) {
+		d.RequiresAttributes = []types.Attribute{{Name: aws.String("com.amazonaws.ecs.capability.logging-driver.unheard-of")}}
+	}))
+	w.settle()
+	w.after(time.Hour)
+	w.expect("1 1 1")
+	w.expectTold(1, "is missing an attribute required by your task")
+	if w.svc.Object.DesiredCount != 3 {
+		t.Errorf("desiredCount is %d", w.svc.Object.DesiredCount)
+	}
+}
+
+func TestAWaveWaitsForHealthChecks(t *testing.T) {
+	w := newWorld(t, 3)
+	w.create(w.define())
+	w.settle()
+	w.deploy(w.define(healthChecked))
+	w.settle()
+	w.after(time.Minute)
+	w.expect("2 1 1")
+	w.health("host-1", types.HealthStatusHealthy)
+	w.settle()
+	w.after(10 * time.Second)
+	w.expect("2 2 2")
+	w.health("host-2", types.HealthStatusUnhealthy)
+	w.settle()
+	w.expectTold(1, "failed container health checks.")
+}
+
+func TestAnUpdateOfAServiceThatNeverWorkedGoesOn(t *testing.T) {
+	w := newWorld(t, 3)
+	w.create(w.define())
+	w.agents = bad("1")
+	w.settle()
+	w.after(10 * time.Minute)
+	w.expect("- - -")
+	w.deploy(w.define())
+	w.settle()
+	w.after(3 * time.Minute)
+	w.expect("2 2 2")
+	w.expectSteady(t)
+}
+
+func TestADrainedHostDoesNotHoldARollOut(t *testing.T) {
+	w := updated(t, 4)
+	w.agents = func(t *store.Task) string {
+		if revisionOf(t) == "2" && t.Instance == "host-1" {
+			return ""
+		}
+		return task.Running
+	}
+	w.settle()
+	w.expect("(2) 1 1 1")
+	w.setStatus("host-1", draining)
+	w.settle()
+	w.after(time.Minute)
+	w.expect("- 2 2 2")
+	w.expectSteady(t)
+}

@@ -1,0 +1,224 @@
+// Package scheduler is the service scheduler: it keeps the tasks of every DAEMON service as the service wants them, one on
+// each container instance that belongs to it, and gives up instances that are lost.
+//
+// # Model
+//
+// [Scheduler] is a dumb loop around a pure function. For each cluster one worker in all replicas leads; changes of the
+// store only mark what to look at again, and reconcile decides from a snapshot what to stop, what to start, how the
+// service's record changes, what to tell, and when to look again though nothing changes. A decision is applied in
+// transactions that compare the leadership, the service's revision and the revision of each allocation that they touch;
+// whatever was decided on an old state is refused by the store and decided again. A second look changes nothing.
+//
+// # Where a daemon belongs
+//
+// On each ACTIVE instance that satisfies the memberOf constraints of service and definition and has the attributes that
+// the definition requires. desiredCount is their number, plus that of DRAINING instances whose daemon still has to run.
+//
+//	instance joins, becomes ACTIVE, matches      a task is started as soon as its agent is connected
+//	constraint no longer holds                   the task is stopped, with an event
+//	a required attribute goes away               the task stays; a new one is not started there
+//	agent not connected                          all stays as it was, whatever the constraints say
+//	DRAINING                                     a PENDING daemon stops at once, a RUNNING one when every task there that is not
+//	                                             a daemon is STOPPED; nothing is started
+//	no connection for InstanceLostAfter          the instance becomes INACTIVE, its tasks STOPPED with the host named
+//	task fails or is UNHEALTHY                   it is replaced after a delay that doubles with each failure in a row on that
+//	                                             instance; a new deployment, or RestartReset of running, ends the row
+//	no room                                      nothing is stopped for it; an event says why, and a change there is looked at
+//
+// # Roll-out
+//
+// The first deployment of a service goes to all its instances at once: there is nothing to protect. An update replaces
+// tasks in waves of 1, 2, 4 … instances, those without a healthy task first. On an instance that no wave has reached the
+// deployment before (the newest that was COMPLETED) is kept up, also on one that joins meanwhile. Old task STOPPED, new
+// task started, never two; an old task is not stopped where the new one would find no room. minimumHealthyPercent bounds
+// how many healthy tasks may be missing.
+//
+// A wave is done when each of its tasks has been healthy (RUNNING, and HEALTHY if its definition has checks) for
+// RolloutWait. One failing task holds the roll-out, with an event, until it becomes healthy or the service is updated. An
+// instance whose agent is away, that has no room, or whose old task takes longer than RolloutPatience to stop is set aside: it is
+// delayed, the others go on. One that takes that long to make the new task healthy is set aside only when another instance
+// has shown that the new deployment can be healthy; until then that too holds the roll-out.
+//
+// With RolloutParallel all instances are one wave, as on ECS.
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+// Config configures [New]. Of each interval the zero value is its default.
+type Config struct {
+	Store *store.Store
+	// Session keeps the leaderships. When it is nil or was lost the scheduler opens one of its own.
+	Session *store.Session
+	Log     *zap.Logger
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+
+	// InstanceLostAfter is how long an instance may be without a connection before it is given up. It is counted from when
+	// this process saw it disconnected, never while the control plane itself was away. Default 15 m.
+	InstanceLostAfter time.Duration
+	// RolloutWait is how long each wave has to be healthy before the next. Default 10 s.
+	RolloutWait time.Duration
+	// RolloutPatience is how long a wave waits for a slow instance. Default 2 m.
+	RolloutPatience time.Duration
+	// RolloutParallel replaces on all instances at once, within minimumHealthyPercent, and never holds.
+	RolloutParallel bool
+	// RestartDelay is the time from a first failure to the next start; it doubles with each failure in a row up to
+	// RestartDelayMax. Defaults 1 s and 5 m.
+	RestartDelay, RestartDelayMax time.Duration
+	// RestartReset is how long a task must have run to end a row of failures. Default 1 m.
+	RestartReset time.Duration
+	// AgentGrace is how long an agent may be away before an event tells that no task could be placed there. Default 30 s.
+	AgentGrace time.Duration
+	// SessionTTL is the lifetime of the scheduler's own session. Default 10 s.
+	SessionTTL time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	c.InstanceLostAfter = cmp.Or(c.InstanceLostAfter, 15*time.Minute)
+	c.RolloutWait = cmp.Or(c.RolloutWait, 10*time.Second)
+	c.RolloutPatience = cmp.Or(c.RolloutPatience, 2*time.Minute)
+	c.RestartDelay = cmp.Or(c.RestartDelay, time.Second)
+	c.RestartDelayMax = cmp.Or(c.RestartDelayMax, 5*time.Minute)
+	c.RestartReset = cmp.Or(c.RestartReset, time.Minute)
+	c.AgentGrace = cmp.Or(c.AgentGrace, 30*time.Second)
+	c.SessionTTL = cmp.Or(c.SessionTTL, 10*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	return c
+}
+
+// Scheduler is the service scheduler of one replica.
+type Scheduler struct {
+	cfg Config
+
+	mu       sync.Mutex
+	marks    map[string]*marks // by cluster
+	fresh    chan struct{}     // a cluster was added to marks
+	session  *store.Session
+	sessions []*store.Session // own ones, to be closed
+}
+
+// New returns a scheduler. [Scheduler.Run] makes it work.
+func New(cfg Config) *Scheduler {
+	return &Scheduler{cfg: cfg.withDefaults(), marks: map[string]*marks{}, fresh: make(chan struct{}, 1), session: cfg.Session}
+}
+
+// Run schedules until ctx ends, and returns nil then. It may run in any number of replicas; for each cluster one leads.
+func (s *Scheduler) Run(ctx context.Context) error {
+	cancel := s.cfg.Store.OnChange(func(_ int64, changes []store.Change) { s.note(changes) })
+	defer cancel()
+	s.cfg.Store.Peek(func(v *store.View) {
+		for c := range v.Clusters() {
+			s.marksOf(*c.Object.ClusterName)
+		}
+	})
+	var wg sync.WaitGroup
+	defer s.closeSessions()
+	defer wg.Wait()
+	started := map[string]bool{}
+	for {
+		for _, cluster := range s.clusters() {
+			if !started[cluster] {
+				started[cluster] = true
+				wg.Go(func() { s.work(ctx, cluster) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.fresh:
+		}
+	}
+}
+
+// work leads the cluster whenever it can.
+func (s *Scheduler) work(ctx context.Context, cluster string) {
+	log := s.cfg.Log.With(zap.String("cluster", cluster))
+	for ctx.Err() == nil {
+		lead, err := s.lead(ctx, cluster)
+		if err != nil {
+			if ctx.Err() == nil {
+				log.Warn("become the scheduler of the cluster; its services wait", zap.Error(err))
+				pause(ctx, time.Second)
+			}
+			continue
+		}
+		log.Debug("scheduling the services of the cluster")
+		newWorker(s, cluster, lead, log).run(ctx)
+	}
+}
+
+func (s *Scheduler) lead(ctx context.Context, cluster string) (*store.Leadership, error) {
+	session, err := s.liveSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-session.Done():
+			cancel(errors.New("the session in the store was lost"))
+		case <-ctx.Done():
+		}
+	}()
+	return s.cfg.Store.Lead(ctx, session, "scheduler-"+cluster)
+}
+
+func (s *Scheduler) liveSession(ctx context.Context) (*store.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.session != nil {
+		select {
+		case <-s.session.Done():
+		default:
+			return s.session, nil
+		}
+	}
+	session, err := s.cfg.Store.Session(ctx, s.cfg.SessionTTL)
+	if err != nil {
+		return nil, err
+	}
+	s.session = session
+	s.sessions = append(s.sessions, session)
+	return session, nil
+}
+
+func (s *Scheduler) closeSessions() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, session := range s.sessions {
+		select {
+		case <-session.Done():
+			continue
+		default:
+		}
+		if err := session.Close(); err != nil {
+			s.cfg.Log.Warn("end the scheduler's session; its leaderships end with the lease", zap.Duration("ttl", s.cfg.SessionTTL), zap.Error(err))
+		}
+	}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

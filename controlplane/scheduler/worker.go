@@ -1,0 +1,344 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/internal/failpoint"
+)
+
+const (
+	// mostStarts and mostStops bound what one transaction does: a start is three operations, and there are at most 128.
+	mostStarts, mostStops = 24, 24
+	// silence is how long an event is not repeated.
+	silence = 6 * time.Hour
+	// retryAfter is the time to the next look when the store refused or a service can't be decided on.
+	retryAfter = 2 * time.Second
+	// commitTimeout bounds a transaction.
+	commitTimeout = 30 * time.Second
+)
+
+// A worker schedules the services of one cluster while it leads. It is one goroutine.
+type worker struct {
+	s       *Scheduler
+	cfg     *Config
+	cluster string
+	lead    *store.Leadership
+	log     *zap.Logger
+	marks   *marks
+
+	hosts  map[string]*placement.Host // registered ones, by id; rebuilt when marked
+	dirty  map[string]bool            // services to look at
+	wakes  map[string]time.Time       // when to look at a service again
+	waits  map[string]map[string]bool // by service: instances on which changes matter to it
+	gone   map[string]time.Time       // instances without a connection, by when this worker saw that
+	doomed map[string]bool            // INACTIVE instances that may have tasks left
+	batch  int                        // starts in a transaction; smaller after conflicts
+}
+
+func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Logger) *worker {
+	return &worker{
+		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
+		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{},
+		gone: map[string]time.Time{}, doomed: map[string]bool{}, batch: mostStarts,
+	}
+}
+
+// run works until the leadership or ctx ends.
+func (w *worker) run(ctx context.Context) {
+	w.begin()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.lead.Done():
+			w.log.Warn("the leadership of the cluster's scheduling was lost")
+			return
+		case <-w.marks.kick:
+		case <-timer.C:
+		}
+		next := w.turn(ctx)
+		if !next.IsZero() {
+			timer.Reset(max(next.Sub(w.cfg.Now()), 0))
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// begin marks everything.
+func (w *worker) begin() {
+	w.s.cfg.Store.Peek(func(v *store.View) {
+		for i := range v.Instances(w.cluster) {
+			w.marks.add(true, "", i.ID)
+		}
+		for s := range v.Services(w.cluster) {
+			w.marks.add(true, *s.Object.ServiceName, "")
+		}
+	})
+}
+
+// turn looks at what is marked or due, and says when something is due next; zero: nothing is.
+func (w *worker) turn(ctx context.Context) (next time.Time) {
+	marked := w.marks.take()
+	w.read(marked)
+	for _, id := range slices.Sorted(maps.Keys(w.gone)) {
+		next = sooner(next, w.giveUp(ctx, id))
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.doomed)) {
+		next = sooner(next, w.bury(ctx, id))
+	}
+	now := w.cfg.Now()
+	for name, at := range w.wakes {
+		if !at.After(now) {
+			w.dirty[name] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.dirty)) {
+		if ctx.Err() != nil {
+			return next
+		}
+		w.look(ctx, name)
+	}
+	for _, at := range w.wakes {
+		next = sooner(next, at)
+	}
+	return next
+}
+
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// read brings the hosts up to date and finds the services that the marks concern.
+func (w *worker) read(marked taken) {
+	w.s.cfg.Store.Peek(func(v *store.View) {
+		for id := range marked.instances {
+			w.readHost(v, id)
+		}
+		if marked.all {
+			for s := range v.Services(w.cluster) {
+				w.dirty[*s.Object.ServiceName] = true
+			}
+		}
+	})
+	for name := range marked.services {
+		w.dirty[name] = true
+	}
+	for name, waits := range w.waits {
+		for id := range marked.instances {
+			if waits[id] {
+				w.dirty[name] = true
+			}
+		}
+	}
+}
+
+func (w *worker) readHost(v *store.View, id string) {
+	h := placement.HostOf(v, w.cluster, id)
+	if h == nil || aws.ToString(h.Instance.Object.Status) == inactive {
+		delete(w.hosts, id)
+		delete(w.gone, id)
+		delete(w.doomed, id)
+		if h != nil && len(h.Tasks) > 0 {
+			w.doomed[id] = true
+		}
+		return
+	}
+	w.hosts[id] = h
+	if h.Connected {
+		delete(w.gone, id)
+	} else if w.gone[id].IsZero() {
+		w.gone[id] = w.cfg.Now()
+	}
+}
+
+// look decides about one service and applies that.
+func (w *worker) look(ctx context.Context, name string) {
+	delete(w.dirty, name)
+	delete(w.wakes, name)
+	delete(w.waits, name)
+	var s *snapshot
+	w.s.cfg.Store.Peek(func(v *store.View) { s = w.snapshot(v, name) })
+	if s == nil {
+		return
+	}
+	p := reconcile(*s, w.cfg)
+	if !p.wake.IsZero() {
+		w.wakes[name] = p.wake
+	}
+	w.waits[name] = p.waits
+	if p.problem != nil {
+		w.log.Error("a service can't be scheduled as it is; update or delete it", zap.String("service", name), zap.Error(p.problem))
+	}
+	if p.empty() {
+		return
+	}
+	if err := w.apply(ctx, s, p); err != nil {
+		w.retry(ctx, name, p, err)
+	}
+}
+
+// retry has a service looked at again after its decision could not be applied.
+func (w *worker) retry(ctx context.Context, name string, p *plan, err error) {
+	after := retryAfter
+	switch {
+	case errors.Is(err, store.ErrConflict):
+		// Somebody was faster: what was decided on is read again. The change marks it too, perhaps a moment later.
+		after = 10 * time.Millisecond
+		w.batch = max(w.batch/2, 1)
+		w.log.Debug("decided on an old state; deciding again", zap.String("service", name), zap.Error(err))
+	case ctx.Err() != nil:
+		return
+	default:
+		w.log.Warn("a decision about a service could not be stored; trying again", zap.String("service", name), zap.Duration("after", after), zap.Error(err))
+	}
+	for _, st := range p.starts {
+		w.marks.add(false, "", st.task.Instance)
+	}
+	w.wakes[name] = sooner(w.wakes[name], w.cfg.Now().Add(after))
+}
+
+// snapshot is nil when there is nothing to decide about.
+func (w *worker) snapshot(v *store.View, name string) *snapshot {
+	svc := v.Service(w.cluster, name)
+	if svc == nil || svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) == inactive {
+		return nil
+	}
+	s := &snapshot{
+		service: svc, definitions: map[string]*store.TaskDefinition{}, now: w.cfg.Now(),
+		daemon: func(name string) bool {
+			other := v.Service(w.cluster, name)
+			return other != nil && other.Object.SchedulingStrategy == types.SchedulingStrategyDaemon
+		},
+		said: func(message string) bool {
+			for e := range v.Events(w.cluster, name) {
+				if w.cfg.Now().Sub(aws.ToTime(e.Object.CreatedAt)) >= silence || aws.ToTime(e.Object.CreatedAt).Before(aws.ToTime(svc.Object.CreatedAt)) {
+					return false
+				}
+				if strings.HasPrefix(aws.ToString(e.Object.Message), message) {
+					return true
+				}
+			}
+			return false
+		},
+	}
+	for _, d := range svc.Object.Deployments {
+		arn := aws.ToString(d.TaskDefinition)
+		if def := v.TaskDefinition(definitionOf(arn)); def != nil {
+			s.definitions[arn] = def
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
+		s.hosts = append(s.hosts, w.hosts[id])
+	}
+	s.tasks = slices.Collect(v.TasksOf(w.cluster, name))
+	return s
+}
+
+// apply writes a decision, in as many transactions as it takes: the service's record first, so that what was begun is
+// known. Each has the service as it was decided on as its condition.
+func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
+	svc, stops, starts, events := s.service, p.stops, p.starts, p.events
+	name := aws.ToString(svc.Object.ServiceName)
+	for first := true; first || len(stops)+len(starts) > 0; first = false {
+		txn := w.s.cfg.Store.Txn().Guard(w.lead)
+		if first && p.service != nil {
+			svc = p.service
+			txn.Update(svc)
+		} else {
+			txn.Unchanged(svc)
+		}
+		stopping, starting := stops[:min(len(stops), mostStops)], starts[:min(len(starts), w.batch)]
+		for _, t := range stopping {
+			txn.Update(t)
+		}
+		var ids []string
+		for _, st := range starting {
+			task.Place(txn, st.host.Allocation, true, st.task)
+			ids = append(ids, st.task.ID)
+		}
+		if len(stopping) > 0 {
+			events = append(events, fmt.Sprintf("(service %s) has stopped %d running tasks: %s.", name, len(stopping), list(idsOf(stopping))))
+		}
+		if len(starting) > 0 {
+			events = append(events, fmt.Sprintf("(service %s) has started %d tasks: %s.", name, len(starting), list(ids)))
+		} else {
+			txn.StateChange()
+		}
+		for i, message := range events {
+			txn.Create(w.event(name, message, i))
+		}
+		if err := w.commit(ctx, txn); err != nil {
+			return err
+		}
+		w.tell(name, stopping, starting, events)
+		stops, starts, events = stops[len(stopping):], starts[len(starting):], nil
+	}
+	w.batch = min(2*w.batch, mostStarts)
+	return nil
+}
+
+func (w *worker) commit(ctx context.Context, txn *store.Txn) error {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	failpoint.Hit("scheduler/before-commit")
+	defer failpoint.Hit("scheduler/after-commit")
+	return txn.Commit(ctx)
+}
+
+// event is one line of a service's history, the i-th of its transaction.
+func (w *worker) event(service, message string, i int) *store.ServiceEvent {
+	at := w.cfg.Now().UTC().Truncate(time.Millisecond).Add(time.Duration(i) * time.Millisecond)
+	return &store.ServiceEvent{Cluster: w.cluster, Service: service, Object: types.ServiceEvent{
+		Id: aws.String(uuid.NewString()), CreatedAt: aws.Time(at), Message: aws.String(message),
+	}}
+}
+
+// tell logs what was decided, and marks the hosts whose tasks changed: the store's own word may come a moment later.
+func (w *worker) tell(service string, stops []*store.Task, starts []start, events []string) {
+	log := w.log.With(zap.String("service", service))
+	for _, t := range stops {
+		log.Info("stopping a task", zap.String("task", aws.ToString(t.Object.TaskArn)), zap.String("instance", t.Instance), zap.String("reason", aws.ToString(t.Object.StoppedReason)))
+		w.marks.add(false, "", t.Instance)
+	}
+	for _, st := range starts {
+		log.Info("placed a task", zap.String("task", aws.ToString(st.task.Object.TaskArn)), zap.String("instance", st.task.Instance), zap.String("deployment", st.task.Deployment))
+		w.marks.add(false, "", st.task.Instance)
+	}
+	for _, message := range events {
+		log.Info("service event", zap.String("message", message))
+	}
+	w.s.cfg.Store.Peek(func(v *store.View) {
+		for _, st := range starts {
+			w.readHost(v, st.task.Instance)
+		}
+	})
+}
+
+func idsOf(tasks []*store.Task) (ids []string) {
+	for _, t := range tasks {
+		ids = append(ids, t.ID)
+	}
+	return ids
+}
+
+func list(ids []string) string { return "(task " + strings.Join(ids, ") (task ") + ")" }
