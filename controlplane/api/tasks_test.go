@@ -383,7 +383,7 @@ func TestAnAgentSpeaksOnlyForItsOwnInstance(t *testing.T) {
 	if got := p.describe(arn); *got.LastStatus != "PENDING" || got.Version != 1 {
 		t.Errorf("%+v", got)
 	}
-	_, err := p.host.SubmitTaskStateChange(p.ctx, &ecs.SubmitTaskStateChangeInput{Cluster: aws.String(testCluster), Task: aws.String("arn:aws:ecs:us-west-2:123456789012:task/daemonset/unknown"), Status: aws.String("STOPPED")})
+	_, err := p.host.SubmitTaskStateChange(p.ctx, &ecs.SubmitTaskStateChangeInput{Cluster: aws.String(testCluster), Task: aws.String("arn:aws:ecs:us-west-2:123456789012:task/daemonset/e2814b69ab604db2a89dcd0ea8dd1a7b"), Status: aws.String("STOPPED")})
 	p.refused(err, "InvalidParameterException", "The referenced task was not found.")
 	_, err = p.host.SubmitTaskStateChange(p.ctx, &ecs.SubmitTaskStateChangeInput{Cluster: aws.String(testCluster), Task: arn, Status: aws.String("FLYING")})
 	p.refused(err, "InvalidParameterException", "FLYING")
