@@ -65,6 +65,7 @@ type Config struct {
 	SELinuxCapable          bool
 	AppArmorCapable         bool
 	HealthChecksDisabled    bool
+	TaskLimits              bool
 	IPv6BindingsExcluded    bool
 	MetricsDisabled         bool
 	HostVolumeCheck         string

@@ -75,6 +75,7 @@ var Knobs = []Knob{
 	boolean("ECS_DISABLE_DOCKER_HEALTH_CHECK", "DisableDockerHealthCheck", "false", "don't advertise container health checks", func(c *Config) *bool { return &c.HealthChecksDisabled }),
 	strict(enum("ECS_HOST_VOLUME_CHECK", "", "enforce", "check of a container's user against its host volumes: refuse, warn, or don't look", []string{"enforce", "warn", "off"}, func(c *Config) *string { return &c.HostVolumeCheck })),
 	boolean("ECS_HOST_VOLUME_CREATE_AS_USER", "", "false", "make a missing host volume with the container's user as owner, not root", func(c *Config) *bool { return &c.HostVolumeCreateAsUser }),
+	boolean("ECS_ENABLE_TASK_CPU_MEM_LIMIT", "TaskCPUMemLimit", "true", "take tasks that have a cpu and memory of their own: both are reserved, memory limits each container without one of its own, cpu is given as shares", func(c *Config) *bool { return &c.TaskLimits }),
 	duration("ECS_CONTAINER_STOP_TIMEOUT", "DockerStopTimeout", "30s", time.Second, "time between a container's stop signal and SIGKILL", func(c *Config) *time.Duration { return &c.ContainerStopTimeout }),
 	duration("ECS_CONTAINER_START_TIMEOUT", "ContainerStartTimeout", "3m", 45*time.Second, "time the engine has to start a container", func(c *Config) *time.Duration { return &c.ContainerStartTimeout }),
 	duration("ECS_CONTAINER_CREATE_TIMEOUT", "ContainerCreateTimeout", "4m", time.Minute, "time the engine has to create a container", func(c *Config) *time.Duration { return &c.ContainerCreateTimeout }),
@@ -122,7 +123,6 @@ var Knobs = []Knob{
 		var routes []string
 		return decode(v, &routes)
 	}}),
-	later("ECS_ENABLE_TASK_CPU_MEM_LIMIT", "boolean", "", "a control group per task with the task's cpu and memory"),
 	later("ECS_CGROUP_PATH", "path", "/sys/fs/cgroup", "control groups"),
 	later("ECS_CGROUP_CPU_PERIOD", "duration", "100ms", "CPU period of a task's control group"),
 	later("ECS_TASK_PIDS_LIMIT", "integer", "", "processes of a task"),

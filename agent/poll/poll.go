@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -125,7 +126,7 @@ func (p *Poller) url(ctx context.Context) (string, error) {
 }
 
 func (p *Poller) serve(ctx context.Context, c *session.Conn) session.Handler {
-	p.cfg.Log.Info("Connected to the control plane", zap.String("url", c.URL()))
+	p.cfg.Log.Info("Connected to the control plane", zap.String("endpoint", strings.SplitN(c.URL(), "?", 2)[0]))
 	p.was.Store(true)
 	p.current.Store(c)
 	p.tell(true)

@@ -1,0 +1,487 @@
+// Package agent is the agent as a whole: what is started in which order, who this host is to the control plane, and how
+// the process leaves.
+//
+//	configuration → log → state (database, identity) → introspection → engine answers → restore and adopt
+//	                                                                                  → register → ACS, TCS
+//	                                                                  reports go out as soon as there is an identity
+//
+// Restoring and adopting depend on nothing but this host: containers are looked after while the control plane is away. An
+// engine or a control plane that does not answer is waited for, and that is said. What ends the process is wrong
+// configuration, a refusal by the control plane, or a signal; the containers stay as they are in every case.
+//
+// Exit codes: 0 after a signal, 1 for errors that a restart may heal, 5 ([*TerminalError]) for those that it does not.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/endpoints"
+	"github.com/longshore-project/longshore/agent/logging"
+	"github.com/longshore-project/longshore/agent/poll"
+	"github.com/longshore-project/longshore/agent/report"
+	"github.com/longshore-project/longshore/agent/session"
+	"github.com/longshore-project/longshore/agent/telemetry"
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/protocol/agentapi"
+	"github.com/longshore-project/longshore/statemgr"
+)
+
+// Options are what the command line says, and what tests replace.
+type Options struct {
+	Config       config.Options
+	Version      string
+	Hash         string // of the source, at most 8 characters
+	License      string
+	AnyTLS       bool // accept any certificate
+	NoMetadata   bool // never ask the instance metadata service
+	LogLevel     string
+	Stderr       io.Writer
+	Root         string // of the host, "/" if empty
+	Introspect   string // address, endpoints.Address if empty
+	Runtime      engine.Runtime
+	MinFreeRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
+}
+
+// Agent is one run of the agent.
+type Agent struct {
+	opt   Options
+	cfg   *config.Config
+	log   *zap.Logger
+	state *State
+
+	client   *http.Client
+	identity *statemgr.Identity // nil before the first registration
+	runtime  engine.Runtime
+	engine   *engine.Engine
+	host     Host
+	ec2      *ec2Instance
+	info     atomic.Pointer[engine.Info] // as the engine answered last
+	arn      atomic.Pointer[string]
+	reporter *report.Reporter
+	telling  atomic.Pointer[telemetry.Publisher]
+	left     atomic.Int64 // when the ACS session last began or ended, Unix ns; 0 before the first
+}
+
+// errRegisterAnew ends a session so that the host registers as a new container instance.
+var errRegisterAnew = errors.New("the container instance is not registered any more")
+
+// Run runs the agent until ctx ends, which is no error, or until it can't go on.
+func Run(ctx context.Context, opt Options) error {
+	if opt.Stderr == nil {
+		opt.Stderr = os.Stderr
+	}
+	if opt.Root == "" {
+		opt.Root = "/"
+	}
+	if opt.Introspect == "" {
+		opt.Introspect = endpoints.Address
+	}
+	if opt.MinFreeRetry == 0 {
+		opt.MinFreeRetry = time.Second
+	}
+	cfg, warnings, err := config.Load(opt.Config)
+	if err != nil {
+		return &TerminalError{fmt.Errorf("the configuration: %w", err)}
+	}
+	level := cfg.Log.Level
+	if opt.LogLevel != "" {
+		level = opt.LogLevel
+	}
+	log, done := logging.Open(logging.Options{File: cfg.Log.File, Level: level, Format: cfg.Log.Format, RolloverType: cfg.Log.RolloverType, MaxSizeMB: cfg.Log.MaxSizeMB, MaxRollCount: cfg.Log.MaxRollCount, Stderr: opt.Stderr})
+	defer done()
+	log.Info("Longshore agent starts", zap.String("version", opt.Version), zap.String("hash", opt.Hash), zap.Int("pid", os.Getpid()), zap.String("cluster", cfg.ClusterOrDefault()), zap.String("endpoint", cfg.APIEndpoint))
+	for _, w := range warnings {
+		log.Warn("Configuration: " + w)
+	}
+	a := &Agent{opt: opt, cfg: cfg, log: log}
+	err = a.run(ctx)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+		log.Info("Longshore agent leaves; containers stay as they are")
+		return nil
+	}
+	log.Error("Longshore agent can't go on; containers stay as they are", zap.Error(err))
+	return err
+}
+
+// run is Run once there is a log.
+func (a *Agent) run(ctx context.Context) error {
+	var err error
+	if a.client, err = httpClient(a.cfg, a.opt.AnyTLS); err != nil {
+		return &TerminalError{err}
+	}
+	defer a.client.CloseIdleConnections()
+	if a.host, err = hostFacts(a.opt.Root, a.cfg); err != nil {
+		return err
+	}
+	closeState, err := a.openState()
+	if err != nil {
+		return err
+	}
+	defer closeState()
+	listener, err := endpoints.Listen(a.opt.Introspect)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	started := make(chan struct{})
+	group.Go(func() error {
+		return endpoints.Serve(ctx, listener, endpoints.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
+	})
+	group.Go(func() error { return a.work(ctx, started) })
+	notify(daemon.SdNotifyReady)
+	defer notify(daemon.SdNotifyStopping)
+	return group.Wait()
+}
+
+// openState opens what the agent remembers, and returns what closes it.
+func (a *Agent) openState() (func(), error) {
+	dir := a.cfg.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("the state directory: %w; set ECS_DATADIR to a directory that can be written", err)
+	}
+	var err error
+	if a.identity, err = statemgr.LoadIdentity(dir); err != nil {
+		return nil, &TerminalError{err}
+	}
+	if err := a.checkIdentity(dir); err != nil {
+		return nil, err
+	}
+	db, aside, err := statemgr.Open(dir)
+	if err != nil {
+		var newer *statemgr.NewerError
+		if errors.As(err, &newer) {
+			return nil, &TerminalError{err}
+		}
+		return nil, err
+	}
+	if aside != nil {
+		a.log.Error("The state database could not be used and was set aside; tasks are found again by their containers' labels, and by what the control plane sends", zap.String("path", aside.Path), zap.Error(aside.Cause))
+	}
+	if a.state, err = NewState(db, a.log); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	return func() {
+		if err := db.Close(); err != nil {
+			a.log.Error("The state database could not be closed", zap.Error(err))
+		}
+	}, nil
+}
+
+// checkIdentity compares the saved identity with the configuration and the machine. That of another machine is put away:
+// its disk was copied, and two hosts must not be one container instance.
+func (a *Agent) checkIdentity(dir string) error {
+	if a.identity == nil {
+		return nil
+	}
+	if a.identity.Cluster != a.cfg.ClusterOrDefault() {
+		return &TerminalError{fmt.Errorf("this host is registered with the cluster %q, and the configuration says %q: set ECS_CLUSTER back, or stop this host's tasks and remove %s to join the other cluster as a new container instance", a.identity.Cluster, a.cfg.ClusterOrDefault(), dir)}
+	}
+	if a.identity.MachineID == "" || a.host.MachineID == "" || a.identity.MachineID == a.host.MachineID {
+		a.arn.Store(&a.identity.ContainerInstanceArn)
+		return nil
+	}
+	stamp := time.Now().UTC().Format("20060102T150405Z")
+	a.log.Warn("The saved state is another machine's, which this one is a copy of; it is put away, and this host registers as a new container instance",
+		zap.String("instance", a.identity.ContainerInstanceArn), zap.String("directory", dir), zap.String("suffix", ".other-machine-"+stamp))
+	for _, name := range []string{statemgr.DatabaseName, statemgr.IdentityName, tokenName} {
+		path := filepath.Join(dir, name)
+		if err := os.Rename(path, path+".other-machine-"+stamp); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("put another machine's state away: %w", err)
+		}
+	}
+	a.identity = nil
+	return nil
+}
+
+// work connects the engine, starts it, and keeps this host a container instance.
+func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
+	var err error
+	if a.runtime, err = a.newRuntime(); err != nil {
+		return err
+	}
+	defer func() { _ = a.runtime.Close() }()
+	if err := a.engineAnswers(ctx); err != nil {
+		return err
+	}
+	if err := a.findMetadata(ctx); err != nil {
+		return err
+	}
+	credentials := a.credentials()
+	patient, err := a.api(credentials, 0)
+	if err != nil {
+		return &TerminalError{err}
+	}
+	once, err := a.api(credentials, 1)
+	if err != nil {
+		return &TerminalError{err}
+	}
+	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded})
+	if a.engine, err = a.newEngine(); err != nil {
+		return err
+	}
+	close(started)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.engine.Run(ctx) })
+	group.Go(func() error { return a.reporter.Run(ctx) })
+	group.Go(func() error { return a.belong(ctx, patient, once, session.NewSigV4(credentials, a.cfg.Region)) })
+	return group.Wait()
+}
+
+// engineAnswers waits until the engine does, and keeps what it says about itself.
+func (a *Agent) engineAnswers(ctx context.Context) error {
+	begun, said := time.Now(), time.Time{}
+	for {
+		look, cancel := context.WithTimeout(ctx, 10*time.Second)
+		info, err := a.runtime.Info(look)
+		cancel()
+		if err == nil {
+			a.info.Store(&info)
+			a.log.Info("The container engine answers", zap.String("engine", info.Name), zap.String("version", info.Version), zap.String("api", info.APIVersion), zap.Duration("duration", time.Since(begun)))
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(said) > time.Minute {
+			said = time.Now()
+			a.log.Error("The container engine does not answer; waiting for it. Is it running?", zap.String("address", a.cfg.DockerEndpoint), zap.Error(err), zap.Duration("waited", time.Since(begun)))
+			notify("STATUS=The container engine does not answer: " + err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(a.opt.MinFreeRetry):
+		}
+	}
+}
+
+// belong registers and holds the sessions, again and again if the control plane forgets this instance. patient makes several
+// attempts of one call, once makes one.
+func (a *Agent) belong(ctx context.Context, patient, once session.API, signer session.Signer) error {
+	for {
+		if err := a.register(ctx, patient); err != nil {
+			return err
+		}
+		notify("STATUS=Registered as " + *a.arn.Load())
+		a.left.Store(0)
+		if err := a.sessions(ctx, once, signer); !errors.Is(err, errRegisterAnew) {
+			return err
+		}
+	}
+}
+
+// findMetadata finds out whether this is an EC2 instance. A host that registered as another one before is that still.
+func (a *Agent) findMetadata(ctx context.Context) error {
+	if a.opt.NoMetadata || a.cfg.InstanceMetadataOff || a.cfg.External {
+		return a.settleRegion()
+	}
+	limit := metadataProbe
+	if a.identity != nil {
+		if !strings.HasPrefix(a.identity.InstanceID, "i-") {
+			return a.settleRegion()
+		}
+		limit = metadataSure
+	}
+	begun := time.Now()
+	ec2, err := probeMetadata(ctx, a.cfg, limit)
+	if err != nil {
+		return err
+	}
+	a.ec2 = ec2
+	if ec2 == nil {
+		a.log.Info("No instance metadata: this is an own host, not an EC2 instance", zap.Duration("duration", time.Since(begun)))
+	} else {
+		a.log.Info("This is an EC2 instance", zap.String("instanceId", ec2.InstanceID), zap.String("zone", ec2.AvailabilityZone), zap.String("type", ec2.InstanceType))
+	}
+	return a.settleRegion()
+}
+
+func (a *Agent) settleRegion() error {
+	if a.cfg.Region == "" && a.ec2 != nil {
+		a.cfg.Region = a.ec2.Region
+	}
+	if a.cfg.Region == "" {
+		return fmt.Errorf("no region: set AWS_DEFAULT_REGION in %s", config.DefaultFile)
+	}
+	return nil
+}
+
+func (a *Agent) credentials() aws.CredentialsProvider {
+	if a.ec2 == nil {
+		return a.cfg.Credentials(nil)
+	}
+	return a.cfg.Credentials(a.ec2.role)
+}
+
+func (a *Agent) api(credentials aws.CredentialsProvider, attempts int) (*agentapi.Client, error) {
+	return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.cfg.Region, Credentials: credentials, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: attempts})
+}
+
+func (a *Agent) userAgent() string {
+	return fmt.Sprintf("Longshore Agent - v%s (%s)", a.opt.Version, a.opt.Hash)
+}
+
+// register registers this host and makes its identity durable.
+func (a *Agent) register(ctx context.Context, api session.API) error {
+	begun, info := time.Now(), *a.info.Load()
+	_, restarts := a.runtime.(engine.Restarter)
+	engineVersion := info.Version
+	token, err := keptToken(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	r := &registration{
+		cfg: a.cfg, host: a.host, engine: info, restarts: restarts, ec2: a.ec2, arn: a.savedArn(), token: token,
+		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
+	}
+	failpoint.Hit("agent/before-register")
+	arn, err := r.register(ctx, api, a.log)
+	failpoint.Hit("agent/after-register")
+	if err != nil {
+		return err
+	}
+	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, InstanceID: a.host.MachineID}
+	if a.ec2 != nil {
+		identity.InstanceID = a.ec2.InstanceID
+	}
+	if a.identity == nil || a.identity.ContainerInstanceArn != arn {
+		if err := statemgr.SaveIdentity(a.cfg.DataDir, identity); err != nil {
+			return err
+		}
+		if a.identity != nil {
+			a.log.Warn("This host is a new container instance; containers of the old one stay until the control plane says otherwise", zap.String("instance", arn), zap.String("old", a.identity.ContainerInstanceArn))
+		}
+	}
+	a.identity = &identity
+	dropToken(a.cfg.DataDir)
+	a.arn.Store(&arn)
+	a.log.Info("Registered", zap.String("instance", arn), zap.String("cluster", identity.Cluster), zap.Int64("cpu", a.host.CPU), zap.Int64("memory", a.host.Memory), zap.Duration("duration", time.Since(begun)))
+	return nil
+}
+
+// sessions holds the ACS and the TCS session until ctx ends or the instance is not registered any more.
+func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Signer) error {
+	arn := *a.arn.Load()
+	found := &session.Endpoints{API: api, Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn}
+	publisher := telemetry.New(telemetry.Config{
+		Engine: a.engine, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: telemetry.Limits(),
+		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
+		EngineVersion: a.engineVersion, MetricsDisabled: a.cfg.MetricsDisabled,
+	})
+	a.telling.Store(publisher)
+	poller, err := poll.New(poll.Config{
+		Engine: a.engine, Sequence: a.state, Credentials: &poll.Credentials{}, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
+		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
+		EngineVersion: a.engineName, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected,
+		Inactive: a.inactive,
+	})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return poller.Run(ctx) })
+	group.Go(func() error { return publisher.Run(ctx) })
+	return group.Wait()
+}
+
+// connected is told when the ACS session stands or has ended.
+func (a *Agent) connected(up bool) {
+	a.left.Store(time.Now().UnixNano())
+	if up {
+		a.reporter.Hurry()
+		notify("STATUS=Connected as " + *a.arn.Load())
+		return
+	}
+	notify("STATUS=Not connected to the control plane; containers are looked after")
+}
+
+// awayAtLeast is how long the session must have been down for a deregistration to count as "given up as lost". A
+// connected instance that somebody deregisters learns it sooner: its socket is closed, and it connects again at once.
+const awayAtLeast = 3 * time.Second
+
+// inactive is told that this instance was deregistered. If that happened while the host was away, the control plane gave
+// it up as lost, and it joins again as a new container instance. Else somebody wanted it out: it stays out until the
+// session asks again, or the agent is started again.
+func (a *Agent) inactive() error {
+	left := a.left.Load()
+	if left == 0 {
+		return nil
+	}
+	if away := time.Since(time.Unix(0, left)); away >= awayAtLeast {
+		a.log.Warn("This container instance was deregistered while it was away; registering anew", zap.Duration("away", away), zap.String("instance", *a.arn.Load()))
+		return errRegisterAnew
+	}
+	return nil
+}
+
+// changed is the engine's hint that something is to be told.
+func (a *Agent) changed() {
+	a.reporter.Wake()
+	if p := a.telling.Load(); p != nil {
+		p.Changed()
+	}
+}
+
+// engineName is the engine as ACS is told.
+func (a *Agent) engineName() string {
+	info := a.engineInfo()
+	if info.Name == "docker" {
+		return "DockerVersion: " + info.Version
+	}
+	return info.Name
+}
+
+// engineVersion is the engine as TCS is told.
+func (a *Agent) engineVersion() string { return a.engineInfo().Version }
+
+// engineInfo is what the engine said about itself last.
+func (a *Agent) engineInfo() engine.Info {
+	if now := a.engine.Health().Engine; now.Version != "" {
+		return now
+	}
+	return *a.info.Load()
+}
+
+// instance is who this host is, for introspection.
+func (a *Agent) instance() (cluster, arn string) {
+	if p := a.arn.Load(); p != nil {
+		arn = *p
+	}
+	return a.cfg.ClusterOrDefault(), arn
+}
+
+// lateEngine is the engine for those who ask before it is there.
+type lateEngine struct {
+	a       *Agent
+	started <-chan struct{}
+}
+
+// Tasks are the engine's, none while it is not there.
+func (l lateEngine) Tasks() []engine.TaskStatus {
+	select {
+	case <-l.started:
+		return l.a.engine.Tasks()
+	default:
+		return nil
+	}
+}
+
+// notify tells systemd, where it started us.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/protocol/agentapi"
+)
+
+// The families of capability attributes.
+const (
+	awsCapability = "com.amazonaws.ecs.capability."
+	ecsCapability = "ecs.capability."
+)
+
+// Attributes of hosts outside EC2, which have no identity document to say this.
+const (
+	attributeHostID      = "longshore.instance-id"
+	attributeHostName    = "longshore.hostname"
+	attributeHostAddress = "longshore.address"
+	attributeZone        = "ecs.availability-zone"
+)
+
+// apiSince is the Docker API version from which a log driver is advertised.
+var apiSince = map[string]int{
+	"json-file": 0, "syslog": 18, "journald": 19, "none": 19, "gelf": 20, "fluentd": 20, "awslogs": 21, "splunk": 22, "logentries": 25, "sumologic": 29,
+}
+
+// capabilities are the attributes that say what tasks may ask of this host. Each stands for something that this version
+// of the agent does and that this host's engine answered that it can do; agent-protocol section 1.4 has the conditions.
+func capabilities(cfg *config.Config, info engine.Info, restarts bool) map[string]string {
+	out := map[string]string{}
+	add := func(family string, names ...string) {
+		for _, n := range names {
+			out[family+n] = ""
+		}
+	}
+	newest := minor(info.APIVersion)
+	if !cfg.PrivilegedDisabled {
+		add(awsCapability, "privileged-container")
+	}
+	for v := 17; v < 33 && v <= newest; v++ { // older ones are listed whatever the engine's oldest is: they are what definitions ask for
+		if v != 26 && v != 27 && v != 31 {
+			add(awsCapability, "docker-remote-api.1."+strconv.Itoa(v))
+		}
+	}
+	for _, driver := range cfg.LoggingDrivers {
+		since, known := apiSince[driver]
+		if known && newest >= since && (driver == "none" || slices.Contains(info.LogDrivers, driver)) {
+			add(awsCapability, "logging-driver."+driver)
+		}
+	}
+	if cfg.SELinuxCapable && hasSecurity(info, "selinux") {
+		add(awsCapability, "selinux")
+	}
+	if cfg.AppArmorCapable && hasSecurity(info, "apparmor") {
+		add(awsCapability, "apparmor")
+	}
+	if !cfg.HealthChecksDisabled && newest >= 24 {
+		add(ecsCapability, "container-health-check")
+	}
+	add(ecsCapability, "container-ordering", "full-sync")
+	if restarts {
+		add(ecsCapability, "container-restart-policy")
+	}
+	if cfg.TaskLimits {
+		add(ecsCapability, "task-cpu-mem-limit", "increased-task-cpu-limit")
+	}
+	if cfg.External {
+		add(ecsCapability, "external")
+	}
+	return out
+}
+
+// minor is the second number of an API version, 0 if there is none.
+func minor(version string) int {
+	_, text, _ := strings.Cut(version, ".")
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func hasSecurity(info engine.Info, name string) bool {
+	return slices.ContainsFunc(info.SecurityOpts, func(o string) bool { return o == name || o == "name="+name || strings.HasPrefix(o, "name="+name+",") })
+}
+
+// attributes are all attributes of a registration, in order of name. first adds those that are sent only with the first.
+func attributes(cfg *config.Config, host Host, info engine.Info, restarts bool, ec2 *ec2Instance, first bool) []agentapi.Attribute {
+	all := map[string]string{"ecs.os-type": "linux", "ecs.os-family": "LINUX", "ecs.os-type-detailed": cfg.DetailedOSFamily}
+	if ec2 == nil {
+		for name, value := range map[string]string{
+			"ecs.cpu-architecture": host.Architecture, attributeZone: cfg.AvailabilityZone, "ecs.instance-type": cfg.InstanceType, "ecs.ami-id": cfg.ImageID,
+			attributeHostID: host.MachineID, attributeHostName: host.Name, attributeHostAddress: host.Address,
+		} {
+			if value != "" {
+				all[name] = value
+			}
+		}
+	}
+	maps.Copy(all, capabilities(cfg, info, restarts))
+	if first {
+		maps.Copy(all, cfg.InstanceAttributes)
+	}
+	out := make([]agentapi.Attribute, 0, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		a := agentapi.Attribute{Name: &name}
+		if value := all[name]; value != "" {
+			a.Value = &value
+		}
+		out = append(out, a)
+	}
+	return out
+}

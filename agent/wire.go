@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/google/uuid"
+
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/docker"
+	"github.com/longshore-project/longshore/engine/volume"
+	"github.com/longshore-project/longshore/imagecache"
+)
+
+// newRuntime makes the Runtime of the configured engine; nothing is asked of it yet.
+func (a *Agent) newRuntime() (engine.Runtime, error) {
+	if a.opt.Runtime != nil {
+		return a.opt.Runtime, nil
+	}
+	r, err := docker.New(docker.Config{Host: a.cfg.DockerEndpoint, Log: a.log})
+	if err != nil {
+		return nil, &TerminalError{fmt.Errorf("DOCKER_HOST: %w", err)}
+	}
+	return r, nil
+}
+
+// newEngine joins the engine to its parts.
+func (a *Agent) newEngine() (*engine.Engine, error) {
+	keyring, err := imagecache.ParseKeyring(a.cfg.EngineAuthType, string(a.cfg.EngineAuthData))
+	if err != nil {
+		return nil, &TerminalError{fmt.Errorf("ECS_ENGINE_AUTH_DATA: %w", err)}
+	}
+	cache, err := imagecache.New(puller{a.runtime}, imagecache.Config{
+		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, Ledger: newPulled(a.cfg.DataDir, a.log),
+		Inactivity: a.cfg.ImagePullInactivity, Timeout: a.cfg.ImagePullTimeout, Log: a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ports := a.host.Ephemeral
+	if p := a.cfg.DynamicPorts; p.First != 0 {
+		ports = [2]int32{int32(p.First), int32(p.Last)}
+	}
+	return engine.New(engine.Config{
+		Runtime: a.runtime, Images: images{cache}, Volumes: volume.New(volume.Options{CreateAsUser: a.cfg.HostVolumeCreateAsUser}),
+		State: a.state, Log: a.log, Changed: a.changed,
+		Host: engine.Host{
+			Cluster: a.cfg.ClusterOrDefault(), InstanceArn: a.savedArn(), Region: a.cfg.Region, CPU: a.host.CPU, Memory: a.host.Memory,
+			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,
+			DisablePrivileged: a.cfg.PrivilegedDisabled, VolumeCheck: a.cfg.HostVolumeCheck,
+		},
+		StopTimeout: a.cfg.ContainerStopTimeout, CleanupWait: a.cfg.TaskCleanupWait, CreateTimeout: a.cfg.ContainerCreateTimeout,
+		StartTimeout: a.cfg.ContainerStartTimeout, PullTimeout: a.cfg.ImagePullTimeout,
+	})
+}
+
+func (a *Agent) savedArn() string {
+	if a.identity == nil {
+		return ""
+	}
+	return a.identity.ContainerInstanceArn
+}
+
+func widen(ports []uint16) []int32 {
+	out := make([]int32, len(ports))
+	for i, p := range ports {
+		out[i] = int32(p)
+	}
+	return out
+}
+
+// puller is the engine as the image cache asks it.
+type puller struct{ engine.Runtime }
+
+// Pull pulls an image.
+func (p puller) Pull(ctx context.Context, ref string, c *imagecache.Credentials, f func(imagecache.Progress)) (engine.Image, error) {
+	return p.Runtime.Pull(ctx, ref, (*engine.RegistryAuth)(c), func(p engine.Progress) { f(imagecache.Progress(p)) })
+}
+
+// Identity is an image's id and digest.
+func (puller) Identity(i engine.Image) (id, digest string) { return i.ID, i.Digest }
+
+// images is the image cache as the engine asks it.
+type images struct {
+	cache *imagecache.Cache[engine.Image]
+}
+
+// Ensure makes an image local and holds it.
+func (i images) Ensure(ctx context.Context, req engine.ImageRequest) (engine.Image, func(), error) {
+	return i.cache.Ensure(ctx, imagecache.Request{
+		TaskArn: req.TaskArn, Container: req.Container, Ref: req.Ref, Priority: req.Priority, Auth: req.Auth,
+		Progress: func(p imagecache.Progress) {
+			if req.Progress != nil {
+				req.Progress(engine.Progress(p))
+			}
+		},
+	})
+}
+
+// pulledName is the file of the image references that were pulled, for ECS_IMAGE_PULL_BEHAVIOR=once.
+const pulledName = "pulled-images.json"
+
+// pulled remembers them: a JSON list that is replaced as a whole.
+type pulled struct {
+	path string
+	mu   sync.Mutex
+	refs []string
+}
+
+func newPulled(dir string, log *zap.Logger) *pulled {
+	p := &pulled{path: filepath.Join(dir, pulledName)}
+	data, err := os.ReadFile(p.path)
+	if err == nil {
+		err = json.Unmarshal(data, &p.refs)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("The list of pulled images can't be read; with ECS_IMAGE_PULL_BEHAVIOR=once they are pulled once more", zap.String("path", p.path), zap.Error(err))
+		p.refs = nil
+	}
+	return p
+}
+
+// Pulled says whether a reference was pulled by this agent.
+func (p *pulled) Pulled(ref string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Contains(p.refs, ref)
+}
+
+// SetPulled remembers a reference.
+func (p *pulled) SetPulled(ref string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.Contains(p.refs, ref) {
+		return nil
+	}
+	data, err := json.Marshal(append(p.refs, ref))
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(p.path, data); err != nil {
+		return err
+	}
+	p.refs = append(p.refs, ref)
+	return nil
+}
+
+// tokenName is the file of the client token of a registration whose answer is not known to be saved.
+const tokenName = "registration-token"
+
+// keptToken is the token of the registration that is under way in dir, or of a new one. It is durable before the call, so
+// that an agent which is killed between the answer and saving it registers the same container instance again, not another.
+func keptToken(dir string) (string, error) {
+	name := filepath.Join(dir, tokenName)
+	if data, err := os.ReadFile(name); err == nil {
+		if id, err := uuid.Parse(string(data)); err == nil {
+			return id.String(), nil
+		}
+	}
+	token := uuid.NewString()
+	if err := writeDurably(name, []byte(token)); err != nil {
+		return "", fmt.Errorf("keep the registration's token: %w", err)
+	}
+	return token, nil
+}
+
+// dropToken ends the registration that is under way.
+func dropToken(dir string) { _ = os.Remove(filepath.Join(dir, tokenName)) }
+
+// writeDurably replaces a file as a whole; the data is on the disk when it returns nil.
+func writeDurably(name string, data []byte) error {
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err != nil {
+		_ = os.Remove(name + ".new")
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	err = dir.Sync()
+	if closeErr := dir.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

@@ -1,0 +1,175 @@
+// Command longshore-agent is the container agent of one host: it registers the host with an ECS control plane, and runs
+// the tasks that the control plane assigns to it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/longshore-project/longshore/agent"
+	"github.com/longshore-project/longshore/agent/config"
+)
+
+// version and commit are set by the linker: -X main.version=… -X main.commit=….
+var (
+	version = "0.1.0"
+	commit  = ""
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run runs a command line and returns the exit code: 0, 1 for an error that a restart may heal, 5 for one that it does not.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot(stdout, stderr)
+	root.SetArgs(aliases(args))
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "longshore-agent:", err)
+	var terminal *agent.TerminalError
+	if errors.As(err, &terminal) {
+		return 5
+	}
+	return 1
+}
+
+// aliases turns the flags of the Amazon ECS agent into commands.
+func aliases(args []string) []string {
+	if len(args) == 0 {
+		return args
+	}
+	switch strings.TrimLeft(args[0], "-") {
+	case "version", "license", "healthcheck":
+		if strings.HasPrefix(args[0], "-") {
+			return append([]string{strings.TrimLeft(args[0], "-")}, args[1:]...)
+		}
+	}
+	return args
+}
+
+func newRoot(stdout, stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use: "longshore-agent", Short: "The container agent of one host", SilenceUsage: true, SilenceErrors: true,
+		Long: "longshore-agent registers this host with an ECS control plane and runs the tasks that are assigned to it.\n\n" +
+			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
+	}
+	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newSettings(stdout))
+	return root
+}
+
+func newRun(stderr io.Writer) *cobra.Command {
+	opt := agent.Options{Version: version, Hash: hash(), License: license, Stderr: stderr}
+	cmd := &cobra.Command{
+		Use: "run", Short: "Run the agent until a signal ends it", Args: cobra.NoArgs,
+		Long: "Run the agent. It is configured by the environment and by " + config.DefaultFile + "; \"longshore-agent settings\" lists every setting.\n" +
+			"SIGTERM and SIGINT end the agent and leave every container running.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return agent.Run(cmd.Context(), opt) },
+	}
+	cmd.Flags().StringVar(&opt.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
+	cmd.Flags().StringVar(&opt.LogLevel, "loglevel", "", "least level that is logged, in place of ECS_LOGLEVEL")
+	cmd.Flags().BoolVarP(&opt.AnyTLS, "insecure", "k", false, "accept any TLS certificate of the control plane")
+	cmd.Flags().BoolVar(&opt.NoMetadata, "blackhole-ec2-metadata", false, "never ask the instance metadata service")
+	return cmd
+}
+
+func newVersion(stdout io.Writer) *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		_, err := fmt.Fprintf(stdout, "Longshore Agent - v%s (%s)\n", version, hash())
+		return err
+	}}
+}
+
+func newLicense(stdout io.Writer) *cobra.Command {
+	return &cobra.Command{Use: "license", Short: "Print the license", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		_, err := fmt.Fprintln(stdout, license)
+		return err
+	}}
+}
+
+func newSettings(stdout io.Writer) *cobra.Command {
+	return &cobra.Command{Use: "settings", Short: "List every setting of ecs.config with its type, default, bounds and meaning", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		for i := range config.Knobs {
+			k := &config.Knobs[i]
+			line := fmt.Sprintf("%s\n    %s", k.Name, k.Type)
+			if k.Bounds != "" {
+				line += ", " + k.Bounds
+			}
+			if k.Default != "" {
+				line += "; default " + k.Default
+			}
+			line += "\n    " + k.Meaning
+			if k.Support != config.Supported {
+				line += "\n    " + string(k.Support)
+			}
+			if _, err := fmt.Fprintln(stdout, line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+func newHealthcheck() *cobra.Command {
+	return &cobra.Command{Use: "healthcheck", Short: "Exit with 0 if the agent on this host answers", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		host := os.Getenv("ECS_AGENT_HEALTHCHECK_HOST")
+		if host == "" {
+			host = "localhost"
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), 25*time.Second)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+":51678/v1/metadata", nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return fmt.Errorf("the agent does not answer: %w", err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("the agent answers %s", response.Status)
+		}
+		return nil
+	}}
+}
+
+// license is what "license" prints and introspection serves.
+const license = "Longshore is licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0"
+
+// hash names the source that the binary was built from.
+func hash() string {
+	id := commit
+	if info, ok := debug.ReadBuildInfo(); ok && id == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				id = s.Value
+			}
+		}
+	}
+	if len(id) > 8 {
+		id = id[:8]
+	}
+	if id == "" {
+		return "unknown"
+	}
+	return id
+}
