@@ -88,6 +88,7 @@ type Store struct {
 	leads   map[string]*Leadership // by key in the view; guarded by subs
 
 	index   readIndex
+	asking  atomic.Bool // for progress
 	writers chan struct{}
 	space   space
 }

@@ -420,3 +420,20 @@ func TestPurgeKeepsWhatClientsExpectToFind(t *testing.T) {
 	cancel()
 	s.Purge(ctx, store.PurgeConfig{}) // ends with its context
 }
+
+func TestAStoreOfManyPagesIsLoadedWhole(t *testing.T) {
+	client := storetest.Etcd(t)
+	s := storetest.Open(t, client)
+	const pages = 40 // of 128: more than are asked for at once
+	for i := range pages {
+		txn := s.Txn()
+		for j := range 128 {
+			txn.Create(&store.Family{Name: fmt.Sprintf("f%03d-%03d", i, j)})
+		}
+		commit(t, txn)
+	}
+	again := storetest.Open(t, client)
+	if n := read(t, again, func(v *store.View) int { return len(slices.Collect(v.Families())) }); n != pages*128 {
+		t.Errorf("%d of %d records were loaded", n, pages*128)
+	}
+}

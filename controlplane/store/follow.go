@@ -161,42 +161,27 @@ func withoutLeaders(changes []Change) []Change {
 }
 
 // load reads all records at one revision and publishes them, together with what changed since the view that was there.
+// When it fails nothing has changed.
 func (s *Store) load(ctx context.Context) error {
-	var (
-		revision int64
-		seen     = map[string]bool{}
-		changes  []Change
-		from     = s.prefix
-		end      = clientv3.GetPrefixRangeEnd(s.prefix)
-	)
-	for {
-		options := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(loadPage), clientv3.WithRev(revision)}
-		rctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
-		response, err := s.client.Get(rctx, from, options...)
-		cancel()
-		if err != nil {
-			return unavailable(ctx, err)
-		}
-		if revision == 0 {
-			revision = response.Header.Revision
-		}
-		for _, kv := range response.Kvs {
-			key := s.relative(kv)
-			seen[key] = true
-			if r, ok := s.head.records.Get(place(key)); ok && r.Revision() == kv.ModRevision {
-				continue
-			}
-			if c := s.put(kv); c.Old != nil || c.New != nil {
-				changes = append(changes, c)
-			}
-		}
-		if !response.More || len(response.Kvs) == 0 {
+	const attempts = 5 // the revision may be compacted while its pages are read
+	var all snapshot
+	var err error
+	for range attempts {
+		if all, err = s.readAll(ctx); !errors.Is(err, rpctypes.ErrCompacted) {
 			break
 		}
-		from = string(response.Kvs[len(response.Kvs)-1].Key) + "\x00"
+	}
+	if err != nil {
+		return unavailable(ctx, err)
+	}
+	var changes []Change
+	for _, kv := range all.changed {
+		if c := s.put(kv); c.Old != nil || c.New != nil {
+			changes = append(changes, c)
+		}
 	}
 	for _, key := range s.head.keys() {
-		if seen[key] {
+		if all.keys[key] {
 			continue
 		}
 		if old := s.head.remove(key); old != nil {
@@ -204,9 +189,43 @@ func (s *Store) load(ctx context.Context) error {
 		}
 	}
 	// After a restore from a backup etcd counts from an earlier revision: the view follows it back.
-	s.head.revision = revision
-	s.publish(revision, []revisionChanges{{revision, changes}})
+	s.head.revision = all.revision
+	s.publish(all.revision, []revisionChanges{{all.revision, changes}})
 	return nil
+}
+
+// snapshot is what etcd holds at one revision.
+type snapshot struct {
+	revision int64
+	keys     map[string]bool
+	changed  []*mvccpb.KeyValue // those that the view does not have at their revision
+}
+
+func (s *Store) readAll(ctx context.Context) (snapshot, error) {
+	all := snapshot{keys: map[string]bool{}}
+	from, end := s.prefix, clientv3.GetPrefixRangeEnd(s.prefix)
+	for {
+		rctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+		response, err := s.client.Get(rctx, from, clientv3.WithRange(end), clientv3.WithLimit(loadPage), clientv3.WithRev(all.revision))
+		cancel()
+		if err != nil {
+			return all, err
+		}
+		if all.revision == 0 {
+			all.revision = response.Header.Revision
+		}
+		for _, kv := range response.Kvs {
+			key := s.relative(kv)
+			all.keys[key] = true
+			if r, ok := s.head.records.Get(place(key)); !ok || r.Revision() != kv.ModRevision {
+				all.changed = append(all.changed, kv)
+			}
+		}
+		if !response.More || len(response.Kvs) == 0 {
+			return all, nil
+		}
+		from = string(response.Kvs[len(response.Kvs)-1].Key) + "\x00"
+	}
 }
 
 // keys of all records and of all that could not be read.
@@ -257,13 +276,20 @@ func (s *Store) wait(ctx context.Context, revision int64) (*View, error) {
 	}
 }
 
-// askProgress asks etcd to say up to which revision everything has been sent. An answer that does not come is asked for again.
+// askProgress asks etcd to say up to which revision everything has been sent. It does not wait for the answer, which comes
+// with the watch; one that does not come is asked for again.
 func (s *Store) askProgress() {
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(s.ctx), s.cfg.Timeout)
-	defer cancel()
-	if err := s.client.RequestProgress(ctx); err != nil {
-		s.log.Debug("ask etcd for the progress of the watch", zap.Error(err))
+	if !s.asking.CompareAndSwap(false, true) {
+		return
 	}
+	s.spawn(func() {
+		defer s.asking.Store(false)
+		ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(s.ctx), s.cfg.Timeout)
+		defer cancel()
+		if err := s.client.RequestProgress(ctx); err != nil {
+			s.log.Debug("ask etcd for the progress of the watch", zap.Error(err))
+		}
+	})
 }
 
 // readIndex is a revision that holds everything committed before the call.

@@ -64,7 +64,11 @@ func (s *Service) key() string {
 	if strings.HasPrefix(s.storedAt, kindServiceGone+"/") {
 		return s.storedAt
 	}
-	return join(kindServiceGone, s.Cluster, name, fmt.Sprintf("%020d", s.InactiveSince.UnixNano()))
+	at := s.InactiveSince.UnixNano()
+	if s.InactiveSince.IsZero() {
+		at = s.revision
+	}
+	return join(kindServiceGone, s.Cluster, name, fmt.Sprintf("%020d", at))
 }
 
 func (i *Instance) key() string   { return join(kindInstance, i.Cluster, i.ID) }
