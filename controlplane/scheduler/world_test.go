@@ -40,6 +40,8 @@ type world struct {
 	events []types.ServiceEvent
 	others map[string]bool // names of further services: whether they are DAEMON services
 	last   *plan
+	// deployed counts the deployments.
+	deployed int
 
 	// agents decide what becomes of a task that is to run: RUNNING, STOPPED (it fails) or "" (nothing yet). Default RUNNING.
 	agents func(t *store.Task) string
@@ -121,7 +123,8 @@ func (w *world) create(arn string, change ...func(*types.Service)) {
 // deploy is UpdateService with a task definition.
 func (w *world) deploy(arn string) {
 	svc := *w.svc
-	id := fmt.Sprintf("ecs-svc/%d", len(svc.Object.Deployments)+int(w.now.UnixNano()/1e6))
+	w.deployed++
+	id := fmt.Sprintf("ecs-svc/%d", w.deployed)
 	deployments := []types.Deployment{{
 		Id: aws.String(id), Status: aws.String(primary), TaskDefinition: aws.String(arn), CreatedAt: aws.Time(w.now), UpdatedAt: aws.Time(w.now),
 		RolloutState: types.DeploymentRolloutStateInProgress,
@@ -316,7 +319,7 @@ func (w *world) running() string {
 }
 
 func revisionOf(t *store.Task) string {
-	_, r := definitionOf(*t.Object.TaskDefinitionArn)
+	_, r := definitionOf(aws.ToString(t.Object.TaskDefinitionArn))
 	return itoa(r)
 }
 

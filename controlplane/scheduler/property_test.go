@@ -1,0 +1,228 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"pgregory.net/rapid"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+// healthyHere counts the healthy tasks of the service on the instances where it belongs, and those instances.
+func (w *world) healthyHere() (healthy, desired int) {
+	p := newPass(w.snapshot(), &w.cfg)
+	if p.readDeployments() != nil {
+		return 0, 0
+	}
+	p.locate()
+	for _, pl := range p.places {
+		if pl.belongs {
+			desired++
+			if pl.healthy() {
+				healthy++
+			}
+		}
+	}
+	return healthy, desired
+}
+
+// checkedPass is a pass that also checks minimumHealthyPercent.
+func (w *world) checkedPass() *plan {
+	percent := int(*w.svc.Object.DeploymentConfiguration.MinimumHealthyPercent)
+	p := w.pass()
+	for _, s := range p.stops {
+		if strings.HasPrefix(*s.Object.StoppedReason, "Scaling activity") {
+			if healthy, desired := w.healthyHere(); w.hadHealthy(p) && healthy*100 < desired*percent {
+				w.t.Fatalf("never below minimumHealthyPercent by our own doing: %d of %d are healthy, and the minimum is %d%%", healthy, desired, percent)
+			}
+			break
+		}
+	}
+	return p
+}
+
+// hadHealthy tells whether the plan stopped a healthy task for the roll-out; stopping an unhealthy one takes nothing away.
+func (w *world) hadHealthy(p *plan) bool {
+	return slices.ContainsFunc(p.stops, func(s *store.Task) bool {
+		return strings.HasPrefix(*s.Object.StoppedReason, "Scaling activity") && task.LastStatus(s) == task.Running
+	})
+}
+
+func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, rapid.IntRange(0, 6).Draw(t, "hosts"))
+		failing := map[string]bool{}
+		w.agents = func(t *store.Task) string {
+			switch {
+			case failing[revisionOf(t)]:
+				return task.Stopped
+			case failing["slow "+revisionOf(t)]:
+				return ""
+			}
+			return task.Running
+		}
+		w.create(w.define(), constrained("attribute:env==prod"), minimum(rapid.SampledFrom([]int32{0, 0, 50, 67}).Draw(t, "minimum")))
+		host := func() string {
+			if len(w.hosts) == 0 {
+				return ""
+			}
+			return rapid.SampledFrom(slices.Sorted(maps.Keys(w.hosts))).Draw(t, "host")
+		}
+		joined := len(w.hosts)
+		t.Repeat(map[string]func(*rapid.T){
+			"a host joins": func(t *rapid.T) {
+				if len(w.hosts) < 8 {
+					joined++
+					w.join(fmt.Sprintf("host-%d", joined)).connected = rapid.Bool().Draw(t, "connected")
+				}
+			},
+			"a host is lost": func(t *rapid.T) {
+				if id := host(); id != "" {
+					delete(w.hosts, id)
+					for _, l := range w.live(id) {
+						w.replace(task.Lost(l, "", "gone", w.now))
+					}
+				}
+			},
+			"a connection changes": func(t *rapid.T) {
+				if id := host(); id != "" {
+					w.hosts[id].connected = !w.hosts[id].connected
+				}
+			},
+			"an attribute changes": func(t *rapid.T) {
+				if id := host(); id != "" {
+					w.setAttribute(id, rapid.SampledFrom([]string{"prod", "dev"}).Draw(t, "env"))
+				}
+			},
+			"an instance is drained or activated": func(t *rapid.T) {
+				if id := host(); id != "" {
+					w.setStatus(id, rapid.SampledFrom([]string{active, draining}).Draw(t, "status"))
+				}
+			},
+			"a task takes the room": func(t *rapid.T) {
+				if id := host(); id != "" && w.host(id).Free.Memory >= 600 {
+					w.tasks = append(w.tasks, &store.Task{Cluster: "c", ID: fmt.Sprint("other-", len(w.tasks)), Instance: id, Reserved: store.Resources{Memory: 600},
+						Object: types.Task{DesiredStatus: aws.String(task.Running), LastStatus: aws.String(task.Running)}})
+				}
+			},
+			"a task is stopped by a user": func(t *rapid.T) {
+				if id := host(); id != "" {
+					for _, l := range w.live(id) {
+						if n := task.Stop(l, types.TaskStopCodeUserInitiated, "", w.now); n != nil {
+							w.replace(n)
+							return
+						}
+					}
+				}
+			},
+			"an update": func(t *rapid.T) {
+				w.now = w.now.Add(time.Millisecond)
+				w.deploy(w.define(func(d *types.TaskDefinition) {
+					kind := rapid.SampledFrom([]string{"good", "good", "failing", "slow", "large"}).Draw(t, "kind")
+					revision := itoa(d.Revision)
+					failing[revision], failing["slow "+revision] = kind == "failing", kind == "slow"
+					if kind == "large" {
+						d.ContainerDefinitions[0].Memory = aws.Int32(1000)
+					}
+				}))
+			},
+			"the agents report": func(*rapid.T) { w.report() },
+			"time passes": func(t *rapid.T) {
+				w.now = w.now.Add(time.Duration(rapid.SampledFrom([]int{1, 5, 10, 60, 600}).Draw(t, "seconds")) * time.Second)
+			},
+			"": func(*rapid.T) { w.checkedPass() },
+		})
+
+		// However it went: when all is well again, all arrive.
+		w.agents = nil
+		for id := range w.hosts {
+			w.hosts[id].connected = true
+		}
+		for _, l := range w.tasks {
+			if l.Service != "agent" {
+				if n := task.Stop(l, types.TaskStopCodeUserInitiated, "", w.now); n != nil {
+					w.replace(n)
+				}
+			}
+		}
+		w.now = w.now.Add(time.Millisecond)
+		minimum(0)(&w.svc.Object) // some percentages allow no update at all
+		w.deploy(w.define())
+		w.settle()
+		w.after(time.Hour)
+		for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
+			h := w.hosts[id].inst
+			want := *h.Object.Status == active && *h.Object.Attributes[0].Value == "prod"
+			if own := w.own(id); (own != nil) != want || own != nil && (task.LastStatus(own) != task.Running || *own.Object.TaskDefinitionArn != *w.svc.Object.TaskDefinition) {
+				t.Fatalf("it converges: %s (%s, env %s) does not run what it should; all run %s; the service is %s; events: %s", id, *h.Object.Status, *h.Object.Attributes[0].Value, w.running(), show(w.svc), w.history())
+			}
+		}
+		if len(w.svc.Object.Deployments) != 1 || w.svc.SteadySince.IsZero() {
+			t.Fatalf("it converges: the service is %s; events: %s", show(w.svc), w.history())
+		}
+	})
+}
+
+func TestACrashingImageNeverReachesTwoHosts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, rapid.IntRange(2, 8).Draw(t, "hosts"))
+		w.create(w.define(), minimum(rapid.SampledFrom([]int32{0, 25}).Draw(t, "minimum")))
+		w.settle()
+		w.after(time.Hour)
+		w.deploy(w.define())
+		w.agents = bad("2")
+		ids := slices.Sorted(maps.Keys(w.hosts))
+		var first string // the crashing image's host
+		check := func() {
+			for _, l := range w.tasks {
+				switch {
+				case revisionOf(l) != "2" || l.Instance == first:
+				case first == "":
+					first = l.Instance
+				default:
+					t.Fatalf("it holds at the failing wave: the crashing image reached %s and %s; events: %s", first, l.Instance, w.history())
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"a connection changes": func(t *rapid.T) {
+				if id := rapid.SampledFrom(ids).Draw(t, "host"); true {
+					w.hosts[id].connected = !w.hosts[id].connected
+				}
+			},
+			"an old task is slow to stop": func(t *rapid.T) {
+				if own := w.own(rapid.SampledFrom(ids).Draw(t, "host")); own != nil && revisionOf(own) == "1" {
+					w.stubborn[own.ID] = !w.stubborn[own.ID]
+				}
+			},
+			"a task is stopped by a user": func(t *rapid.T) {
+				if own := w.own(rapid.SampledFrom(ids).Draw(t, "host")); own != nil {
+					if n := task.Stop(own, types.TaskStopCodeUserInitiated, "", w.now); n != nil {
+						w.replace(n)
+					}
+				}
+			},
+			"a host joins": func(*rapid.T) {
+				if len(w.hosts) < 10 {
+					w.join(fmt.Sprintf("joined-%d", len(w.hosts)))
+				}
+			},
+			"the agents report": func(*rapid.T) { w.report() },
+			"time passes": func(t *rapid.T) {
+				w.now = w.now.Add(time.Duration(rapid.SampledFrom([]int{1, 10, 120, 600}).Draw(t, "seconds")) * time.Second)
+			},
+			"": func(*rapid.T) {
+				w.checkedPass()
+				check()
+			},
+		})
+	})
+}
