@@ -44,6 +44,11 @@ func (d *disk) Save(rec *engine.TaskRecord, changes ...*engine.StateChange) erro
 	if d.err != nil {
 		return d.err
 	}
+	if d.before != nil {
+		if err := d.before(rec); err != nil {
+			return err
+		}
+	}
 	raw, err := json.Marshal(rec)
 	if err != nil {
 		return err
