@@ -1,0 +1,460 @@
+package poll
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/coder/websocket"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/protocol/acs"
+	"github.com/longshore-project/longshore/protocol/arn"
+)
+
+// acsSession is the ACS connection of one instance: one goroutine that owns the delivery and does all writing, woken by
+// changes of the store, by what the agent says and by time.
+type acsSession struct {
+	*socket
+	server *Server
+	at     place
+	conn   *store.Connection
+	number sequence
+
+	changed  chan struct{}
+	received chan any // messages of the agent that the loop must handle
+	accepted chan accepted
+
+	delivery           *delivery
+	manifest           string // message id of the manifest that was sent
+	waitsForDefinition atomic.Bool
+	nonsense           int               // frames that were no messages
+	unsendable         map[string]string // what was logged about tasks that have no payload, by task id
+}
+
+func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
+	socket, at := s.handshake(w, r, "clusterArn", "containerInstanceArn")
+	if socket == nil {
+		return
+	}
+	q := r.URL.Query()
+	about := versions{q.Get("agentVersion"), q.Get("agentHash"), q.Get("dockerVersion")}
+	c := &acsSession{
+		socket: socket, server: s, at: at, changed: make(chan struct{}, 1), received: make(chan any, 16), accepted: make(chan accepted, 256),
+		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
+	}
+	session, err := s.lease()
+	if err != nil || !add(s, s.acs, at, c) {
+		socket.end(statusGoingAway, "the control plane is not ready")
+		_ = socket.run(func([]byte) {})
+		return
+	}
+	defer remove(s, s.acs, at, c)
+	if c.conn, c.number, err = s.recordConnection(socket.ctx, session, at, about); err != nil {
+		c.log.Warn("an agent's connection could not be recorded", zap.Error(err))
+		socket.end(statusGoingAway, "the connection could not be recorded: "+clip(err.Error()))
+		_ = socket.run(func([]byte) {})
+		return
+	}
+	c.log.Info("agent connected", zap.String("agentVersion", clip(about.agent)), zap.String("dockerVersion", clip(about.docker)), zap.String("replica", s.cfg.Replica))
+	c.serve()
+}
+
+// serve runs the session until its socket ends, and records the end.
+func (c *acsSession) serve() {
+	start := time.Now()
+	var wg sync.WaitGroup
+	wg.Go(c.loop)
+	wg.Go(c.record)
+	err := c.run(c.receive)
+	// The connection counts as ended before its goroutines are: this is what agentConnected shows.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := c.server.recordEnd(ctx, c.conn); err != nil {
+		c.log.Warn("the end of an agent's connection was not recorded; it ends with the session in the store", zap.Error(err))
+	}
+	wg.Wait()
+	c.log.Info("agent disconnected", zap.Duration("duration", time.Since(start)), zap.Int64("lastSequenceNumber", c.number.next-1), zap.NamedError("reason", err))
+}
+
+// wake has the loop look at the store again.
+func (c *acsSession) wake() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// loop sends what is due: heartbeats by time, payloads by what the store says.
+func (c *acsSession) loop() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var beatAt, resendAt time.Time // zero: at once, never
+	if !c.sendHeartbeat() || !c.sendManifest() {
+		return
+	}
+	beatAt = time.Now().Add(c.heartbeatPause())
+	for look := true; ; {
+		now := time.Now()
+		if !now.Before(beatAt) {
+			if !c.sendHeartbeat() {
+				return
+			}
+			beatAt = now.Add(c.heartbeatPause())
+		}
+		if look || !resendAt.IsZero() && !now.Before(resendAt) {
+			var ok bool
+			if resendAt, ok = c.sync(now); !ok {
+				return
+			}
+		}
+		next := beatAt
+		if !resendAt.IsZero() && resendAt.Before(next) {
+			next = resendAt
+		}
+		timer.Reset(time.Until(next))
+		look = false
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-timer.C:
+		case <-c.changed:
+			look = true
+		case m := <-c.received:
+			if !c.handle(m) {
+				return
+			}
+		}
+	}
+}
+
+func (c *acsSession) heartbeatPause() time.Duration {
+	d := c.cfg.Heartbeat
+	if c.cfg.HeartbeatJitter > 0 {
+		d += rand.N(c.cfg.HeartbeatJitter)
+	}
+	return d
+}
+
+func (c *acsSession) sendHeartbeat() bool {
+	return c.send(&acs.HeartbeatMessage{MessageID: uuid.NewString(), Healthy: true}) == nil
+}
+
+// errTooLarge: the message has no frame, and the socket is as it was.
+var errTooLarge = errors.New("the message cannot be encoded")
+
+// send writes a message. Unless the error is errTooLarge it has ended the socket.
+func (c *acsSession) send(m any) error {
+	frame, err := acs.Encode(m)
+	if err != nil {
+		return errors.Join(errTooLarge, err)
+	}
+	return c.write(frame)
+}
+
+// nextNumber is the next sequence number; false when the socket has ended because there is none.
+func (c *acsSession) nextNumber() (int64, bool) {
+	if c.number.next > c.number.end {
+		more, err := c.server.moreNumbers(c.ctx, c.at)
+		if err != nil {
+			c.log.Warn("no more sequence numbers: closing the connection", zap.Error(err))
+			c.end(statusGoingAway, "no more sequence numbers")
+			return 0, false
+		}
+		c.number = more
+	}
+	c.number.next++
+	return c.number.next - 1, true
+}
+
+// job is what an instance's agent must know.
+type job struct {
+	clusterArn, instanceArn string
+	gone                    bool // the instance is not registered any more
+	replaced                bool // a newer connection has the instance
+	tasks                   []*store.Task
+	definitions             map[string]*store.TaskDefinition // by ARN
+}
+
+// look reads the instance's job off the store's view. Tasks that must stop come first, then the oldest.
+func (c *acsSession) look() job {
+	j := job{definitions: map[string]*store.TaskDefinition{}}
+	c.cfg.Store.Peek(func(v *store.View) {
+		i := v.Instance(c.at.cluster, c.at.id)
+		if i == nil || !registered(i) {
+			j.gone = true
+			return
+		}
+		if now := v.Connection(c.at.cluster, c.at.id); now != nil && now.Revision() > c.conn.Revision() {
+			j.replaced = true
+			return
+		}
+		j.instanceArn = aws.ToString(i.Object.ContainerInstanceArn)
+		if cluster := v.Cluster(c.at.cluster); cluster != nil {
+			j.clusterArn = aws.ToString(cluster.Object.ClusterArn)
+		}
+		for t := range v.TasksOn(c.at.cluster, c.at.id) {
+			if task.IsStopped(t) {
+				continue
+			}
+			j.tasks = append(j.tasks, t)
+			ref := aws.ToString(t.Object.TaskDefinitionArn)
+			if a, err := arn.Parse(ref); err == nil && j.definitions[ref] == nil {
+				if family, revision, err := (arn.Owner{}).ParseTaskDefinition(a.ID()); err == nil {
+					j.definitions[ref] = v.TaskDefinition(family, revision)
+				}
+			}
+		}
+	})
+	slices.SortStableFunc(j.tasks, func(a, b *store.Task) int {
+		if x, y := task.Wanted(a), task.Wanted(b); x != y {
+			if y {
+				return -1
+			}
+			return 1
+		}
+		return aws.ToTime(a.Object.CreatedAt).Compare(aws.ToTime(b.Object.CreatedAt))
+	})
+	return j
+}
+
+// ends closes the socket when the instance is not this session's any more.
+func (c *acsSession) ends(j job) bool {
+	switch {
+	case j.gone:
+		c.log.Info("the container instance was deregistered: closing its agent's connection")
+		c.end(websocket.StatusNormalClosure, "the container instance was deregistered")
+	case j.replaced:
+		c.end(statusReplaced, "replaced by a newer connection of the same container instance")
+	}
+	return j.gone || j.replaced
+}
+
+// sendManifest tells the agent all its tasks, so that it can ask about those it has besides.
+func (c *acsSession) sendManifest() bool {
+	j := c.look()
+	if c.ends(j) {
+		return false
+	}
+	timeline, ok := c.nextNumber()
+	if !ok {
+		return false
+	}
+	m := &acs.TaskManifestMessage{
+		MessageID: uuid.NewString(), ClusterArn: j.clusterArn, ContainerInstanceArn: j.instanceArn,
+		GeneratedAt: time.Now().UnixMilli(), Timeline: timeline, Tasks: []*acs.TaskIdentifier{},
+	}
+	for _, t := range j.tasks {
+		m.Tasks = append(m.Tasks, identify(t))
+	}
+	c.manifest = m.MessageID
+	return c.send(m) == nil
+}
+
+func identify(t *store.Task) *acs.TaskIdentifier {
+	return &acs.TaskIdentifier{
+		TaskArn: aws.ToString(t.Object.TaskArn), TaskClusterArn: aws.ToString(t.Object.ClusterArn), DesiredStatus: aws.ToString(t.Object.DesiredStatus),
+	}
+}
+
+// sync sends every payload that is due and tells when the next one is, zero for never.
+func (c *acsSession) sync(now time.Time) (next time.Time, ok bool) {
+	j := c.look()
+	if c.ends(j) {
+		return next, false
+	}
+	wants := make([]want, 0, len(j.tasks))
+	byID := make(map[string]*store.Task, len(j.tasks))
+	for _, t := range j.tasks {
+		wants = append(wants, want{t.ID, aws.ToString(t.Object.DesiredStatus)})
+		byID[t.ID] = t
+	}
+	for id := range c.unsendable {
+		if byID[id] == nil {
+			delete(c.unsendable, id)
+		}
+	}
+	c.waitsForDefinition.Store(false)
+	attempts, next := c.delivery.due(wants, now)
+	for _, a := range attempts {
+		if !c.sendPayload(j, byID[a.id], a) {
+			return next, false
+		}
+	}
+	return next, true
+}
+
+// sendPayload sends one task; false when the socket has ended.
+func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
+	ref := aws.ToString(t.Object.TaskDefinitionArn)
+	var def *types.TaskDefinition
+	if d := j.definitions[ref]; d != nil {
+		def = &d.Object
+	} else {
+		c.waitsForDefinition.Store(true)
+	}
+	body, err := Payload(def, t, c.cfg.CredentialsFor(t))
+	if err != nil {
+		c.cannotSend(t, err)
+		return true
+	}
+	number, ok := c.nextNumber()
+	if !ok {
+		return false
+	}
+	failpoint.Hit("poll/before-payload")
+	err = c.send(&acs.PayloadMessage{
+		ClusterArn: j.clusterArn, ContainerInstanceArn: j.instanceArn, MessageID: a.message,
+		GeneratedAt: time.Now().UnixMilli(), SeqNum: number, Tasks: []*acs.Task{body},
+	})
+	failpoint.Hit("poll/after-payload")
+	if errors.Is(err, errTooLarge) {
+		c.cannotSend(t, err)
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	c.server.payloads.Add(1)
+	log := c.log.Debug
+	if a.number > 1 {
+		log = c.log.Warn
+	}
+	log("payload sent", zap.String("task", body.Arn), zap.String("desiredStatus", body.DesiredStatus), zap.Int64("seqNum", number),
+		zap.Int("attempt", a.number), zap.String("messageId", a.message))
+	return true
+}
+
+// cannotSend logs, once per task and reason, that a task has no payload.
+func (c *acsSession) cannotSend(t *store.Task, err error) {
+	if c.unsendable[t.ID] == err.Error() {
+		return
+	}
+	c.unsendable[t.ID] = err.Error()
+	c.log.Error("a task cannot be sent to its agent and stays as it is: stop it, and register a corrected task definition",
+		zap.String("task", aws.ToString(t.Object.TaskArn)), zap.String("taskDefinition", aws.ToString(t.Object.TaskDefinitionArn)), zap.Error(err))
+}
+
+// receive decodes a frame of the agent, in the socket's reading goroutine, and hands on what the loop must handle.
+func (c *acsSession) receive(frame []byte) {
+	m, err := acs.Decode(frame)
+	if err != nil {
+		c.nonsense++
+		c.server.nonsense.Add(1)
+		if c.nonsense == 1 || c.nonsense == c.cfg.MaxNonsense {
+			c.log.Warn("an agent sent what is not a message; it is ignored", zap.Int("bytes", len(frame)), zap.Int("count", c.nonsense), zap.Error(err))
+		}
+		if c.nonsense >= c.cfg.MaxNonsense {
+			c.end(statusNonsense, "too many frames that are not messages")
+		}
+		return
+	}
+	switch m := m.(type) {
+	case *acs.AckRequest, *acs.NackRequest, *acs.TaskStopVerificationMessage:
+		select {
+		case c.received <- m:
+		case <-c.ctx.Done():
+		}
+	case *acs.HeartbeatAckRequest, *acs.IAMRoleCredentialsAckRequest:
+	default:
+		c.log.Debug("a message that agents do not send was ignored", zap.String("type", acs.TypeOf(m)))
+	}
+}
+
+// handle handles a message of the agent, in the loop; false when the socket has ended.
+func (c *acsSession) handle(m any) bool {
+	switch m := m.(type) {
+	case *acs.AckRequest:
+		a, ok := c.delivery.acknowledge(m.MessageID)
+		if !ok {
+			return true // the manifest's, a repeated one, or one of a task that is gone
+		}
+		c.server.acknowledged.Add(1)
+		select {
+		case c.accepted <- a:
+		case <-c.ctx.Done():
+			return false
+		}
+	case *acs.NackRequest:
+		c.log.Warn("the agent refused a message", zap.String("messageId", clip(m.MessageID)), zap.String("reason", clip(m.Reason)))
+	case *acs.TaskStopVerificationMessage:
+		return c.verify(m)
+	}
+	return true
+}
+
+// verify answers which of the tasks that the manifest did not list should really stop: those that this control plane knows,
+// on this instance, as stopped or to be stopped. What it does not know it does not stop.
+func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
+	if err := m.Validate(); err != nil || m.MessageID != c.manifest {
+		c.log.Warn("a question about tasks to stop was ignored: it does not belong to the manifest of this connection", zap.String("messageId", clip(m.MessageID)), zap.Error(err))
+		return true
+	}
+	answer := &acs.TaskStopVerificationAck{GeneratedAt: time.Now().UnixMilli(), MessageID: m.MessageID, StopTasks: []*acs.TaskIdentifier{}}
+	var unknown []string
+	err := c.cfg.Store.Read(c.ctx, func(v *store.View) error {
+		answer.StopTasks, unknown = answer.StopTasks[:0], unknown[:0]
+		for _, candidate := range m.StopCandidates {
+			var t *store.Task
+			if a, err := arn.Parse(candidate.TaskArn); err == nil && a.Type == arn.TypeTask {
+				t = v.Task(c.at.cluster, a.ID())
+			}
+			switch {
+			case t == nil || t.Instance != c.at.id:
+				unknown = append(unknown, clip(candidate.TaskArn))
+			case !task.Wanted(t) || task.IsStopped(t):
+				answer.StopTasks = append(answer.StopTasks, &acs.TaskIdentifier{
+					TaskArn: candidate.TaskArn, TaskClusterArn: candidate.TaskClusterArn, DesiredStatus: acs.StatusStopped,
+				})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		c.log.Warn("a question about tasks to stop cannot be answered; it comes again with the next connection", zap.Error(err))
+		return true
+	}
+	if len(unknown) > 0 {
+		c.log.Warn("the agent runs tasks that this control plane does not know; they are left alone: stop them on the host if they are not wanted",
+			zap.Int("count", len(unknown)), zap.Strings("tasks", unknown[:min(len(unknown), 10)]))
+	}
+	return c.send(answer) == nil
+}
+
+// record writes acknowledgements to the store, many with one transaction.
+func (c *acsSession) record() {
+	for {
+		var list []accepted
+		select {
+		case <-c.ctx.Done():
+			return
+		case a := <-c.accepted:
+			list = append(list, a)
+		}
+		for more := true; more; {
+			select {
+			case a := <-c.accepted:
+				list = append(list, a)
+			default:
+				more = false
+			}
+		}
+		ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
+		err := c.server.recordAccepted(ctx, c.at, list)
+		cancel()
+		if err != nil && c.ctx.Err() == nil {
+			c.log.Warn("that tasks were accepted was not recorded", zap.Int("count", len(list)), zap.Error(err))
+		}
+	}
+}

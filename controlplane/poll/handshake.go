@@ -1,0 +1,154 @@
+package poll
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/coder/websocket"
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/acs"
+	"github.com/longshore-project/longshore/protocol/arn"
+)
+
+// refusal is an answer to a handshake that fails: a status and an exception that agents know.
+type refusal struct {
+	status int
+	acs.Exception
+}
+
+func refuse(status int, exception, message string) *refusal {
+	return &refusal{status, acs.Exception{Type: exception, Message: message}}
+}
+
+// handshake checks who wants to open a socket and for which instance, and opens it. clusterKey and instanceKey are the
+// names of the query's keys. It answers the request itself when it returns nil.
+func (s *Server) handshake(w http.ResponseWriter, r *http.Request, clusterKey, instanceKey string) (*socket, place) {
+	at, refused := s.admit(r, r.URL.Query().Get(clusterKey), r.URL.Query().Get(instanceKey))
+	if refused != nil {
+		s.log.Info("an agent's connection was refused", zap.String("path", r.URL.Path), zap.String("remote", r.RemoteAddr),
+			zap.String("containerInstance", r.URL.Query().Get(instanceKey)), zap.Int("status", refused.status), zap.Error(&refused.Exception))
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Amzn-ErrorType", refused.Type)
+		w.WriteHeader(refused.status)
+		_, _ = w.Write(acs.EncodeBare(&refused.Exception)) // an agent that is gone misses nothing
+		return nil, place{}
+	}
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		s.log.Info("a request for a web socket is not one", zap.String("path", r.URL.Path), zap.String("remote", r.RemoteAddr), zap.Error(err))
+		return nil, place{}
+	}
+	log := s.log.With(zap.String("cluster", at.cluster), zap.String("containerInstance", at.id), zap.String("remote", r.RemoteAddr))
+	return newSocket(conn, &s.cfg, log), at
+}
+
+// admit finds the instance that a request speaks for, and checks that it may.
+func (s *Server) admit(r *http.Request, clusterRef, instanceRef string) (place, *refusal) {
+	if r.Method != http.MethodGet {
+		return place{}, refuse(http.StatusMethodNotAllowed, acs.BadRequestException, "A web socket is opened with GET.")
+	}
+	identity, err := s.cfg.Verifier.VerifyUpgrade(r)
+	var denied *auth.Error
+	switch {
+	case errors.As(err, &denied):
+		return place{}, refuse(http.StatusForbidden, acs.AccessDeniedException, denied.Code+": "+denied.Message)
+	case err != nil:
+		s.log.Error("a signature could not be verified", zap.Error(err))
+		return place{}, refuse(http.StatusInternalServerError, acs.ServerException, "The signature could not be verified: the control plane's store does not answer.")
+	}
+	at, refused := locate(clusterRef, instanceRef)
+	if refused != nil {
+		return at, refused
+	}
+	if _, err := s.lease(); err != nil {
+		return at, refuse(http.StatusServiceUnavailable, acs.ServerException, "The control plane is not ready. Try again.")
+	}
+	return at, s.mayConnect(r.Context(), identity, at)
+}
+
+// locate reads the cluster, a name or ARN, and the instance's ARN, long or short, of a query.
+func locate(clusterRef, instanceRef string) (at place, refused *refusal) {
+	cluster := clusterRef
+	if arn.Is(clusterRef) {
+		a, err := arn.Parse(clusterRef)
+		if err != nil || a.Type != arn.TypeCluster {
+			return at, refuse(http.StatusBadRequest, acs.InvalidClusterException, "The cluster's ARN is invalid.")
+		}
+		cluster = a.ID()
+	}
+	id := instanceRef
+	if arn.Is(instanceRef) {
+		a, err := arn.Parse(instanceRef)
+		if err != nil || a.Type != arn.TypeContainerInstance || len(a.Path) > 2 {
+			return at, refuse(http.StatusBadRequest, acs.InvalidInstanceException, "The container instance's ARN is invalid.")
+		}
+		id = a.ID()
+		if len(a.Path) == 2 {
+			if cluster != "" && cluster != a.Path[0] {
+				return at, refuse(http.StatusBadRequest, acs.InvalidClusterException, "The container instance is not of the cluster "+clip(cluster)+".")
+			}
+			cluster = a.Path[0]
+		}
+	}
+	if cluster == "" {
+		cluster = arn.DefaultCluster
+	}
+	id, ok := arn.NormalID(id)
+	if !ok {
+		return at, refuse(http.StatusBadRequest, acs.InvalidInstanceException, "The container instance's identifier is invalid.")
+	}
+	return place{cluster, id}, nil
+}
+
+func clip(s string) string {
+	if len(s) > 100 {
+		s = s[:100] + "…"
+	}
+	return s
+}
+
+// mayConnect checks that the instance is registered and that the identity may speak for it.
+func (s *Server) mayConnect(ctx context.Context, identity *auth.Identity, at place) *refusal {
+	var instance *store.Instance
+	var cluster *store.Cluster
+	err := s.cfg.Store.Read(ctx, func(v *store.View) error {
+		cluster, instance = v.Cluster(at.cluster), v.Instance(at.cluster, at.id)
+		return nil
+	})
+	const bad = http.StatusBadRequest
+	switch {
+	case err != nil:
+		s.log.Error("a container instance could not be looked up", zap.Stringer("containerInstance", at), zap.Error(err))
+		return refuse(http.StatusInternalServerError, acs.ServerException, "The control plane's store does not answer. Try again.")
+	case identity.Role != store.RoleHost && identity.Role != store.RoleAdmin:
+		return refuse(http.StatusForbidden, acs.AccessDeniedException, "The access key has the role "+string(identity.Role)+", which cannot speak for a container instance.")
+	case cluster == nil:
+		return refuse(bad, acs.InvalidClusterException, "Cluster not found.")
+	case instance == nil:
+		return refuse(bad, acs.InvalidInstanceException, "The container instance "+at.id+" is not registered in the cluster "+at.cluster+".")
+	case identity.Role == store.RoleHost && instance.RegisteredBy != identity.AccessKeyID:
+		return refuse(http.StatusForbidden, acs.AccessDeniedException, "The container instance "+at.id+" was registered with another access key.")
+	case !registered(instance):
+		return refuse(bad, acs.InactiveInstanceException, "The container instance "+at.id+" has been deregistered.")
+	}
+	return nil
+}
+
+// registered tells whether the instance takes part in its cluster.
+func registered(i *store.Instance) bool {
+	switch aws.ToString(i.Object.Status) {
+	case "INACTIVE", "DEREGISTERING", "":
+		return false
+	}
+	return true
+}
+
+func clusterName(c *store.Cluster) string { return aws.ToString(c.Object.ClusterName) }
+
+// wasConnected tells whether the instance ever was connected: numbers were given out for it.
+func wasConnected(i *store.Instance) bool { return i.SequenceNumber > 0 }

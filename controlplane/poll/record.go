@@ -1,0 +1,189 @@
+package poll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/internal/failpoint"
+)
+
+// errGone: the instance is not registered any more.
+var errGone = errors.New("the container instance has been deregistered")
+
+// sequenceBlock is how many sequence numbers are reserved with one write.
+const sequenceBlock = 1000
+
+// sequence gives out an instance's sequence numbers from a block.
+type sequence struct{ next, end int64 }
+
+// reserve takes the next block out of the instance's record, which the caller then writes.
+func reserve(i *store.Instance, now time.Time) sequence {
+	first := max(i.SequenceNumber+1, now.UnixMilli())
+	i.SequenceNumber = first + sequenceBlock - 1
+	return sequence{first, i.SequenceNumber}
+}
+
+// versions are what an agent's query says about itself.
+type versions struct{ agent, hash, docker string }
+
+// recordConnection writes that this replica holds the instance's socket, and reserves sequence numbers.
+func (s *Server) recordConnection(ctx context.Context, session *store.Session, at place, about versions) (*store.Connection, sequence, error) {
+	var conn *store.Connection
+	var numbers sequence
+	failpoint.Hit("poll/before-connection")
+	err := store.Retry(ctx, func() error {
+		var old *store.Instance
+		if err := s.cfg.Store.Read(ctx, func(v *store.View) error { old = v.Instance(at.cluster, at.id); return nil }); err != nil {
+			return err
+		}
+		if old == nil || !registered(old) {
+			return errGone
+		}
+		now := time.Now()
+		i := *old
+		i.DisconnectedSince = time.Time{}
+		numbers = reserve(&i, now)
+		setVersions(&i, about)
+		conn = &store.Connection{Cluster: at.cluster, Instance: at.id, Replica: s.cfg.Replica, Since: now.UTC().Truncate(time.Millisecond)}
+		return s.cfg.Store.Txn().Update(&i).Put(conn, session.Lease()).StateChange().Commit(ctx)
+	})
+	failpoint.Hit("poll/after-connection")
+	return conn, numbers, err
+}
+
+// setVersions takes over what agents do not send when they register.
+func setVersions(i *store.Instance, about versions) {
+	was := types.VersionInfo{}
+	if i.Object.VersionInfo != nil {
+		was = *i.Object.VersionInfo
+	}
+	is := was
+	for _, m := range []struct {
+		into **string
+		said string
+	}{{&is.AgentVersion, about.agent}, {&is.AgentHash, about.hash}, {&is.DockerVersion, about.docker}} {
+		if m.said != "" && len(m.said) <= 255 && m.said != aws.ToString(*m.into) {
+			*m.into = aws.String(m.said)
+		}
+	}
+	if is != was {
+		i.Object.VersionInfo = &is
+		i.Object.Version++
+	}
+}
+
+// moreNumbers reserves another block.
+func (s *Server) moreNumbers(ctx context.Context, at place) (numbers sequence, err error) {
+	err = s.changeInstance(ctx, at, func(i *store.Instance) bool {
+		numbers = reserve(i, time.Now())
+		return true
+	})
+	return numbers, err
+}
+
+// changeInstance changes a copy of the instance's record and writes it when change says so.
+func (s *Server) changeInstance(ctx context.Context, at place, change func(i *store.Instance) bool) error {
+	return store.Retry(ctx, func() error {
+		var old *store.Instance
+		if err := s.cfg.Store.Read(ctx, func(v *store.View) error { old = v.Instance(at.cluster, at.id); return nil }); err != nil {
+			return err
+		}
+		if old == nil {
+			return errGone
+		}
+		i := *old
+		if !change(&i) {
+			return nil
+		}
+		return s.cfg.Store.Txn().Update(&i).StateChange().Commit(ctx)
+	})
+}
+
+// recordEnd deletes the Connection record, if it is still this one, and notes since when the instance is away.
+func (s *Server) recordEnd(ctx context.Context, conn *store.Connection) error {
+	failpoint.Hit("poll/before-disconnection")
+	err := store.Retry(ctx, func() error {
+		var now *store.Connection
+		var old *store.Instance
+		err := s.cfg.Store.Read(ctx, func(v *store.View) error {
+			now, old = v.Connection(conn.Cluster, conn.Instance), v.Instance(conn.Cluster, conn.Instance)
+			return nil
+		})
+		if err != nil || now == nil || now.Revision() != conn.Revision() {
+			return err // a newer connection has replaced it, or the lease is gone: the keeper notes that
+		}
+		txn := s.cfg.Store.Txn().Delete(now)
+		if old != nil {
+			i := *old
+			i.DisconnectedSince = time.Now().UTC().Truncate(time.Millisecond)
+			txn.Update(&i)
+		}
+		return txn.StateChange().Commit(ctx)
+	})
+	failpoint.Hit("poll/after-disconnection")
+	return err
+}
+
+// markDisconnected notes that an instance is away whose connection ended without a word.
+func (s *Server) markDisconnected(ctx context.Context, at place) error {
+	err := store.Retry(ctx, func() error {
+		var conn *store.Connection
+		var old *store.Instance
+		err := s.cfg.Store.Read(ctx, func(v *store.View) error {
+			conn, old = v.Connection(at.cluster, at.id), v.Instance(at.cluster, at.id)
+			return nil
+		})
+		if err != nil || conn != nil || old == nil || !old.DisconnectedSince.IsZero() {
+			return err
+		}
+		i := *old
+		i.DisconnectedSince = time.Now().UTC().Truncate(time.Millisecond)
+		return s.cfg.Store.Txn().Unchanged(&store.Connection{Cluster: at.cluster, Instance: at.id}).Update(&i).StateChange().Commit(ctx)
+	})
+	return err
+}
+
+// accepted is a task whose payload was acknowledged, with the desired status that the payload had.
+type accepted struct{ id, desired string }
+
+// recordAccepted sets AcceptedAt of tasks that still have the acknowledged desired status.
+func (s *Server) recordAccepted(ctx context.Context, at place, list []accepted) error {
+	for part := range slices.Chunk(list, 50) {
+		failpoint.Hit("poll/before-accepted")
+		err := store.Retry(ctx, func() error {
+			var changed []*store.Task
+			err := s.cfg.Store.Read(ctx, func(v *store.View) error {
+				for _, a := range part {
+					t := v.Task(at.cluster, a.id)
+					if t != nil && t.Instance == at.id && t.AcceptedAt.IsZero() && aws.ToString(t.Object.DesiredStatus) == a.desired && !task.IsStopped(t) {
+						n := *t
+						n.AcceptedAt = time.Now().UTC().Truncate(time.Millisecond)
+						changed = append(changed, &n)
+					}
+				}
+				return nil
+			})
+			if err != nil || len(changed) == 0 {
+				return err
+			}
+			txn := s.cfg.Store.Txn().StateChange()
+			for _, t := range changed {
+				txn.Update(t)
+			}
+			return txn.Commit(ctx)
+		})
+		failpoint.Hit("poll/after-accepted")
+		if err != nil {
+			return fmt.Errorf("record that %d tasks were accepted: %w", len(part), err)
+		}
+	}
+	return nil
+}
