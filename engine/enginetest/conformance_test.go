@@ -18,7 +18,7 @@ func TestTheFakePassesTheSuite(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Subject {
 		f := enginetest.NewFake()
 		s := enginetest.Subject{
-			Runtime: f, Images: map[string]string{}, Open: "registry/open:1", Closed: "registry/closed:1",
+			Runtime: enginetest.Restarter{Fake: f}, Images: map[string]string{}, Open: "registry/open:1", Closed: "registry/closed:1",
 			Missing: "registry/missing:1", Unreachable: "nowhere/x:1", Auth: engine.RegistryAuth{Username: "me", Password: "secret"},
 		}
 		configs := map[string]engine.ImageConfig{}
@@ -33,7 +33,14 @@ func TestTheFakePassesTheSuite(t *testing.T) {
 		f.Publish(open, closed)
 		configs[s.Open] = open.Config
 		s.OpenDigest = published(t, open)
-		f.Behave(func(spec engine.Spec) enginetest.Behaviour { return interpret(spec, configs[spec.Image]) })
+		runs := map[string]int{}
+		f.Behave(func(spec engine.Spec) enginetest.Behaviour {
+			if slices.Contains(spec.Command, enginetest.ScriptCount) {
+				runs[spec.Name]++
+				return enginetest.Behaviour{Exits: true, ExitCode: 3, Output: fmt.Sprintln(runs[spec.Name])}
+			}
+			return interpret(spec, configs[spec.Image])
+		})
 		f.FailPull("nowhere/x:1", fmt.Errorf("no route to the registry: %w", errdefs.ErrUnavailable))
 		s.Foreign = func(*testing.T) (string, string, func() bool) {
 			id := f.AddForeign("foreign")

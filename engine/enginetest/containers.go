@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -157,6 +158,56 @@ func startTests(t *testing.T, s *suite) {
 			}
 		}
 	})
+}
+
+// restartTests and volumeTests hold for Runtimes that can do what engine.Restarter and engine.VolumeRemover say.
+func restartTests(t *testing.T, s *suite) {
+	r, can := s.Runtime.(interface {
+		Restart(ctx context.Context, id string) error
+	})
+	if !can {
+		return
+	}
+	id := s.start(t, s.spec(ScriptCount))
+	first := s.ended(t, id)
+	ok(t, "restart", r.Restart(s.ctx(t), id))
+	again := s.until(t, id, "the second end", func(st engine.State) bool {
+		return st.Status == engine.StatusExited && st.StartedAt.After(first.StartedAt)
+	})
+	if again.ExitCode != 3 || again.ID != id || again.FinishedAt.Before(again.StartedAt) {
+		t.Errorf("ended again as %+v", again)
+	}
+	if out := strings.ReplaceAll(s.logs(t, id, 0), " ", ""); out != "1\n2\n" {
+		t.Errorf("it wrote %q, want that the second run sees the file of the first", out)
+	}
+	running := s.start(t, s.spec(ScriptServe))
+	before := s.inspect(t, running)
+	ok(t, "restart of a running one", r.Restart(s.ctx(t), running))
+	if st := s.inspect(t, running); st.Pid != before.Pid {
+		t.Errorf("a running container was started again: %+v", st)
+	}
+	class(t, "restart of a missing one", r.Restart(s.ctx(t), "longshore-test-none"), errdefs.IsNotFound, "NotFound")
+}
+
+func volumeTests(t *testing.T, s *suite) {
+	r, can := s.Runtime.(interface {
+		RemoveVolume(ctx context.Context, name string) error
+	})
+	if !can {
+		return
+	}
+	spec := s.spec(ScriptServe)
+	volume := spec.Name + "-volume"
+	spec.Mounts = []engine.Mount{{Type: "volume", Source: volume, Target: "/data"}}
+	id := s.create(t, spec)
+	t.Cleanup(func() { ok(t, "clean-up", r.RemoveVolume(context.WithoutCancel(t.Context()), volume)) })
+	if m := s.inspect(t, id).Mounts; len(m) != 1 || m[0] != spec.Mounts[0] {
+		t.Errorf("the state shows the mounts %+v", m)
+	}
+	class(t, "remove while in use", r.RemoveVolume(s.ctx(t), volume), errdefs.IsFailedPrecondition, "FailedPrecondition")
+	ok(t, "remove container", s.Runtime.Remove(s.ctx(t), id))
+	ok(t, "remove", r.RemoveVolume(s.ctx(t), volume))
+	ok(t, "remove again", r.RemoveVolume(s.ctx(t), volume))
 }
 
 func stopTests(t *testing.T, s *suite) {

@@ -3,6 +3,8 @@ package enginetest
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -252,6 +254,13 @@ func (f *Fake) Spec(id string) (engine.Spec, bool) {
 		return engine.Spec{}, false
 	}
 	return c.spec, true
+}
+
+// Volumes returns the named volumes that exist.
+func (f *Fake) Volumes() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.volumes))
 }
 
 // Calls counts the calls of a method, failed ones included; of all methods if it is empty.

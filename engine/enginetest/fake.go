@@ -30,6 +30,7 @@ type Fake struct {
 	published  map[string]*FakeImage // what Pull finds, by normalised reference
 	pullErrors map[string]error      // by normalised reference
 	containers map[string]*container // by id
+	volumes    map[string]bool       // named ones
 	serial     int
 	nextPort   int32
 	behave     func(engine.Spec) Behaviour
@@ -76,6 +77,7 @@ func NewFake() *Fake {
 		published:  map[string]*FakeImage{},
 		pullErrors: map[string]error{},
 		containers: map[string]*container{},
+		volumes:    map[string]bool{},
 		nextPort:   32768,
 		behave:     func(engine.Spec) Behaviour { return Behaviour{} },
 		faults:     map[string]*fault{},
@@ -206,19 +208,32 @@ func (f *Fake) make(spec engine.Spec, img *image) *container {
 	if mode == "" {
 		mode = "bridge"
 	}
-	c := &container{spec: spec, image: img, gone: make(chan struct{}), state: engine.State{
+	c := &container{spec: spec, image: img, state: engine.State{
 		ID: fmt.Sprintf("%064x", f.serial), Name: spec.Name, Labels: labels, Image: spec.Image, ImageID: img.ID,
 		Status: engine.StatusCreated, CreatedAt: time.Now(), NetworkMode: mode, Mounts: slices.Clone(spec.Mounts),
 	}}
 	f.containers[c.state.ID] = c
+	for _, m := range spec.Mounts {
+		if m.Type == "volume" && m.Source != "" {
+			f.volumes[m.Source] = true
+		}
+	}
 	f.creates[spec.Name]++
 	f.publish(c, "create")
 	return c
 }
 
 // Start starts a created container.
-func (f *Fake) Start(ctx context.Context, id string) error {
-	if err := f.enter(ctx, "Start", id); err != nil {
+func (f *Fake) Start(ctx context.Context, id string) error { return f.start(ctx, "Start", id) }
+
+// Restarter is a Fake that is an engine.Restarter too.
+type Restarter struct{ *Fake }
+
+// Restart starts a container whose process has ended once more.
+func (r Restarter) Restart(ctx context.Context, id string) error { return r.start(ctx, "Restart", id) }
+
+func (f *Fake) start(ctx context.Context, method, id string) error {
+	if err := f.enter(ctx, method, id); err != nil {
 		return err
 	}
 	defer f.mu.Unlock()
@@ -228,7 +243,7 @@ func (f *Fake) Start(ctx context.Context, id string) error {
 		return noContainer(id)
 	case c.state.Status == engine.StatusRunning:
 		return nil
-	case c.state.Status != engine.StatusCreated:
+	case c.state.Status != engine.StatusCreated && method == "Start":
 		return fmt.Errorf("container %s has run already and ended with exit code %d: %w", c.state.Name, c.state.ExitCode, errdefs.ErrFailedPrecondition)
 	}
 	c.does = f.behave(c.spec)
@@ -249,11 +264,12 @@ func (f *Fake) run(c *container) {
 	now := time.Now()
 	f.serial++
 	c.state.Status, c.state.Pid, c.state.StartedAt = engine.StatusRunning, 1000+f.serial, now
-	c.state.Error, c.state.ExitCode = "", 0
+	c.state.Error, c.state.ExitCode, c.state.OOMKilled, c.state.FinishedAt = "", 0, false, time.Time{}
+	c.gone, c.timer = make(chan struct{}), nil
 	if c.state.NetworkMode == "bridge" {
 		c.state.Addresses = []string{fmt.Sprintf("172.17.%d.%d", f.serial>>8&255, f.serial&255)}
 	}
-	c.output = c.does.Output
+	c.output += c.does.Output
 	f.started[c.spec.Name]++
 	key := c.state.Labels[engine.LabelTaskArn] + "/" + c.state.Labels[engine.LabelContainerName]
 	f.peak[key] = max(f.peak[key], f.running(key))
@@ -385,6 +401,23 @@ func (f *Fake) Remove(ctx context.Context, id string) error {
 	}
 	delete(f.containers, c.state.ID)
 	f.publish(c, "destroy")
+	return nil
+}
+
+// RemoveVolume removes a named volume; it makes Fake an engine.VolumeRemover.
+func (f *Fake) RemoveVolume(ctx context.Context, name string) error {
+	if err := f.enter(ctx, "RemoveVolume", name); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	for _, c := range f.containers {
+		for _, m := range c.spec.Mounts {
+			if m.Type == "volume" && m.Source == name {
+				return fmt.Errorf("volume %s is in use by container %s: %w", name, c.state.Name, errdefs.ErrFailedPrecondition)
+			}
+		}
+	}
+	delete(f.volumes, name)
 	return nil
 }
 

@@ -38,6 +38,7 @@ const (
 	ScriptStubborn = "trap '' TERM; echo stubborn; while :; do sleep 1; done"
 	ScriptUSR1     = "trap 'exit 5' USR1; echo waiting; while :; do sleep 1000 & wait $!; done"
 	ScriptExit7    = "exit 7"
+	ScriptCount    = "echo x >>/count; wc -l </count; exit 3"
 	ScriptOOM      = "x=0123456789; while :; do x=$x$x; done"
 	ScriptLines    = "echo one; echo two; echo three"
 	ScriptReport   = "echo user=$(id -u):$(id -g) dir=$(pwd) from=$FROM mine=$MINE"
@@ -80,9 +81,9 @@ func Run(t *testing.T, factory func(t *testing.T) Subject) {
 		name string
 		test func(*testing.T, *suite)
 	}{
-		{"the engine", engineTests}, {"create", createTests}, {"start", startTests}, {"stop", stopTests}, {"remove", removeTests},
+		{"the engine", engineTests}, {"create", createTests}, {"start", startTests}, {"restart", restartTests}, {"stop", stopTests}, {"remove", removeTests},
 		{"foreign containers", foreignTests}, {"output", logsTests}, {"events", eventsTests}, {"processes", processTests},
-		{"settings", settingsTests}, {"networks", networkTests}, {"local images", imageTests}, {"pulls", pullTests},
+		{"settings", settingsTests}, {"named volumes", volumeTests}, {"networks", networkTests}, {"local images", imageTests}, {"pulls", pullTests},
 		{"files of images", fileTests}, {"an engine that fails", failureTests},
 	}
 	for _, g := range groups {
