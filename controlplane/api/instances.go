@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strconv"
 
@@ -242,56 +241,56 @@ func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in 
 	return out, nil
 }
 
-// errMoreTasks makes deregistration go on with the next tasks.
-var errMoreTasks = errors.New("more tasks to stop")
-
 // deregisterContainerInstance makes an instance INACTIVE. By force, its tasks are recorded as stopped before that, as many
 // at once as fit in a transaction; the instance is DEREGISTERING while that goes on, and repeating the call finishes what
 // was begun.
 func (s *Server) deregisterContainerInstance(ctx context.Context, c *call, in *ecs.DeregisterContainerInstanceInput) (*ecs.DeregisterContainerInstanceOutput, error) {
-	for {
-		var object types.ContainerInstance
-		var more error
+	for done := false; !done; {
 		err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
-			object, more = types.ContainerInstance{}, nil
-			cluster, err := s.clusterOf(v, in.Cluster)
+			i, err := s.instanceToChange(v, c, in.Cluster, aws.ToString(in.ContainerInstance))
 			if err != nil {
 				return err
 			}
-			i, err := s.lookupInstance(v, cluster, aws.ToString(in.ContainerInstance))
-			switch {
-			case err != nil:
-				return err
-			case i == nil:
-				return errInstanceNotFound
-			case c.speaksFor(i) != nil:
-				return c.speaksFor(i)
-			}
-			object = s.instanceObject(v, i, everyInstanceField)
-			if !instanceIsRegistered(i) {
+			if done = !instanceIsRegistered(i); done {
 				return errNothingToDo
 			}
-			changed, done, err := s.deregister(v, txn, i, aws.ToBool(in.Force))
-			if err != nil {
-				return err
-			}
-			if !done {
-				more = errMoreTasks
-			}
-			object = s.instanceObject(v, changed, everyInstanceField)
-			return nil
+			done, err = s.deregister(v, txn, i, aws.ToBool(in.Force))
+			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		if more == nil {
-			return &ecs.DeregisterContainerInstanceOutput{ContainerInstance: &object}, nil
-		}
 	}
+	out := &ecs.DeregisterContainerInstanceOutput{}
+	err := s.read(ctx, func(v *store.View) error {
+		i, err := s.instanceToChange(v, c, in.Cluster, aws.ToString(in.ContainerInstance))
+		if err == nil {
+			object := s.instanceObject(v, i, everyInstanceField)
+			out.ContainerInstance = &object
+		}
+		return err
+	})
+	return out, err
+}
+
+// instanceToChange is the instance that a call is about, when its caller may speak for it.
+func (s *Server) instanceToChange(v *store.View, c *call, clusterRef *string, ref string) (*store.Instance, error) {
+	cluster, err := s.clusterOf(v, clusterRef)
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.lookupInstance(v, cluster, ref)
+	switch {
+	case err != nil:
+		return nil, err
+	case i == nil:
+		return nil, errInstanceNotFound
+	}
+	return i, c.speaksFor(i)
 }
 
 // deregister adds the next step of a deregistration to txn, and says whether it is the last.
-func (s *Server) deregister(v *store.View, txn *store.Txn, i *store.Instance, force bool) (changed *store.Instance, done bool, err error) {
+func (s *Server) deregister(v *store.View, txn *store.Txn, i *store.Instance, force bool) (done bool, err error) {
 	var ended []*store.Task
 	done = true
 	for t := range v.TasksOn(i.Cluster, i.ID) {
@@ -299,7 +298,7 @@ func (s *Server) deregister(v *store.View, txn *store.Txn, i *store.Instance, fo
 			continue
 		}
 		if !force {
-			return nil, false, invalid("Found running tasks on the instance.")
+			return false, invalid("Found running tasks on the instance.")
 		}
 		if len(ended) == task.MaxFinish {
 			done = false
@@ -307,31 +306,26 @@ func (s *Server) deregister(v *store.View, txn *store.Txn, i *store.Instance, fo
 		}
 		ended = append(ended, task.Lost(t, types.TaskStopCodeUserInitiated, task.ReasonForced, s.cfg.Now()))
 	}
-	next := *i
-	next.Object.Status = aws.String(instanceDeregistering)
+	changed := *i
+	changed.Object.Status = aws.String(instanceDeregistering)
 	if done {
-		next.Object.Status = aws.String(instanceInactive)
-		next.InactiveSince = s.cfg.Now()
+		changed.Object.Status, changed.InactiveSince = aws.String(instanceInactive), s.cfg.Now()
 	}
-	next.Object.Version++
-	txn.Update(&next).StateChange()
+	changed.Object.Version++
+	txn.Update(&changed).StateChange()
 	if len(ended) > 0 {
 		task.Finish(txn, v, ended...)
 	} else if a := v.Allocation(i.Cluster, i.ID); a != nil {
 		task.Fence(txn, a)
 	}
-	return &next, done, nil
+	return done, nil
 }
 
 // updateContainerAgent knows no newer agent: agents are updated with their host's packages.
-func (s *Server) updateContainerAgent(ctx context.Context, _ *call, in *ecs.UpdateContainerAgentInput) (*ecs.UpdateContainerAgentOutput, error) {
+func (s *Server) updateContainerAgent(ctx context.Context, c *call, in *ecs.UpdateContainerAgentInput) (*ecs.UpdateContainerAgentOutput, error) {
 	err := s.read(ctx, func(v *store.View) error {
-		cluster, err := s.clusterOf(v, in.Cluster)
-		if err != nil {
-			return err
-		}
-		i, err := s.lookupInstance(v, cluster, aws.ToString(in.ContainerInstance))
-		if err == nil && (i == nil || !instanceIsRegistered(i)) {
+		i, err := s.instanceToChange(v, c, in.Cluster, aws.ToString(in.ContainerInstance))
+		if err == nil && !instanceIsRegistered(i) {
 			err = errInstanceNotFound
 		}
 		return err

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/longshore-project/longshore/protocol/awsjson"
@@ -82,11 +83,11 @@ func (o operation) read(c *call, body []byte) (any, error) {
 	if c.members, err = parseObject(body); err != nil {
 		return nil, err
 	}
-	if len(report.Missing) > 0 {
-		if known, ok := o.texts[report.Missing[0]]; ok {
+	if missing := slices.DeleteFunc(report.Missing, o.refuses); len(missing) > 0 {
+		if known, ok := o.texts[missing[0]]; ok {
 			return nil, known
 		}
-		return nil, invalid("%s requires the member %s.", c.op, strings.Join(report.Missing, ", "))
+		return nil, invalid("%s requires the member %s.", c.op, strings.Join(missing, ", "))
 	}
 	for _, r := range o.refused {
 		if at, value := c.members.offends(r); at != "" {
@@ -97,4 +98,10 @@ func (o operation) read(c *call, body []byte) (any, error) {
 		c.noteUnknown(path)
 	}
 	return in, nil
+}
+
+// refuses says whether a member is part of one that is not supported, and so need not be complete.
+func (o operation) refuses(path string) bool {
+	path = indexless(path)
+	return slices.ContainsFunc(o.refused, func(r refusal) bool { return strings.HasPrefix(path, r.path+".") })
 }
