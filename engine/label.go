@@ -52,6 +52,15 @@ func labelsOf(t *Task, c *Container, attempt int, digest string) (map[string]str
 	return labels, nil
 }
 
+// digestOf is the digest of the image that a container was made from, as its label has it.
+func digestOf(st *State) string {
+	var l taskLabel
+	if json.Unmarshal([]byte(st.Labels[LabelTask]), &l) != nil {
+		return ""
+	}
+	return l.Digest
+}
+
 // rebuild makes a task and its record from the containers that carry its labels. The payload it makes has what the labels
 // say and nothing more; Rebuilt keeps containers from being made of it.
 func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, error) {

@@ -106,6 +106,9 @@ func (s *settling) observe(c *Container, cr *ContainerRecord) {
 		return
 	}
 	cr.RuntimeID = co.State.ID
+	if cr.ImageDigest == "" {
+		cr.ImageDigest = digestOf(co.State)
+	}
 	if cr.StartedAt.IsZero() && !co.State.StartedAt.IsZero() && co.State.Status != StatusCreated {
 		cr.StartedAt = co.State.StartedAt
 	}
@@ -148,7 +151,7 @@ func (s *settling) verdict(c *Container, verb Verb, f Failure) string {
 	if (unavailable || timeout) && !s.lookedSince(f.At) {
 		return ""
 	}
-	if unavailable && verb != VerbPull && f.Count < 4 {
+	if unavailable && f.Count < triesOf(verb) {
 		return ""
 	}
 	text := f.Err.Error()
@@ -171,6 +174,15 @@ func (s *settling) verdict(c *Container, verb Verb, f Failure) string {
 		}
 		return "CannotStartContainerError: " + text
 	}
+}
+
+// triesOf is how often a verb is tried when there was no answer although the engine has one again. A pull has tried the
+// registry often enough by itself.
+func triesOf(verb Verb) int {
+	if verb == VerbPull {
+		return 2
+	}
+	return 4
 }
 
 // named matches a reason that begins with one of ECS's error names already.

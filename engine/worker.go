@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -301,6 +302,9 @@ func (w *worker) absorb() {
 	w.mail.list, w.mail.listed, w.mail.events, w.mail.notes = nil, false, nil, nil
 	w.mail.Unlock()
 	w.obs.Engine = engine
+	if !engine.Available {
+		w.excuse()
+	}
 	for _, f := range notes {
 		f(w)
 	}
@@ -312,6 +316,13 @@ func (w *worker) absorb() {
 	}
 	for _, ev := range events {
 		w.hear(ev)
+	}
+}
+
+// excuse forgets failures that are the fault of an engine that does not answer.
+func (w *worker) excuse() {
+	for _, co := range w.obs.Containers {
+		maps.DeleteFunc(co.Failures, func(_ Verb, f Failure) bool { return errdefs.IsUnavailable(f.Err) || isDeadline(f.Err) })
 	}
 }
 
