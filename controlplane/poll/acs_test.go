@@ -487,3 +487,22 @@ func TestWithoutARunningServerNobodyIsLetIn(t *testing.T) {
 		t.Error("a server without a store was made")
 	}
 }
+
+func TestNumbersRiseBeyondTheBlockThatWasReserved(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Resend, c.ResendMax = time.Millisecond, time.Millisecond })
+	for range 40 {
+		w.place(instance)
+	}
+	a := w.connect(instance)
+	first := next[*acs.TaskManifestMessage](a).Timeline
+	for last := first; last < first+sequenceBlock+50; {
+		p := next[*acs.PayloadMessage](a)
+		if p.SeqNum <= last {
+			t.Fatal(p.SeqNum, last)
+		}
+		last = p.SeqNum
+	}
+	if i := w.instance(instance); i.SequenceNumber < first+2*sequenceBlock-1 {
+		t.Error(i.SequenceNumber, first)
+	}
+}

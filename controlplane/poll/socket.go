@@ -40,9 +40,16 @@ type socket struct {
 
 func newSocket(conn *websocket.Conn, cfg *Config, log *zap.Logger) *socket {
 	conn.SetReadLimit(acs.MaxFrame)
+	s := newSocketFor(cfg)
+	s.conn, s.log = conn, log
+	return s
+}
+
+// newSocketFor is a socket without a connection.
+func newSocketFor(cfg *Config) *socket {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &socket{
-		conn: conn, cfg: cfg, log: log, ctx: ctx, cancel: cancel,
+		cfg: cfg, log: cfg.Log, ctx: ctx, cancel: cancel,
 		limit: rate.NewLimiter(rate.Limit(cfg.MessagesPerSecond), 5*cfg.MessagesPerSecond),
 	}
 }
