@@ -44,18 +44,18 @@ import (
 
 // Options are what the command line says, and what tests replace.
 type Options struct {
-	Config       config.Options
-	Version      string
-	Hash         string // of the source, at most 8 characters
-	License      string
-	AnyTLS       bool // accept any certificate
-	NoMetadata   bool // never ask the instance metadata service
-	LogLevel     string
-	Stderr       io.Writer
-	Root         string // of the host, "/" if empty
-	Introspect   string // address, endpoints.Address if empty
-	Runtime      engine.Runtime
-	MinFreeRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
+	Config      config.Options
+	Version     string
+	Hash        string // of the source, at most 8 characters
+	License     string
+	AnyTLS      bool // accept any certificate
+	NoMetadata  bool // never ask the instance metadata service
+	LogLevel    string
+	Stderr      io.Writer
+	Root        string // of the host, "/" if empty
+	Introspect  string // address, endpoints.Address if empty
+	Runtime     engine.Runtime
+	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
 }
 
 // Agent is one run of the agent.
@@ -92,8 +92,8 @@ func Run(ctx context.Context, opt Options) error {
 	if opt.Introspect == "" {
 		opt.Introspect = endpoints.Address
 	}
-	if opt.MinFreeRetry == 0 {
-		opt.MinFreeRetry = time.Second
+	if opt.EngineRetry == 0 {
+		opt.EngineRetry = time.Second
 	}
 	cfg, warnings, err := config.Load(opt.Config)
 	if err != nil {
@@ -267,7 +267,7 @@ func (a *Agent) engineAnswers(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(a.opt.MinFreeRetry):
+		case <-time.After(a.opt.EngineRetry):
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -234,6 +235,10 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 // refusal turns a refused handshake into an error that says what the server said.
 func refusal(response *http.Response, host string, err error) error {
 	if response == nil || response.Body == nil {
+		var wrapped *url.Error // it repeats the whole URL
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
 		return fmt.Errorf("connect to %s: %w", host, err)
 	}
 	body, readErr := io.ReadAll(io.LimitReader(response.Body, 1024))

@@ -1,0 +1,622 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/protocol/awsjson"
+	"github.com/longshore-project/longshore/statemgr"
+)
+
+// patience bounds a wait in these tests; it is reached only when the test fails.
+const patience = 20 * time.Second
+
+// controlPlane is a control plane over real sockets that a test plays by hand.
+type controlPlane struct {
+	t        *testing.T
+	server   *httptest.Server
+	events   chan string // "register …", "connected …", "submit …", "acs …", one for each thing that the agent does
+	ctx      context.Context
+	mu       sync.Mutex
+	arn      string // answered to registrations; empty: the one that was sent, or a new one
+	inactive bool   // the handshake is refused
+	socket   *websocket.Conn
+	serial   int
+}
+
+func newControlPlane(t *testing.T) *controlPlane {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &controlPlane{t: t, events: make(chan string, 1000), ctx: ctx}
+	c.server = httptest.NewServer(c)
+	t.Cleanup(func() {
+		cancel()
+		c.server.CloseClientConnections()
+		c.server.Close()
+	})
+	return c
+}
+
+func (c *controlPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/acs/ws":
+		c.acs(w, r)
+	case "/tcs/ws":
+		c.tcs(w, r)
+	default:
+		c.call(w, r)
+	}
+}
+
+func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	var in map[string]any
+	if err := json.Unmarshal(body, &in); err != nil {
+		c.t.Error(err)
+	}
+	_, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	w.Header().Set("Content-Type", awsjson.ContentType)
+	switch operation {
+	case "RegisterContainerInstance":
+		arn := c.register(in)
+		c.events <- fmt.Sprintf("register %v as %s", in["containerInstanceArn"], arn)
+		answer(c.t, w, map[string]any{"containerInstance": map[string]any{"containerInstanceArn": arn, "attributes": in["attributes"]}})
+	case "DiscoverPollEndpoint":
+		answer(c.t, w, map[string]any{"endpoint": c.server.URL + "/acs/", "telemetryEndpoint": c.server.URL + "/tcs/"})
+	case "SubmitTaskStateChange":
+		c.events <- fmt.Sprintf("submit %v %v", in["task"], in["status"])
+		answer(c.t, w, map[string]any{"acknowledgment": "ok"})
+	default:
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write(awsjson.EncodeError("UnsupportedFeatureException", operation))
+	}
+}
+
+func (c *controlPlane) register(in map[string]any) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.arn != "" {
+		return c.arn
+	}
+	if arn, ok := in["containerInstanceArn"].(string); ok {
+		return arn
+	}
+	c.serial++
+	return fmt.Sprintf("arn:aws:ecs:us-west-2:123456789012:container-instance/daemonset/%d", c.serial)
+}
+
+func answer(t *testing.T, w io.Writer, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Error(err)
+	}
+	_, _ = w.Write(data)
+}
+
+func (c *controlPlane) acs(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	inactive := c.inactive
+	c.mu.Unlock()
+	arn := r.URL.Query().Get("containerInstanceArn")
+	if inactive && strings.HasSuffix(arn, "/1") {
+		c.events <- "refused " + arn
+		http.Error(w, `{"InactiveInstanceException":"deregistered"}`, http.StatusBadRequest)
+		return
+	}
+	ws, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer ws.CloseNow()
+	c.mu.Lock()
+	c.socket = ws
+	c.mu.Unlock()
+	c.events <- "connected " + arn
+	for {
+		_, frame, err := ws.Read(c.ctx)
+		if err != nil {
+			c.events <- "disconnected"
+			return
+		}
+		var e struct{ Type string }
+		if err := json.Unmarshal(frame, &e); err != nil {
+			c.t.Error(err)
+		}
+		c.events <- "acs " + e.Type
+	}
+}
+
+func (c *controlPlane) tcs(w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer ws.CloseNow()
+	for err == nil {
+		_, _, err = ws.Read(c.ctx)
+	}
+}
+
+// send sends a payload with one task.
+func (c *controlPlane) send(arn, task, status string) {
+	c.t.Helper()
+	c.mu.Lock()
+	ws := c.socket
+	c.mu.Unlock()
+	frame := fmt.Sprintf(`{"type":"PayloadMessage","message":{"clusterArn":"c","containerInstanceArn":%q,"messageId":"m","seqNum":1,"tasks":[
+		{"arn":%q,"taskClusterArn":"c","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, task, status)
+	if err := ws.Write(c.ctx, websocket.MessageText, []byte(frame)); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// expect waits until each of the events has come, in any order, and returns all that came.
+func (c *controlPlane) expect(want ...string) []string {
+	c.t.Helper()
+	var got []string
+	timeout := time.After(patience)
+	for len(want) > 0 {
+		select {
+		case e := <-c.events:
+			got = append(got, e)
+			if i := slices.Index(want, e); i >= 0 {
+				want = slices.Delete(want, i, i+1)
+			}
+		case <-timeout:
+			c.t.Fatalf("these did not come: %q; these did: %q", want, got)
+		}
+	}
+	return got
+}
+
+// quiet returns what came since without waiting.
+func (c *controlPlane) quiet() []string {
+	var got []string
+	for {
+		select {
+		case e := <-c.events:
+			got = append(got, e)
+		default:
+			return got
+		}
+	}
+}
+
+// kept is an engine that outlives the agent.
+type kept struct{ *enginetest.Fake }
+
+// Close does nothing: the next agent uses it too.
+func (kept) Close() error { return nil }
+
+// testHost is a host with an engine and a state directory.
+type testHost struct {
+	t      *testing.T
+	engine *enginetest.Fake
+	dir    string
+	root   string
+	env    []string
+	stderr lockedBuffer
+}
+
+func newTestHost(t *testing.T, c *controlPlane) *testHost {
+	fake := enginetest.NewFake()
+	fake.AddImage(enginetest.FakeImage{Ref: "web:1"})
+	fake.Publish(enginetest.FakeImage{Ref: "web:1"})
+	dir := t.TempDir()
+	endpoint := "http://127.0.0.1:1"
+	if c != nil {
+		endpoint = c.server.URL
+	}
+	return &testHost{t: t, engine: fake, dir: dir, root: hostRoot(t, nil), env: []string{
+		"ECS_CLUSTER=daemonset", "ECS_BACKEND_HOST=" + endpoint, "AWS_DEFAULT_REGION=us-west-2", "AWS_ACCESS_KEY_ID=AKIA", "AWS_SECRET_ACCESS_KEY=s",
+		"ECS_DATADIR=" + dir, "ECS_LOGFILE=" + filepath.Join(dir, "agent.log"), "ECS_IMAGE_PULL_BEHAVIOR=prefer-cached", "AWS_EC2_METADATA_DISABLED=true",
+	}}
+}
+
+// options are those of an agent on this host.
+func (h *testHost) options() Options {
+	file := filepath.Join(h.dir, "ecs.config")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	return Options{
+		Config: config.Options{Environ: h.env, File: file}, Version: "0.1.0", Hash: "1234567", Root: h.root, Introspect: "127.0.0.1:0",
+		Runtime: kept{h.engine}, Stderr: &h.stderr, EngineRetry: time.Millisecond,
+	}
+}
+
+// start starts an agent; the function it returns ends it as SIGTERM does and returns Run's error.
+func (h *testHost) start() (leave func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, h.options()) }()
+	var once sync.Once
+	var err error
+	leave = func() error {
+		once.Do(func() {
+			cancel()
+			select {
+			case err = <-done:
+			case <-time.After(patience):
+				err = errors.New("the agent does not leave")
+			}
+		})
+		return err
+	}
+	h.t.Cleanup(func() { _ = leave() })
+	return leave
+}
+
+// run runs an agent that is expected to end by itself.
+func (h *testHost) run() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := Run(ctx, h.options())
+	if ctx.Err() != nil {
+		h.t.Error("the agent did not end by itself")
+	}
+	return err
+}
+
+func (h *testHost) log() string {
+	data, err := os.ReadFile(filepath.Join(h.dir, "agent.log"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(data)
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+const (
+	first  = "arn:aws:ecs:us-west-2:123456789012:container-instance/daemonset/1"
+	second = "arn:aws:ecs:us-west-2:123456789012:container-instance/daemonset/2"
+	task1  = "arn:aws:ecs:us-west-2:123456789012:task/daemonset/t1"
+)
+
+func TestTheAgentJoinsRunsATaskAndLeavesItRunning(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("register <nil> as "+first, "connected "+first)
+	c.send(first, task1, "RUNNING")
+	c.expect("acs AckRequest", "submit "+task1+" RUNNING")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	if h.engine.Running() != 1 {
+		t.Errorf("%d containers run", h.engine.Running())
+	}
+	for _, line := range []string{`msg="Registered"`, `msg="Connected to the control plane"`, `msg="The control plane accepted the state change" task=` + task1 + " step=report", "containers stay as they are"} {
+		if !strings.Contains(h.log(), line) {
+			t.Errorf("the log has no %s:\n%s", line, h.log())
+		}
+	}
+	if strings.Contains(h.log(), "AWS_SECRET") || h.stderr.buf.Len() != 0 {
+		t.Error(h.stderr.buf.String())
+	}
+}
+
+func TestAnAgentThatStartsAgainIsTheSameInstanceAndRepeatsNothing(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("connected " + first)
+	c.send(first, task1, "RUNNING")
+	c.expect("submit " + task1 + " RUNNING")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	c.quiet()
+	leave = h.start()
+	c.expect("register "+first+" as "+first, "connected "+first)
+	c.send(first, task1, "STOPPED")
+	got := c.expect("submit " + task1 + " STOPPED")
+	if slices.Contains(got, "submit "+task1+" RUNNING") {
+		t.Errorf("RUNNING was reported twice: %q", got)
+	}
+	if h.engine.Running() != 0 {
+		t.Errorf("%d containers run", h.engine.Running())
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAnEngineThatIsDownIsWaitedFor(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	h.engine.Down()
+	leave := h.start()
+	waitFor(t, func() bool {
+		data, err := os.ReadFile(filepath.Join(h.dir, "agent.log"))
+		return err == nil && strings.Contains(string(data), "The container engine does not answer; waiting for it")
+	})
+	if got := c.quiet(); got != nil {
+		t.Errorf("before the engine answered: %q", got)
+	}
+	h.engine.Up()
+	c.expect("connected " + first)
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waitFor waits until a condition holds.
+func waitFor(t *testing.T, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(patience); !condition(); {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatal("it did not come to pass")
+		}
+	}
+}
+
+func TestAControlPlaneThatIsDownIsWaitedForWhileContainersAreLookedAfter(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("connected " + first)
+	c.send(first, task1, "RUNNING")
+	c.expect("submit " + task1 + " RUNNING")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	h.env = slices.Clone(h.env)
+	h.env[1] = "ECS_BACKEND_HOST=" + unusedAddress(t)
+	leave = h.start()
+	state, _ := h.engine.Container(task1, "web")
+	waitFor(t, func() bool { return strings.Contains(h.log(), "adopt done") })
+	h.engine.Exit(state.ID, 3) // it ends while nobody can be told
+	waitFor(t, func() bool { return strings.Contains(h.log(), "STOPPED, sequence number") })
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	c.quiet()
+	h.env[1] = "ECS_BACKEND_HOST=" + c.server.URL
+	leave = h.start()
+	c.expect("submit " + task1 + " STOPPED")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func unusedAddress(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return "http://" + l.Addr().String()
+}
+
+func TestAnInstanceThatWasGivenUpWhileTheHostWasAwayJoinsAgainAsANewOne(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("connected " + first)
+	c.send(first, task1, "RUNNING")
+	c.expect("submit " + task1 + " RUNNING")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	c.arn, c.inactive = second, true
+	c.mu.Unlock()
+	leave = h.start()
+	c.expect("register "+first+" as "+second, "register <nil> as "+second, "connected "+second)
+	if h.engine.Running() != 1 {
+		t.Errorf("%d containers run", h.engine.Running())
+	}
+	id, err := statemgr.LoadIdentity(h.dir)
+	if err != nil || id.ContainerInstanceArn != second {
+		t.Errorf("%+v %v", id, err)
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestADeregistrationCountsAsGivenUpOnlyWhenTheHostWasAway(t *testing.T) {
+	for away, want := range map[time.Duration]error{0: nil, 10 * time.Millisecond: nil, time.Hour: errRegisterAnew} {
+		h := newTestHost(t, nil)
+		a := &Agent{log: nopLog}
+		a.arn.Store(&h.dir)
+		if away != 0 {
+			a.left.Store(time.Now().Add(-away).UnixNano())
+		}
+		if err := a.inactive(); !errors.Is(err, want) {
+			t.Errorf("away for %s: %v", away, err)
+		}
+	}
+}
+
+func TestWhatARestartDoesNotHealIsATerminalError(t *testing.T) {
+	registered := func(change func(*statemgr.Identity)) func(*testHost) {
+		return func(h *testHost) {
+			id := statemgr.Identity{Cluster: "daemonset", ContainerInstanceArn: first}
+			change(&id)
+			if err := statemgr.SaveIdentity(h.dir, id); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+	}
+	write := func(name, content string) func(*testHost) {
+		return func(h *testHost) {
+			if err := os.WriteFile(filepath.Join(h.dir, name), []byte(content), 0o600); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+	}
+	env := func(kv string) func(*testHost) { return func(h *testHost) { h.env = append([]string{kv}, h.env...) } }
+	for _, c := range []struct {
+		name     string
+		prepare  func(*testHost)
+		want     string
+		terminal bool
+	}{
+		{"another cluster", registered(func(id *statemgr.Identity) { id.Cluster = "other" }), `registered with the cluster "other", and the configuration says "daemonset"`, true},
+		{"an identity that can't be read", write(statemgr.IdentityName, "{"), "identity.json", true},
+		{"attributes that are no JSON", env("ECS_INSTANCE_ATTRIBUTES={"), "ECS_INSTANCE_ATTRIBUTES", true},
+		{"a volume check that does not exist", env("ECS_HOST_VOLUME_CHECK=maybe"), "ECS_HOST_VOLUME_CHECK", true},
+		{"registry credentials that are no JSON", func(h *testHost) { env("ECS_ENGINE_AUTH_TYPE=docker")(h); env("ECS_ENGINE_AUTH_DATA=topsecret")(h) }, "ECS_ENGINE_AUTH_DATA", true},
+		{"a certificate bundle that is not there", env("AWS_CA_BUNDLE=/none"), "AWS_CA_BUNDLE", true},
+		{"an endpoint that is none", env("ECS_BACKEND_HOST=ftp://x"), "ftp://x", true},
+		{"no region", func(h *testHost) { h.env[2] = "AWS_DEFAULT_REGION=" }, "set AWS_DEFAULT_REGION", false},
+		{"no credentials", func(h *testHost) { h.env[3] = "AWS_SHARED_CREDENTIALS_FILE=/none" }, "no credentials", false},
+		{"a state directory that can't be made", func(h *testHost) { write("file", "")(h); env("ECS_DATADIR=" + h.dir + "/file/x")(h) }, "ECS_DATADIR", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newTestHost(t, newControlPlane(t))
+			c.prepare(h)
+			err := h.run()
+			var terminal *TerminalError
+			if err == nil || !strings.Contains(err.Error(), c.want) || errors.As(err, &terminal) != c.terminal || strings.Contains(err.Error(), "topsecret") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestATakenIntrospectionPortEndsTheAgentAndSaysWhy(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	o := newTestHost(t, nil).options()
+	o.Introspect = l.Addr().String()
+	if err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "is taken: another container agent") {
+		t.Error(err)
+	}
+}
+
+func TestASecondAgentOnTheSameStateIsRefused(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("connected " + first)
+	if err := h.run(); err == nil || !strings.Contains(err.Error(), "is another longshore-agent running?") {
+		t.Error(err)
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestATruncatedStateFileIsPutAsideAndTheContainersAreFoundAgain(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("connected " + first)
+	c.send(first, task1, "RUNNING")
+	c.expect("submit " + task1 + " RUNNING")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(h.dir, statemgr.DatabaseName), 5000); err != nil {
+		t.Fatal(err)
+	}
+	leave = h.start()
+	c.expect("register "+first+" as "+first, "connected "+first)
+	c.send(first, task1, "RUNNING") // the control plane sends whole payloads when the agent connects
+	c.expect("acs AckRequest")
+	c.send(first, task1, "STOPPED")
+	c.expect("submit " + task1 + " STOPPED")
+	if h.engine.Running() != 0 || h.engine.Peak(task1, "web") != 1 {
+		t.Errorf("%d containers run, at most %d at once", h.engine.Running(), h.engine.Peak(task1, "web"))
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAMachineWithACopiedDiskIsAnInstanceOfItsOwn(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	leave := h.start()
+	c.expect("connected " + first)
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	h.root = hostRoot(t, map[string]string{"etc/machine-id": "ffffffffffffffffffffffffffffffff\n"})
+	leave = h.start()
+	c.expect("register <nil> as "+second, "connected "+second)
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	aside, err := filepath.Glob(filepath.Join(h.dir, "*.other-machine-*"))
+	if err != nil || len(aside) != 2 {
+		t.Errorf("%v %v", aside, err)
+	}
+}
+
+func TestTheTokenOfARegistrationIsKeptUntilItsAnswerIsSaved(t *testing.T) {
+	dir := t.TempDir()
+	one, err := keptToken(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := keptToken(dir)
+	if err != nil || one != two {
+		t.Errorf("%s %s %v", one, two, err)
+	}
+	dropToken(dir)
+	if three, err := keptToken(dir); err != nil || three == one {
+		t.Errorf("%s %v", three, err)
+	}
+}
+
+func TestPulledImagesAreRememberedAcrossRestarts(t *testing.T) {
+	dir := t.TempDir()
+	p := newPulled(dir, nopLog)
+	for _, ref := range []string{"a:1", "b:1", "a:1"} {
+		if err := p.SetPulled(ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = newPulled(dir, nopLog)
+	if d := cmp.Diff([]string{"a:1", "b:1"}, p.refs); d != "" || !p.Pulled("a:1") || p.Pulled("c:1") {
+		t.Error(d)
+	}
+	if err := os.WriteFile(filepath.Join(dir, pulledName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if newPulled(dir, nopLog).Pulled("a:1") {
+		t.Error("a broken list was believed")
+	}
+}
