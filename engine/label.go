@@ -47,7 +47,7 @@ func labelsOf(t *Task, c *Container, attempt int, digest string) (map[string]str
 	for k, v := range c.config.Labels {
 		labels[k] = v
 	}
-	labels[LabelCluster], labels[LabelContainerName], labels[LabelTaskArn] = t.Cluster, c.Name, t.Arn
+	labels[LabelCluster], labels[LabelContainerName], labels[LabelTaskArn] = clusterName(t.Cluster), c.Name, t.Arn
 	labels[LabelFamily], labels[LabelVersion], labels[LabelTask] = t.Family, t.Version, string(value)
 	return labels, nil
 }
