@@ -56,28 +56,37 @@ func TestEveryShapeSurvivesTheCodecBothWays(t *testing.T) {
 		t.Fatalf("%d operations, want 88", n)
 	}
 	for _, op := range ecsapi.Operations() {
-		for _, make := range []func() any{op.NewInput, op.NewOutput} {
-			rapid.Check(t, func(rt *rapid.T) {
-				f := filler{rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), rapid.Bool().Draw(rt, "full")}
-				want := make()
-				f.fill(reflect.ValueOf(want).Elem())
-				b, err := awsjson.Marshal(want)
-				if err != nil {
-					rt.Fatalf("%T: %v", want, err)
-				}
-				got := make()
-				report, err := awsjson.Unmarshal(b, got)
-				if err != nil {
-					rt.Fatalf("%T: %v\n%s", want, err, b)
-				}
-				if len(report.Unknown) > 0 || f.full && len(report.Missing) > 0 {
-					rt.Fatalf("%T: report %+v", want, report)
-				}
-				if d := cmp.Diff(want, got, same); d != "" {
-					rt.Fatalf("%T: %s\n%s", want, d, b)
-				}
-			})
+		for seed := range uint64(6) {
+			survives(t, op.NewInput, seed)
+			survives(t, op.NewOutput, seed)
 		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		op := rapid.SampledFrom(ecsapi.Operations()).Draw(t, "operation")
+		survives(t, rapid.SampledFrom([]func() any{op.NewInput, op.NewOutput}).Draw(t, "shape"), rapid.Uint64().Draw(t, "seed"))
+	})
+}
+
+// survives checks that a value filled from seed is the same after the codec; every second seed fills all of it.
+func survives(t rapid.TB, make func() any, seed uint64) {
+	t.Helper()
+	f := filler{rand.New(rand.NewPCG(seed, 1)), seed%2 == 0}
+	want := make()
+	f.fill(reflect.ValueOf(want).Elem())
+	b, err := awsjson.Marshal(want)
+	if err != nil {
+		t.Fatalf("%T: %v", want, err)
+	}
+	got := make()
+	report, err := awsjson.Unmarshal(b, got)
+	if err != nil {
+		t.Fatalf("%T: %v\n%s", want, err, b)
+	}
+	if len(report.Unknown) > 0 || f.full && len(report.Missing) > 0 {
+		t.Fatalf("%T: report %+v", want, report)
+	}
+	if d := cmp.Diff(want, got, same); d != "" {
+		t.Fatalf("%T: %s", want, d)
 	}
 }
 
@@ -97,12 +106,19 @@ func (x *exchange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(x.answer)
 }
 
-func sdkClient(t *testing.T, x *exchange) *ecs.Client {
-	srv := httptest.NewServer(x)
-	transport := &http.Transport{}
-	t.Cleanup(func() { transport.CloseIdleConnections(); srv.Close() })
+// RoundTrip hands the client's request to ServeHTTP as it is, without a socket between them.
+func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	x.ServeHTTP(w, r)
+	return w.Result(), nil
+}
+
+func sdkClient(x *exchange) *ecs.Client {
 	return ecs.New(ecs.Options{
-		BaseEndpoint: aws.String(srv.URL), Region: "eu-central-1", HTTPClient: &http.Client{Transport: transport}, RetryMaxAttempts: 1,
+		BaseEndpoint: aws.String("http://control.test"), Region: "eu-central-1", HTTPClient: &http.Client{Transport: x}, RetryMaxAttempts: 1,
 		Credentials: credentials.NewStaticCredentialsProvider("AKID", "SECRET", ""),
 	})
 }
@@ -118,9 +134,9 @@ func sdkInput(in any) reflect.Value {
 
 func TestTheSDKsClientAndTheCodecUnderstandEachOtherInEveryOperation(t *testing.T) {
 	x := &exchange{}
-	client := sdkClient(t, x)
+	client := sdkClient(x)
 	for _, op := range ecsapi.Operations() {
-		for seed := range uint64(4) {
+		for seed := range uint64(2) {
 			f := filler{rand.New(rand.NewPCG(seed, 2)), true}
 			in, out := op.NewInput(), op.NewOutput()
 			f.fill(sdkInput(in).Elem())
@@ -132,7 +148,7 @@ func TestTheSDKsClientAndTheCodecUnderstandEachOtherInEveryOperation(t *testing.
 			x.status = http.StatusOK
 			res := reflect.ValueOf(client).MethodByName(op.Name).Call([]reflect.Value{reflect.ValueOf(context.Background()), sdkInput(in)})
 			if err, _ := res[1].Interface().(error); err != nil {
-				t.Fatalf("%s: the SDK refuses our answer: %v\n%s", op.Name, err, x.answer)
+				t.Fatalf("%s: the SDK refuses our answer: %v", op.Name, err)
 			}
 			if d := cmp.Diff(sdkInput(out).Interface(), res[0].Interface(), sameForSDK); d != "" {
 				t.Fatalf("%s: the SDK read something else than we wrote: %s", op.Name, d)
@@ -154,7 +170,7 @@ func TestTheSDKsClientAndTheCodecUnderstandEachOtherInEveryOperation(t *testing.
 
 func TestTheSDKsClientReadsEveryErrorWithItsCodeAndMessage(t *testing.T) {
 	x := &exchange{}
-	client := sdkClient(t, x)
+	client := sdkClient(x)
 	for _, code := range []ecsapi.Code{ecsapi.ClusterNotFoundException, ecsapi.ServerException, ecsapi.UnknownOperationException} {
 		e := ecsapi.Errorf(code, "it is %s", "so")
 		x.status, x.answer = code.HTTPStatus(), e.Body()
