@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -33,6 +32,7 @@ type snapshot struct {
 	hosts       []*placement.Host                // of the cluster, INACTIVE ones excluded, by id
 	tasks       []*store.Task                    // of the service, STOPPED ones included
 	daemon      func(service string) bool        // whether a service of the cluster is a DAEMON service
+	away        func(id string) time.Time        // since when an instance that is not connected was seen so
 	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
 	now         time.Time
 }
@@ -70,6 +70,13 @@ func reconcile(s snapshot, cfg *Config) *plan {
 		}
 		p.locate()
 		p.countFailures()
+		if p.breakCircuit() { // with another PRIMARY, from the beginning
+			if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
+				return p.plan
+			}
+			p.locate()
+			p.countFailures()
+		}
 		p.evict()
 		p.rollOut()
 		p.start()
@@ -133,6 +140,7 @@ func newPass(s snapshot, cfg *Config) *pass {
 
 // readDeployments finds the service's deployments and compiles what they need.
 func (p *pass) readDeployments() error {
+	p.primary, p.older, p.base = nil, nil, nil
 	for i := range p.svc.Object.Deployments {
 		object := p.svc.Object.Deployments[i]
 		d := &deployment{id: aws.ToString(object.Id), object: object, def: p.definitions[aws.ToString(object.TaskDefinition)]}
@@ -185,6 +193,7 @@ func (p *pass) deployment(id string) *deployment {
 
 // locate finds the service's tasks on the hosts, and where it belongs.
 func (p *pass) locate() {
+	p.places, p.refusals = nil, nil
 	at := make(map[string]*place, len(p.hosts))
 	for _, h := range p.hosts {
 		pl := &place{host: h, id: h.Instance.ID}
@@ -371,11 +380,13 @@ func (p *pass) start() {
 			continue
 		}
 		if !pl.host.Connected {
-			since := cmp.Or(pl.host.Instance.DisconnectedSince, aws.ToTime(pl.host.Instance.Object.RegisteredAt))
-			if !p.notYet(since.Add(p.cfg.AgentGrace)) {
+			if !p.notYet(p.away(pl.id).Add(p.cfg.AgentGrace)) {
 				p.refuse(pl, pl.target.req.Check(pl.host))
 			}
 			continue
+		}
+		if pl.target.object.RolloutState == types.DeploymentRolloutStateFailed {
+			continue // its circuit breaker has ended it
 		}
 		if f := p.failure(pl, pl.target); f.Count > 0 && p.notYet(f.NotBefore) {
 			continue

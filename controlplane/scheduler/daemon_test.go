@@ -43,10 +43,11 @@ func TestAnInstanceThatJoinsGetsItsTask(t *testing.T) {
 	w := newWorld(t, 1)
 	w.create(w.define())
 	w.settle()
-	w.join("host-2").connected = false
+	w.join("host-2")
+	w.connect("host-2", false)
 	w.settle()
 	w.expect("1 -")
-	w.hosts["host-2"].connected = true
+	w.connect("host-2", true)
 	w.settle()
 	w.expect("1 1")
 	w.expectTold(2, "has reached a steady state.")
@@ -93,14 +94,14 @@ func TestADisconnectedHostKeepsItsTaskWhateverHappens(t *testing.T) {
 	w := newWorld(t, 2)
 	w.create(w.define(), constrained("agentConnected==true and attribute:env==prod"))
 	w.settle()
-	w.hosts["host-2"].connected = false
+	w.connect("host-2", false)
 	w.settle()
 	w.expect("1 1")
 	w.setAttribute("host-2", "dev")
 	w.after(time.Hour)
 	w.expect("1 1")
 	w.expectSteady(t)
-	w.hosts["host-2"].connected = true
+	w.connect("host-2", true)
 	w.settle()
 	w.expect("1 -")
 }
@@ -318,7 +319,8 @@ func TestWhereIsNoRoomAnEventSaysWhyOnce(t *testing.T) {
 
 func TestAnAgentThatStaysAwayIsTold(t *testing.T) {
 	w := newWorld(t, 1)
-	w.join("host-2").connected = false
+	w.join("host-2")
+	w.connect("host-2", false)
 	w.create(w.define())
 	w.settle()
 	w.expectTold(0, "unable to place")
@@ -350,7 +352,7 @@ func TestAHostThatIsAwayDoesNotKeepADeletedService(t *testing.T) {
 	w := newWorld(t, 2)
 	w.create(w.define())
 	w.settle()
-	w.hosts["host-2"].connected = false
+	w.connect("host-2", false)
 	svc := *w.svc
 	svc.Object.Status = aws.String(draining)
 	w.svc = &svc

@@ -81,7 +81,7 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 			"a host joins": func(t *rapid.T) {
 				if len(w.hosts) < 8 {
 					joined++
-					w.join(fmt.Sprintf("host-%d", joined)).connected = rapid.Bool().Draw(t, "connected")
+					w.connect(w.join(fmt.Sprintf("host-%d", joined)).inst.ID, rapid.Bool().Draw(t, "connected"))
 				}
 			},
 			"a host is lost": func(t *rapid.T) {
@@ -94,7 +94,7 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 			},
 			"a connection changes": func(t *rapid.T) {
 				if id := host(); id != "" {
-					w.hosts[id].connected = !w.hosts[id].connected
+					w.connect(id, !w.hosts[id].connected)
 				}
 			},
 			"an attribute changes": func(t *rapid.T) {
@@ -144,7 +144,7 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 		// However it went: when all is well again, all arrive.
 		w.agents = nil
 		for id := range w.hosts {
-			w.hosts[id].connected = true
+			w.connect(id, true)
 		}
 		for _, l := range w.tasks {
 			if l.Service != "agent" {
@@ -195,7 +195,7 @@ func TestACrashingImageNeverReachesTwoHosts(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"a connection changes": func(t *rapid.T) {
 				if id := rapid.SampledFrom(ids).Draw(t, "host"); true {
-					w.hosts[id].connected = !w.hosts[id].connected
+					w.connect(id, !w.hosts[id].connected)
 				}
 			},
 			"an old task is slow to stop": func(t *rapid.T) {

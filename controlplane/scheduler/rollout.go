@@ -77,20 +77,16 @@ func (p *pass) rollOut() {
 
 // mayStop is how many healthy tasks the deployment configuration lets us stop now.
 func (p *pass) mayStop() int {
-	desired, healthy := 0, 0
+	healthy, percent := 0, 0
 	for _, pl := range p.places {
-		if pl.belongs {
-			desired++
-			if pl.healthy() {
-				healthy++
-			}
+		if pl.belongs && pl.healthy() {
+			healthy++
 		}
 	}
-	percent := 0
 	if c := p.svc.Object.DeploymentConfiguration; c != nil {
 		percent = int(aws.ToInt32(c.MinimumHealthyPercent))
 	}
-	return max(healthy-(desired*percent+99)/100, 0)
+	return max(healthy-(p.desired()*percent+99)/100, 0)
 }
 
 // requeue takes out of the waves the instances that are gone, and those that can't get the new task now. The others go on
@@ -124,6 +120,9 @@ func (p *pass) hindrance(pl *place) string {
 			return ""
 		}
 		return fmt.Sprintf("its old task %s has been stopping since %s", t.ID, aws.ToTime(t.Object.StoppingAt).Format(time.RFC3339))
+	}
+	if !pl.host.Connected && p.notYet(p.away(pl.id).Add(p.cfg.AgentGrace)) {
+		return ""
 	}
 	refusal := p.primary.req.Check(pl.after())
 	if refusal == nil {
@@ -174,6 +173,9 @@ func (p *pass) look(pl *place) (outcome, string) {
 
 // held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time.
 func (p *pass) held(reached map[string]bool) string {
+	if p.object(p.primary).RolloutState == types.DeploymentRolloutStateFailed {
+		return "its circuit breaker has ended it"
+	}
 	if p.cfg.RolloutParallel {
 		return ""
 	}
@@ -314,13 +316,12 @@ func (p *pass) replace(pl *place) {
 
 // settle brings the record's account of deployments, desiredCount and steady state up to date.
 func (p *pass) settle() {
-	var desired int32
+	desired := int32(p.desired())
 	arrived, unreached, stopping := true, false, false
 	for _, pl := range p.places {
 		stopping = stopping || pl.task != nil && !task.Wanted(pl.task)
 		switch {
 		case pl.belongs:
-			desired++
 			arrived = arrived && pl.healthy() && pl.of == p.primary
 			unreached = unreached || pl.target == p.base && (pl.task != nil || pl.host.Connected)
 		case remains(pl.host, pl.task):
@@ -333,20 +334,13 @@ func (p *pass) settle() {
 
 	o := p.object(p.primary)
 	alone := len(p.svc.Object.Deployments) == 1
-	if o.RolloutState != types.DeploymentRolloutStateCompleted && alone && arrived {
+	if o.RolloutState == types.DeploymentRolloutStateInProgress && alone && arrived {
 		o.RolloutState = types.DeploymentRolloutStateCompleted
 		o.UpdatedAt = aws.Time(p.now.UTC().Truncate(time.Millisecond))
 		p.svc.Rollouts = map[string]store.Rollout{p.primary.id: {}}
 		p.say("(service %s) (deployment %s) deployment completed.", p.name, p.primary.id)
 	}
-	reason := "ECS deployment " + p.primary.id + " completed."
-	if o.RolloutState == types.DeploymentRolloutStateInProgress {
-		reason = "ECS deployment " + p.primary.id + " in progress."
-		if held := p.svc.Rollouts[p.primary.id].Held; held != "" {
-			reason += " It holds: " + held
-		}
-	}
-	if o.RolloutState != types.DeploymentRolloutStateFailed && aws.ToString(o.RolloutStateReason) != reason {
+	if reason := p.reasonOf(o); aws.ToString(o.RolloutStateReason) != reason {
 		o.RolloutStateReason = aws.String(reason)
 	}
 

@@ -171,24 +171,46 @@ func TestWherePercentagesAllowNothingAnEventSaysSo(t *testing.T) {
 
 func TestAHostThatIsAwayIsLeftOutAndCaughtUp(t *testing.T) {
 	w := updated(t, 4)
-	w.hosts["host-1"].connected = false
+	w.connect("host-1", false)
 	w.settle()
 	w.after(time.Minute)
 	w.expect("1 2 2 2")
 	if len(w.svc.Object.Deployments) != 2 {
 		t.Errorf("%d deployments", len(w.svc.Object.Deployments))
 	}
-	w.hosts["host-1"].connected = true
+	w.connect("host-1", true)
 	w.settle()
 	w.expect("2 2 2 2")
 	w.expectSteady(t)
+}
+
+func TestARestartOfTheControlPlaneDoesNotDisturbARollOut(t *testing.T) {
+	w := updated(t, 4)
+	stopping := w.own("host-1")
+	w.stubborn[stopping.ID] = true
+	w.settle()
+	w.expect("(1) 1 1 1")
+	w.replace(task.Lost(stopping, "", "stopped", w.now)) // reported while nobody is connected
+	for id := range w.hosts {
+		w.connect(id, false)
+	}
+	w.settle()
+	w.after(5 * time.Second)
+	w.expect("- 1 1 1")
+	for id := range w.hosts {
+		w.connect(id, true)
+	}
+	w.settle()
+	w.expect("2 1 1 1")
+	w.expectTold(0, "goes on without")
+	w.expectTold(0, "unable to place")
 }
 
 func TestAHostThatGoesWhileItsOldTaskStopsDoesNotHoldTheOthers(t *testing.T) {
 	w := updated(t, 3)
 	w.stubborn[w.own("host-1").ID] = true
 	w.settle()
-	w.hosts["host-1"].connected = false
+	w.connect("host-1", false)
 	w.settle()
 	w.after(time.Minute)
 	w.expect("(1) 1 1")
@@ -244,7 +266,7 @@ func TestAHostThatTheNewTaskCutsOffHoldsTheOthers(t *testing.T) {
 	w := updated(t, 3)
 	w.settle()
 	w.expect("2 1 1")
-	w.hosts["host-1"].connected = false
+	w.connect("host-1", false)
 	w.settle()
 	w.after(time.Hour)
 	w.expect("2 1 1")

@@ -77,7 +77,8 @@ type Config struct {
 	RestartDelay, RestartDelayMax time.Duration
 	// RestartReset is how long a task must have run to end a row of failures. Default 1 m.
 	RestartReset time.Duration
-	// AgentGrace is how long an agent may be away before an event tells that no task could be placed there. Default 30 s.
+	// AgentGrace is how long an agent may be away, as after a restart of the control plane, before a roll-out goes on
+	// without its instance and an event tells that no task could be placed there. Default 30 s.
 	AgentGrace time.Duration
 	// SessionTTL is the lifetime of the scheduler's own session. Default 10 s.
 	SessionTTL time.Duration

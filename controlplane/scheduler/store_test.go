@@ -82,9 +82,11 @@ func (s *stage) background(f func(context.Context)) (cancel func()) {
 }
 
 // schedule runs a scheduler on a store of its own, as another replica would.
-func (s *stage) schedule() (cancel func()) {
+func (s *stage) schedule() (cancel func()) { return s.scheduleOn(storetest.Open(s.t, s.client)) }
+
+func (s *stage) scheduleOn(st *store.Store) (cancel func()) {
 	cfg := s.cfg
-	cfg.Store = storetest.Open(s.t, s.client)
+	cfg.Store = st
 	cfg.Log = zaptest.NewLogger(s.t, zaptest.Level(zap.ErrorLevel))
 	scheduler := New(cfg)
 	return s.background(func(ctx context.Context) {
@@ -496,6 +498,40 @@ func TestACrashingImageReachesOneHostOnARealStore(t *testing.T) {
 	s.wait("the repaired image is everywhere", func(v *store.View) bool {
 		return runs(v, "agent") == "host-1:3 host-2:3 host-3:3 host-4:3" && steady(v, "agent")
 	})
+}
+
+func TestANearlyFullStoreTakesStopsButNoStarts(t *testing.T) {
+	s := newStage(t, 2)
+	cancel := s.schedule()
+	s.create("agent", s.define(512), constrained("attribute:env==prod"))
+	s.wait("it runs", func(v *store.View) bool { return runs(v, "agent") == "host-1:1 host-2:1" && steady(v, "agent") })
+	cancel()
+	full := storetest.OpenWith(t, store.Config{Client: s.client, FullAt: 1e-9, SpaceInterval: time.Millisecond, Log: zap.NewNop()})
+	s.full(full)
+	s.setAttribute("host-2", "dev")
+	s.join("host-3")
+	cancel = s.scheduleOn(full)
+	s.wait("the task that no longer belongs is stopped, and the record is kept", func(v *store.View) bool {
+		return runs(v, "agent") == "host-1:1" && v.DaemonSlot("c", "agent", "host-2") == nil && v.Service("c", "agent").Object.DesiredCount == 2
+	})
+	cancel()
+	s.schedule()
+	s.wait("with room the new host gets its task", func(v *store.View) bool { return runs(v, "agent") == "host-1:1 host-3:1" })
+}
+
+// full waits until st has seen that it is full.
+func (s *stage) full(st *store.Store) {
+	s.t.Helper()
+	for range 1000 {
+		if st.Space().Full {
+			return
+		}
+		txn := st.Txn().Put(&store.Connection{Cluster: "c", Instance: "probe"}, s.session.Lease()) // any write: one more look
+		if err := txn.Commit(s.t.Context()); errors.Is(err, store.ErrFull) {
+			return
+		}
+	}
+	s.t.Fatal("the store never was full")
 }
 
 func TestAnotherReplicaTakesOver(t *testing.T) {

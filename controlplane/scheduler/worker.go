@@ -229,6 +229,7 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 			other := v.Service(w.cluster, name)
 			return other != nil && other.Object.SchedulingStrategy == types.SchedulingStrategyDaemon
 		},
+		away: func(id string) time.Time { return w.gone[id] },
 		said: func(message string) bool {
 			for e := range v.Events(w.cluster, name) {
 				if w.cfg.Now().Sub(aws.ToTime(e.Object.CreatedAt)) >= silence || aws.ToTime(e.Object.CreatedAt).Before(aws.ToTime(svc.Object.CreatedAt)) {
@@ -254,47 +255,76 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	return s
 }
 
-// apply writes a decision, in as many transactions as it takes: the service's record first, so that what was begun is
-// known. Each has the service as it was decided on as its condition.
+// work is what is left to be written of a decision.
+type work struct {
+	service *store.Service // as it was decided on, or written
+	record  *store.Service // to be written first, so that what was begun is known; nil: it stays
+	stops   []*store.Task
+	starts  []start
+	events  []string
+}
+
+// apply writes a decision, in as many transactions as it takes. A store that is nearly full takes no new tasks, but the
+// rest.
 func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
-	svc, stops, starts, events := s.service, p.stops, p.starts, p.events
-	name := aws.ToString(svc.Object.ServiceName)
-	for first := true; first || len(stops)+len(starts) > 0; first = false {
-		txn := w.s.cfg.Store.Txn().Guard(w.lead)
-		if first && p.service != nil {
-			svc = p.service
-			txn.Update(svc)
-		} else {
-			txn.Unchanged(svc)
-		}
-		stopping, starting := stops[:min(len(stops), mostStops)], starts[:min(len(starts), w.batch)]
-		for _, t := range stopping {
-			txn.Update(t)
-		}
-		var ids []string
-		for _, st := range starting {
-			task.Place(txn, st.host.Allocation, true, st.task)
-			ids = append(ids, st.task.ID)
-		}
-		if len(stopping) > 0 {
-			events = append(events, fmt.Sprintf("(service %s) has stopped %d running tasks: %s.", name, len(stopping), list(idsOf(stopping))))
-		}
-		if len(starting) > 0 {
-			events = append(events, fmt.Sprintf("(service %s) has started %d tasks: %s.", name, len(starting), list(ids)))
-		} else {
-			txn.StateChange()
-		}
-		for i, message := range events {
-			txn.Create(w.event(name, message, i))
-		}
-		if err := w.commit(ctx, txn); err != nil {
+	todo := work{s.service, p.service, p.stops, p.starts, p.events}
+	var full error
+	for todo.record != nil || len(todo.stops) > 0 || len(todo.events) > 0 || len(todo.starts) > 0 && full == nil {
+		rest, err := w.step(ctx, todo, full == nil)
+		switch {
+		case err == nil:
+			todo = rest
+		case errors.Is(err, store.ErrFull) && full == nil:
+			full = err
+		default:
 			return err
 		}
-		w.tell(name, stopping, starting, events)
-		stops, starts, events = stops[len(stopping):], starts[len(starting):], nil
 	}
 	w.batch = min(2*w.batch, mostStarts)
-	return nil
+	return full
+}
+
+// step writes a part of the work in one transaction, whose condition is the service as it was decided on.
+func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, err error) {
+	txn := w.s.cfg.Store.Txn().Guard(w.lead)
+	rest = work{service: todo.service}
+	if todo.record != nil {
+		rest.service = todo.record
+		txn.Update(todo.record)
+	} else {
+		txn.Unchanged(todo.service)
+	}
+	name, now, later := aws.ToString(todo.service.Object.ServiceName), min(len(todo.stops), mostStops), min(len(todo.starts), w.batch)
+	if !start {
+		later = 0
+	}
+	stops, starts := todo.stops[:now], todo.starts[:later]
+	rest.stops, rest.starts = todo.stops[now:], todo.starts[later:]
+	for _, t := range stops {
+		txn.Update(t)
+	}
+	var started []*store.Task
+	for _, st := range starts {
+		task.Place(txn, st.host.Allocation, true, st.task)
+		started = append(started, st.task)
+	}
+	events := slices.Clone(todo.events)
+	if len(stops) > 0 {
+		events = append(events, fmt.Sprintf("(service %s) has stopped %d running tasks: %s.", name, len(stops), list(stops)))
+	}
+	if len(starts) > 0 {
+		events = append(events, fmt.Sprintf("(service %s) has started %d tasks: %s.", name, len(starts), list(started)))
+	} else {
+		txn.StateChange()
+	}
+	for i, message := range events {
+		txn.Create(w.event(name, message, i))
+	}
+	if err := w.commit(ctx, txn); err != nil {
+		return todo, err
+	}
+	w.tell(name, stops, starts, events)
+	return rest, nil
 }
 
 func (w *worker) commit(ctx context.Context, txn *store.Txn) error {
@@ -334,11 +364,11 @@ func (w *worker) tell(service string, stops []*store.Task, starts []start, event
 	})
 }
 
-func idsOf(tasks []*store.Task) (ids []string) {
+// list names tasks as ECS's events do.
+func list(tasks []*store.Task) string {
+	var names []string
 	for _, t := range tasks {
-		ids = append(ids, t.ID)
+		names = append(names, "(task "+t.ID+")")
 	}
-	return ids
+	return strings.Join(names, " ")
 }
-
-func list(ids []string) string { return "(task " + strings.Join(ids, ") (task ") + ")" }

@@ -52,6 +52,7 @@ type world struct {
 type worldHost struct {
 	inst      *store.Instance
 	connected bool
+	away      time.Time // since when it is not connected
 }
 
 func newWorld(t tester, hosts int) *world {
@@ -75,6 +76,10 @@ func (w *world) join(id string) *worldHost {
 	}}}
 	w.hosts[id] = h
 	return h
+}
+
+func (w *world) connect(id string, connected bool) {
+	w.hosts[id].connected, w.hosts[id].away = connected, w.now
 }
 
 func (w *world) setAttribute(id, value string) {
@@ -169,6 +174,7 @@ func (w *world) snapshot() snapshot {
 	s := snapshot{
 		service: w.svc, definitions: w.defs, now: w.now,
 		daemon: func(name string) bool { return name == "agent" || w.others[name] },
+		away:   func(id string) time.Time { return w.hosts[id].away },
 		said: func(message string) bool {
 			return slices.ContainsFunc(w.events, func(e types.ServiceEvent) bool {
 				return strings.HasPrefix(*e.Message, message) && w.now.Sub(*e.CreatedAt) < silence
