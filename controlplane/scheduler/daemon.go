@@ -5,7 +5,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -148,7 +147,7 @@ func (p *pass) readDeployments() error {
 			return fmt.Errorf("deployment %s: task definition %s can't be found", d.id, aws.ToString(object.TaskDefinition))
 		}
 		var err error
-		if d.req, err = requestOf(p.svc, d.def); err != nil {
+		if d.req, err = placement.ForDaemon(p.svc, d.def); err != nil {
 			return fmt.Errorf("deployment %s: %w", d.id, err)
 		}
 		if aws.ToString(object.Status) == primary {
@@ -169,14 +168,6 @@ func (p *pass) readDeployments() error {
 		}
 	}
 	return nil
-}
-
-func requestOf(svc *store.Service, def *store.TaskDefinition) (*placement.Request, error) {
-	name := aws.ToString(svc.Object.ServiceName)
-	return placement.NewRequest(placement.Request{
-		Definition: &def.Object, Need: task.Need(&def.Object, nil), Constraints: svc.Object.PlacementConstraints,
-		Service: name, Group: "service:" + name,
-	})
 }
 
 func (p *pass) deployment(id string) *deployment {
@@ -250,12 +241,11 @@ func belongs(req *placement.Request, h *placement.Host, own *store.Task) (bool, 
 
 // DaemonDesired is the number of instances that a DAEMON service belongs on now: its desiredCount.
 func DaemonDesired(v *store.View, svc *store.Service) int32 {
-	family, revision := definitionOf(aws.ToString(svc.Object.TaskDefinition))
-	def := v.TaskDefinition(family, revision)
+	def := placement.Definition(v, aws.ToString(svc.Object.TaskDefinition))
 	if def == nil {
 		return 0
 	}
-	req, err := requestOf(svc, def)
+	req, err := placement.ForDaemon(svc, def)
 	if err != nil {
 		return 0
 	}
@@ -278,16 +268,6 @@ func DaemonDesired(v *store.View, svc *store.Service) int32 {
 // remains tells whether the task still runs on an instance that is being drained.
 func remains(h *placement.Host, t *store.Task) bool {
 	return t != nil && task.Wanted(t) && aws.ToString(h.Instance.Object.Status) == draining
-}
-
-// definitionOf takes family and revision from the ARN of a task definition.
-func definitionOf(arn string) (family string, revision int32) {
-	family, number, _ := strings.Cut(arn[strings.LastIndexByte(arn, '/')+1:], ":")
-	n, err := strconv.ParseInt(number, 10, 32)
-	if err != nil {
-		return "", 0
-	}
-	return family, int32(n)
 }
 
 // drain stops the tasks of a deleted service. It is INACTIVE when they are STOPPED; a task that can't be reached, because

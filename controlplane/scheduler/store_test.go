@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -500,6 +501,44 @@ func TestACrashingImageReachesOneHostOnARealStore(t *testing.T) {
 	})
 }
 
+func TestRoomIsKeptForDaemonsThatAreNotPlacedYet(t *testing.T) {
+	s := newStage(t, 1)
+	small, large := s.define(400), s.define(2000)
+	s.create("agent", small, constrained("attribute:env==prod"))
+	s.create("elsewhere", small, constrained("attribute:env==dev"))
+	s.create("too-large", large)
+	req, err := placement.NewRequest(placement.Request{Definition: &types.TaskDefinition{}, Need: store.Resources{Memory: 700}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(kept string, free int64) {
+		t.Helper()
+		s.st.Peek(func(v *store.View) {
+			for _, h := range append(placement.HostsOf(v, "c"), placement.HostOf(v, "c", "host-1")) {
+				r := req.Check(h)
+				if want := fmt.Sprintf("it has %d of 1024 MiB of memory free, 700 are needed (%d more)%s", free, 700-free, kept); r == nil || r.Detail != want {
+					t.Errorf("got %+v, want %s", r, want)
+				}
+			}
+		})
+	}
+	check("; kept are 400 for the daemon of service agent", 624)
+	s.st.Peek(func(v *store.View) {
+		if h := placement.HostForDaemons(v, "c", "host-1"); req.Check(h) != nil {
+			t.Error("room is kept from daemons")
+		}
+	})
+	s.schedule()
+	s.wait("the daemon runs", func(v *store.View) bool { return runs(v, "agent") == "host-1:1" })
+	check("", 624)
+	s.wait("an event tells about the one that is too large", func(v *store.View) bool {
+		for e := range v.Events("c", "too-large") {
+			return strings.Contains(*e.Object.Message, "(container-instance host-1) has insufficient memory available")
+		}
+		return false
+	})
+}
+
 func TestANearlyFullStoreTakesStopsButNoStarts(t *testing.T) {
 	s := newStage(t, 2)
 	cancel := s.schedule()
@@ -622,8 +661,7 @@ func TestARandomHistoryOnARealStoreConverges(t *testing.T) {
 			var want []string
 			for i := range v.Instances("c") {
 				if *i.Object.Status == active && *i.Object.Attributes[0].Value == "prod" {
-					_, revision := definitionOf(*svc.Object.TaskDefinition)
-					want = append(want, i.ID+":"+itoa(revision))
+					want = append(want, i.ID+":"+revisionIn(*svc.Object.TaskDefinition))
 				}
 			}
 			if runs(v, name) != strings.Join(want, " ") || !steady(v, name) || int(svc.Object.DesiredCount) != len(want) {

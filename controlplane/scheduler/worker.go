@@ -153,7 +153,7 @@ func (w *worker) read(marked taken) {
 }
 
 func (w *worker) readHost(v *store.View, id string) {
-	h := placement.HostOf(v, w.cluster, id)
+	h := placement.HostForDaemons(v, w.cluster, id)
 	if h == nil || aws.ToString(h.Instance.Object.Status) == inactive {
 		delete(w.hosts, id)
 		delete(w.gone, id)
@@ -244,7 +244,7 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	}
 	for _, d := range svc.Object.Deployments {
 		arn := aws.ToString(d.TaskDefinition)
-		if def := v.TaskDefinition(definitionOf(arn)); def != nil {
+		if def := placement.Definition(v, arn); def != nil {
 			s.definitions[arn] = def
 		}
 	}

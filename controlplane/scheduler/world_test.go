@@ -325,9 +325,10 @@ func (w *world) running() string {
 }
 
 func revisionOf(t *store.Task) string {
-	_, r := definitionOf(aws.ToString(t.Object.TaskDefinitionArn))
-	return itoa(r)
+	return revisionIn(aws.ToString(t.Object.TaskDefinitionArn))
 }
+
+func revisionIn(arn string) string { return arn[strings.LastIndexByte(arn, ':')+1:] }
 
 func (w *world) expect(running string) {
 	w.t.Helper()

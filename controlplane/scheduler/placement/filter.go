@@ -101,24 +101,24 @@ func (r *Request) scope() string {
 }
 
 func cpu(r *Request, h *Host) *Refusal {
-	return amount(ReasonCPU, "CPU units", r.Need.CPU, h.Free.CPU, Registered(h.Instance).CPU)
+	return amount(ReasonCPU, "CPU units", r.Need.CPU, h.Free.CPU, Registered(h.Instance).CPU, h.kept(func(r store.Resources) int64 { return r.CPU }))
 }
 
 func memory(r *Request, h *Host) *Refusal {
-	return amount(ReasonMemory, "MiB of memory", r.Need.Memory, h.Free.Memory, Registered(h.Instance).Memory)
+	return amount(ReasonMemory, "MiB of memory", r.Need.Memory, h.Free.Memory, Registered(h.Instance).Memory, h.kept(func(r store.Resources) int64 { return r.Memory }))
 }
 
 func gpu(r *Request, h *Host) *Refusal {
-	return amount(ReasonGPU, "GPUs", int64(r.gpus), int64(len(h.Free.GPUs)), int64(len(Registered(h.Instance).GPUs)))
+	return amount(ReasonGPU, "GPUs", int64(r.gpus), int64(len(h.Free.GPUs)), int64(len(Registered(h.Instance).GPUs)), "")
 }
 
 // amount refuses when less is free than is needed. Who needs nothing fits even where too much is taken.
-func amount(reason, unit string, need, free, total int64) *Refusal {
+func amount(reason, unit string, need, free, total int64, kept string) *Refusal {
 	if need <= 0 || need <= free {
 		return nil
 	}
 	return &Refusal{Reason: reason, Short: need - free,
-		Detail: fmt.Sprintf("it has %d of %d %s free, %d are needed (%d more)", free, total, unit, need, need-free)}
+		Detail: fmt.Sprintf("it has %d of %d %s free, %d are needed (%d more)%s", free, total, unit, need, need-free, kept)}
 }
 
 func hostPorts(r *Request, h *Host) *Refusal {
@@ -143,6 +143,11 @@ func (h *Host) holder(port int32, of func(store.Resources) []int32) string {
 	for _, t := range h.Tasks {
 		if slices.Contains(of(t.Reserved), port) {
 			return "task " + t.ID
+		}
+	}
+	for _, k := range h.Kept {
+		if slices.Contains(of(k.Need), port) {
+			return "the daemon of service " + k.Service + ", for which it is kept"
 		}
 	}
 	return "the agent's reservation"

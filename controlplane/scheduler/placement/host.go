@@ -23,11 +23,14 @@ type Host struct {
 	Free store.Resources
 	// Tasks are those placed here that are not STOPPED.
 	Tasks []*store.Task
+	// Kept is the room that is kept for daemons; Free is without it.
+	Kept []Kept
 
 	subject *query.Subject // made when first needed
 }
 
-// HostsOf are the registered instances of a cluster (ACTIVE, DRAINING …, not INACTIVE), in order of id.
+// HostsOf are the registered instances of a cluster (ACTIVE, DRAINING …, not INACTIVE), in order of id, as they are for
+// tasks that are no daemons: with room kept for the daemons that belong there.
 func HostsOf(v *store.View, cluster string) []*Host {
 	var hosts []*Host
 	for inst := range v.Instances(cluster) {
@@ -35,11 +38,21 @@ func HostsOf(v *store.View, cluster string) []*Host {
 			hosts = append(hosts, hostOf(v, inst))
 		}
 	}
+	keepForDaemons(v, cluster, hosts)
 	return hosts
 }
 
-// HostOf is one instance (INACTIVE too), or nil when there is none.
+// HostOf is one instance (INACTIVE too) as it is for tasks that are no daemons, or nil when there is none.
 func HostOf(v *store.View, cluster, id string) *Host {
+	h := HostForDaemons(v, cluster, id)
+	if h != nil {
+		keepForDaemons(v, cluster, []*Host{h})
+	}
+	return h
+}
+
+// HostForDaemons is one instance (INACTIVE too) with nothing kept, or nil when there is none.
+func HostForDaemons(v *store.View, cluster, id string) *Host {
 	if inst := v.Instance(cluster, id); inst != nil {
 		return hostOf(v, inst)
 	}
