@@ -21,7 +21,8 @@ down: ## take back everything that make up made
 	@test/up/down.sh
 
 test: need ## every test, engines included
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -race -timeout 20m -p 1 ./test/...
 
 test-unit: ## the tests that need no engine, no root and no network namespaces
 	$(GO) test -race ./protocol/... ./controlplane/... ./statemgr/... ./imagecache/... ./agent/config/... ./agent/logging/...

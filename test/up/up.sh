@@ -82,7 +82,7 @@ if [ -z "$HOSTS" ] && ! docker version >/dev/null 2>&1; then
 fi
 
 # --- binaries -------------------------------------------------------------------------------------------------------
-step "building"
+step "building both binaries (a minute or two the first time)"
 (cd "$ROOT" && make -s build && CGO_ENABLED=0 go build -o "$RUN/bin/demo" ./test/up/demo)
 cp -f "$ROOT/bin/longshore-agent" "$ROOT/bin/longshore-control" "$RUN/bin/"
 
