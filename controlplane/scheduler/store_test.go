@@ -315,6 +315,25 @@ func (s *stage) define(memory int32) string {
 	return arn
 }
 
+// place places a task as RunTask does.
+func (s *stage) place(id, host, service string, memory int32) {
+	def := &types.TaskDefinition{Family: aws.String("other"), TaskDefinitionArn: aws.String(arnPrefix + "task-definition/other:1"),
+		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("other"), Memory: aws.Int32(memory)}}}
+	s.commit(func(v *store.View, txn *store.Txn) {
+		n, err := task.New(task.Params{Cluster: "c", Definition: def, Instance: v.Instance("c", host), Service: service, ID: id, Now: time.Now()})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		task.Place(txn, v.Allocation("c", host), false, n)
+	})
+}
+
+func (s *stage) stop(id string) {
+	s.commit(func(v *store.View, txn *store.Txn) {
+		txn.Update(task.Stop(v.Task("c", id), types.TaskStopCodeUserInitiated, "", time.Now()))
+	})
+}
+
 func (s *stage) create(name, arn string, change ...func(*types.Service)) {
 	w := newWorld(s.t, 0)
 	w.now = time.Now().UTC().Truncate(time.Millisecond)
@@ -383,8 +402,13 @@ func TestADaemonServiceLivesThroughItsDaysOnARealStore(t *testing.T) {
 		return runs(v, "agent") == "host-1:1 host-3:1 host-4:1" && v.DaemonSlot("c", "agent", "host-2") == nil && len(v.Allocation("c", "host-2").Tasks) == 0
 	})
 	s.setAttribute("host-2", "prod")
+	s.place("other", "host-3", "", 100)
 	s.setStatus("host-3", draining)
-	s.wait("it is back, and gone from the drained host", func(v *store.View) bool {
+	s.wait("it is back, and last on the drained host", func(v *store.View) bool {
+		return runs(v, "agent") == "host-1:1 host-2:1 host-3:1 host-4:1" && steady(v, "agent")
+	})
+	s.stop("other")
+	s.wait("it is gone from the drained host", func(v *store.View) bool {
 		return runs(v, "agent") == "host-1:1 host-2:1 host-4:1" && v.Service("c", "agent").Object.DesiredCount == 3
 	})
 	s.setStatus("host-3", active)
@@ -410,15 +434,7 @@ func TestALostHostIsGivenUpWithItsTasks(t *testing.T) {
 	s.schedule()
 	s.create("agent", s.define(512))
 	s.wait("each host runs it", func(v *store.View) bool { return runs(v, "agent") == "host-1:1 host-2:1" })
-	alone := "standalone"
-	s.commit(func(v *store.View, txn *store.Txn) {
-		def := v.TaskDefinition("agent", 1)
-		n, err := task.New(task.Params{Cluster: "c", Definition: &def.Object, Instance: v.Instance("c", "host-2"), ID: alone, Now: time.Now()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		task.Place(txn, v.Allocation("c", "host-2"), false, n)
-	})
+	s.place("standalone", "host-2", "", 100)
 	s.connect("host-2", false)
 	s.wait("the host is INACTIVE and its tasks are STOPPED", func(v *store.View) bool {
 		inst := v.Instance("c", "host-2")
@@ -537,6 +553,21 @@ func TestRoomIsKeptForDaemonsThatAreNotPlacedYet(t *testing.T) {
 		}
 		return false
 	})
+}
+
+func TestRoomThatBecomesFreeIsUsed(t *testing.T) {
+	s := newStage(t, 1)
+	s.place("other", "host-1", "", 700)
+	s.schedule()
+	s.create("agent", s.define(512))
+	s.wait("an event tells that there is no room", func(v *store.View) bool {
+		for e := range v.Events("c", "agent") {
+			return strings.Contains(*e.Object.Message, "it has 324 of 1024 MiB of memory free, 512 are needed")
+		}
+		return false
+	})
+	s.stop("other")
+	s.wait("it runs", func(v *store.View) bool { return runs(v, "agent") == "host-1:1" })
 }
 
 func TestANearlyFullStoreTakesStopsButNoStarts(t *testing.T) {

@@ -40,20 +40,21 @@ type worker struct {
 	log     *zap.Logger
 	marks   *marks
 
-	hosts  map[string]*placement.Host // registered ones, by id; rebuilt when marked
-	dirty  map[string]bool            // services to look at
-	wakes  map[string]time.Time       // when to look at a service again
-	waits  map[string]map[string]bool // by service: instances on which changes matter to it
-	gone   map[string]time.Time       // instances without a connection, by when this worker saw that
-	doomed map[string]bool            // INACTIVE instances that may have tasks left
-	batch  int                        // starts in a transaction; smaller after conflicts
+	hosts    map[string]*placement.Host // registered ones, by id; rebuilt when marked
+	dirty    map[string]bool            // services to look at
+	wakes    map[string]time.Time       // when to look at a service again
+	waits    map[string]map[string]bool // by service: instances on which changes matter to it
+	gone     map[string]time.Time       // instances without a connection, by when this worker saw that
+	doomed   map[string]bool            // INACTIVE instances that may have tasks left
+	problems map[string]string          // by service: what was logged about it
+	batch    int                        // starts in a transaction; smaller after conflicts
 }
 
 func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Logger) *worker {
 	return &worker{
 		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
 		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{},
-		gone: map[string]time.Time{}, doomed: map[string]bool{}, batch: mostStarts,
+		gone: map[string]time.Time{}, doomed: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
 	}
 }
 
@@ -177,16 +178,24 @@ func (w *worker) look(ctx context.Context, name string) {
 	delete(w.wakes, name)
 	delete(w.waits, name)
 	var s *snapshot
-	w.s.cfg.Store.Peek(func(v *store.View) { s = w.snapshot(v, name) })
+	var p *plan
+	w.s.cfg.Store.Peek(func(v *store.View) {
+		if s = w.snapshot(v, name); s != nil {
+			p = reconcile(*s, w.cfg)
+		}
+	})
 	if s == nil {
+		delete(w.problems, name)
 		return
 	}
-	p := reconcile(*s, w.cfg)
 	if !p.wake.IsZero() {
 		w.wakes[name] = p.wake
 	}
 	w.waits[name] = p.waits
-	if p.problem != nil {
+	if p.problem == nil {
+		delete(w.problems, name)
+	} else if text := p.problem.Error(); w.problems[name] != text {
+		w.problems[name] = text
 		w.log.Error("a service can't be scheduled as it is; update or delete it", zap.String("service", name), zap.Error(p.problem))
 	}
 	if p.empty() {
@@ -217,7 +226,7 @@ func (w *worker) retry(ctx context.Context, name string, p *plan, err error) {
 	w.wakes[name] = sooner(w.wakes[name], w.cfg.Now().Add(after))
 }
 
-// snapshot is nil when there is nothing to decide about.
+// snapshot is nil when there is nothing to decide about. It is for use while v is.
 func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	svc := v.Service(w.cluster, name)
 	if svc == nil || svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) == inactive {
