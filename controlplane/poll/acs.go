@@ -394,8 +394,9 @@ func (c *acsSession) handle(m any) bool {
 	return true
 }
 
-// verify answers which of the tasks that the manifest did not list should really stop: those that this control plane knows,
-// on this instance, as stopped or to be stopped. What it does not know it does not stop.
+// verify answers which of the tasks that the manifest did not list should really stop: those that this control plane knows
+// as STOPPED (wherever they were placed: a host that was given up and came back is a new instance with old containers), and
+// those of this instance that must stop. What it does not know it does not stop.
 func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 	if err := m.Validate(); err != nil || m.MessageID != c.manifest {
 		c.log.Warn("a question about tasks to stop was ignored: it does not belong to the manifest of this connection", zap.String("messageId", clip(m.MessageID)), zap.Error(err))
@@ -408,12 +409,17 @@ func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 		for _, candidate := range m.StopCandidates {
 			var t *store.Task
 			if a, err := arn.Parse(candidate.TaskArn); err == nil && a.Type == arn.TypeTask {
-				t = v.Task(c.at.cluster, a.ID())
+				cluster := c.at.cluster
+				if len(a.Path) == 2 {
+					cluster = a.Path[0]
+				}
+				t = v.Task(cluster, a.ID())
 			}
+			own := t != nil && t.Cluster == c.at.cluster && t.Instance == c.at.id
 			switch {
-			case t == nil || t.Instance != c.at.id:
+			case t == nil, !own && !task.IsStopped(t):
 				unknown = append(unknown, clip(candidate.TaskArn))
-			case !task.Wanted(t) || task.IsStopped(t):
+			case task.IsStopped(t), !task.Wanted(t):
 				answer.StopTasks = append(answer.StopTasks, &acs.TaskIdentifier{
 					TaskArn: candidate.TaskArn, TaskClusterArn: candidate.TaskClusterArn, DesiredStatus: acs.StatusStopped,
 				})
@@ -426,7 +432,7 @@ func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 		return true
 	}
 	if len(unknown) > 0 {
-		c.log.Warn("the agent runs tasks that this control plane does not know; they are left alone: stop them on the host if they are not wanted",
+		c.log.Warn("the agent runs tasks that this control plane does not know as its own; they are left alone: stop them on the host if they are not wanted",
 			zap.Int("count", len(unknown)), zap.Strings("tasks", unknown[:min(len(unknown), 10)]))
 	}
 	return c.send(answer) == nil

@@ -318,7 +318,7 @@ func TestOnlyTasksThatAreKnownToEndAreStoppedOnAQuestion(t *testing.T) {
 	running, stopping, stopped := w.place(instance), w.place(instance), w.place(instance)
 	const other = "00000000000000000000000000000003"
 	w.register(other)
-	elsewhere := w.place(other)
+	elsewhere, theirs := w.place(other), w.place(other)
 	w.edit(stopping.ID, func(_ *store.View, t *store.Task) *store.Task {
 		return task.Stop(t, types.TaskStopCodeUserInitiated, "", time.Now())
 	})
@@ -332,7 +332,7 @@ func TestOnlyTasksThatAreKnownToEndAreStoppedOnAQuestion(t *testing.T) {
 	manifest := next[*acs.TaskManifestMessage](a)
 	ask := func(messageID string) {
 		m := &acs.TaskStopVerificationMessage{MessageID: messageID}
-		for _, task := range []string{*running.Object.TaskArn, *stopping.Object.TaskArn, *stopped.Object.TaskArn, *elsewhere.Object.TaskArn, owner.Task(cluster, "00000000000000000000000000000009"), "nonsense"} {
+		for _, task := range []string{*running.Object.TaskArn, *stopping.Object.TaskArn, *stopped.Object.TaskArn, *elsewhere.Object.TaskArn, *theirs.Object.TaskArn, owner.Task(cluster, "00000000000000000000000000000009"), "nonsense"} {
 			m.StopCandidates = append(m.StopCandidates, &acs.TaskIdentifier{TaskArn: task, TaskClusterArn: "c", DesiredStatus: "STOPPED"})
 		}
 		a.send(m)
@@ -340,10 +340,11 @@ func TestOnlyTasksThatAreKnownToEndAreStoppedOnAQuestion(t *testing.T) {
 	ask("of another manifest")
 	ask(manifest.MessageID)
 	answer := next[*acs.TaskStopVerificationAck](a)
-	if answer.MessageID != manifest.MessageID || len(answer.StopTasks) != 2 || answer.StopTasks[0].TaskArn != *stopping.Object.TaskArn || answer.StopTasks[1].TaskArn != *stopped.Object.TaskArn || answer.Validate() != nil {
+	if answer.MessageID != manifest.MessageID || len(answer.StopTasks) != 3 || answer.StopTasks[0].TaskArn != *stopping.Object.TaskArn || answer.StopTasks[1].TaskArn != *stopped.Object.TaskArn ||
+		answer.StopTasks[2].TaskArn != *elsewhere.Object.TaskArn || answer.Validate() != nil {
 		t.Errorf("%+v", answer)
 	}
-	if w.logs.FilterMessageSnippet("does not know; they are left alone").Len() != 1 {
+	if w.logs.FilterMessageSnippet("they are left alone").Len() != 1 {
 		t.Error("what was left alone is not logged")
 	}
 }

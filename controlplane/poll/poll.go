@@ -12,7 +12,8 @@
 //	            session        one per instance, the newest wins; a Connection record under this replica's lease
 //	ACS         HeartbeatMessage at once and every 30–45 s, TaskManifestMessage, then PayloadMessages
 //	TCS         each publish is acknowledged; health goes into the tasks, metrics are counted
-//	dead peers  a ping every 2 s that must be answered within 2 s, so a dead socket is known within 4 s
+//	dead peers  a ping every 1.5 s that must be answered within 3 s (agents answer between two messages, and a message may
+//	            take them a while), so a dead socket is known within 4.5 s
 //	disconnect  the Connection record goes and Instance.DisconnectedSince is set, by whichever replica notices
 //
 // Sequence numbers (seqNum, timeline) come in blocks: Instance.SequenceNumber is the end of the last block, and a block
@@ -57,7 +58,7 @@ type Config struct {
 	// Heartbeat is the shortest time between heartbeats, HeartbeatJitter is what is added at random. Default 30 s and 15 s.
 	Heartbeat       time.Duration
 	HeartbeatJitter time.Duration
-	// Ping is the pause between pings, PongTimeout how long an answer may take. Default 2 s each.
+	// Ping is the pause between pings, PongTimeout how long an answer may take. Default 1.5 s and 3 s.
 	Ping        time.Duration
 	PongTimeout time.Duration
 	// Resend is when an unacknowledged payload is sent again; the pause doubles up to ResendMax. Default 5 s and 1 min.
@@ -86,8 +87,8 @@ func (c *Config) defaults() {
 	}
 	set(&c.SessionTTL, 5*time.Second)
 	set(&c.Heartbeat, 30*time.Second)
-	set(&c.Ping, 2*time.Second)
-	set(&c.PongTimeout, 2*time.Second)
+	set(&c.Ping, 1500*time.Millisecond)
+	set(&c.PongTimeout, 3*time.Second)
 	set(&c.Resend, 5*time.Second)
 	set(&c.ResendMax, time.Minute)
 	set(&c.WriteTimeout, 10*time.Second)

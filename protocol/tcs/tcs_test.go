@@ -139,7 +139,7 @@ func TestMetricsAreDividedByCountAndBySize(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		m := &tcs.PublishMetricsRequest{Metadata: &tcs.MetricsMetadata{MessageID: "m"}, InstanceMetrics: &tcs.InstanceMetrics{}}
-		for i, kib := range rapid.SliceOfN(rapid.SampledFrom([]int{0, 0, 0, 0, 300, 900}), 0, 22).Draw(t, "sizes") {
+		for i, kib := range rapid.SliceOfN(rapid.SampledFrom([]int{0, 0, 0, 0, 0, 0, 0, 600}), 0, 25).Draw(t, "sizes") {
 			m.TaskMetrics = append(m.TaskMetrics, &tcs.TaskMetric{TaskArn: fmt.Sprint(i), TaskDefinitionFamily: strings.Repeat("x", kib<<10)})
 		}
 		var got []string
