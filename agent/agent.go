@@ -275,6 +275,9 @@ func (a *Agent) engineAnswers(ctx context.Context) error {
 // belong registers and holds the sessions, again and again if the control plane forgets this instance. patient makes several
 // attempts of one call, once makes one.
 func (a *Agent) belong(ctx context.Context, patient, once session.API, signer session.Signer) error {
+	if err := a.firstLook(ctx); err != nil {
+		return err
+	}
 	for {
 		if err := a.register(ctx, patient); err != nil {
 			return err
@@ -285,6 +288,23 @@ func (a *Agent) belong(ctx context.Context, patient, once session.API, signer se
 			return err
 		}
 	}
+}
+
+// firstLook waits, for a bounded time, until the engine has looked at its containers: what runs is known before anybody says
+// what should.
+func (a *Agent) firstLook(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(10 * time.Second); a.engine.Health().Impaired; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timeout:
+			return nil
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 // findMetadata finds out whether this is an EC2 instance. A host that registered as another one before is that still.
@@ -351,9 +371,9 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		cfg: a.cfg, host: a.host, engine: info, restarts: restarts, ec2: a.ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
-	failpoint.Hit("agent/before-register")
+	failpoint.Hit("agent/register-before")
 	arn, err := r.register(ctx, api, a.log)
-	failpoint.Hit("agent/after-register")
+	failpoint.Hit("agent/register-after")
 	if err != nil {
 		return err
 	}
@@ -365,6 +385,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		if err := statemgr.SaveIdentity(a.cfg.DataDir, identity); err != nil {
 			return err
 		}
+		failpoint.Hit("agent/identity-after")
 		if a.identity != nil {
 			a.log.Warn("This host is a new container instance; containers of the old one stay until the control plane says otherwise", zap.String("instance", arn), zap.String("old", a.identity.ContainerInstanceArn))
 		}

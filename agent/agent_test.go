@@ -165,7 +165,7 @@ func (c *controlPlane) send(arn, task, status string) {
 	ws := c.socket
 	c.mu.Unlock()
 	frame := fmt.Sprintf(`{"type":"PayloadMessage","message":{"clusterArn":"c","containerInstanceArn":%q,"messageId":"m","seqNum":1,"tasks":[
-		{"arn":%q,"taskClusterArn":"c","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, task, status)
+		{"arn":%q,"taskClusterArn":"arn:aws:ecs:us-west-2:123456789012:cluster/daemonset","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, task, status)
 	if err := ws.Write(c.ctx, websocket.MessageText, []byte(frame)); err != nil {
 		c.t.Error(err)
 	}
@@ -558,7 +558,7 @@ func TestATruncatedStateFileIsPutAsideAndTheContainersAreFoundAgain(t *testing.T
 	c.send(first, task1, "STOPPED")
 	c.expect("submit " + task1 + " STOPPED")
 	if h.engine.Running() != 0 || h.engine.Peak(task1, "web") != 1 {
-		t.Errorf("%d containers run, at most %d at once", h.engine.Running(), h.engine.Peak(task1, "web"))
+		t.Errorf("%d containers run, at most %d at once\n%s", h.engine.Running(), h.engine.Peak(task1, "web"), h.log())
 	}
 	if err := leave(); err != nil {
 		t.Fatal(err)

@@ -222,9 +222,9 @@ func (p *Poller) payload(ctx context.Context, m *acs.PayloadMessage, answer func
 	if !good {
 		return nil
 	}
-	failpoint.Hit("poll/before-ack")
+	failpoint.Hit("poll/ack-before")
 	err := answer(&acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID})
-	failpoint.Hit("poll/after-ack")
+	failpoint.Hit("poll/ack-after")
 	return err
 }
 
@@ -271,12 +271,12 @@ func (p *Poller) taskManifest(m *acs.TaskManifestMessage, answer func(any) error
 		log.Info("The task manifest is older than what is known already; it is ignored", zap.Int64("known", p.sequence))
 		return nil
 	}
-	failpoint.Hit("poll/before-manifest")
+	failpoint.Hit("poll/manifest-before")
 	if err := p.cfg.Sequence.SaveSequence(m.Timeline); err != nil {
 		log.Error("The task manifest's sequence number could not be saved; the manifest is not acknowledged, so that it comes again", zap.Error(err))
 		return nil
 	}
-	failpoint.Hit("poll/after-manifest")
+	failpoint.Hit("poll/manifest-after")
 	p.sequence, p.manifest = m.Timeline, m.MessageID
 	if err := answer(&acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID}); err != nil {
 		return err

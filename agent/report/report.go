@@ -186,9 +186,9 @@ func (r *Reporter) launch(ctx context.Context, refused map[string]*engine.StateC
 
 // submit makes one call.
 func (r *Reporter) submit(ctx context.Context, c *engine.StateChange) error {
-	failpoint.Hit("report/before-submit")
+	failpoint.Hit("report/submit-before")
 	err := r.cfg.API.Call(ctx, "SubmitTaskStateChange", r.input(c), nil)
-	failpoint.Hit("report/after-submit")
+	failpoint.Hit("report/submit-after")
 	return err
 }
 
@@ -216,13 +216,11 @@ func (r *Reporter) settle(out outcome) bool {
 	if c.Sequence == 0 {
 		return true
 	}
-	failpoint.Hit("report/before-accepted")
 	if err := r.cfg.Queue.Accepted(c.Sequence); err != nil {
 		l.notBefore = time.Now().Add(time.Second)
 		log.Error("The accepted state change can't be removed from the queue, so it will be submitted again", zap.Error(err))
 		return false
 	}
-	failpoint.Hit("report/after-accepted")
 	return true
 }
 
