@@ -184,7 +184,7 @@ func (w *worker) check(c *Container, img *Image) deed {
 	t, host, proc := w.task, w.e.cfg.Host, w.e.cfg.Proc
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		binds := bindsOf(t, c)
-		warnings, err := makeSources(binds)
+		warnings, err := makeSources(ctx, binds)
 		if err == nil {
 			err = awaitPorts(ctx, proc, c)
 		}
@@ -195,7 +195,7 @@ func (w *worker) check(c *Container, img *Image) deed {
 			warnings = append(warnings, verdict.Warnings...)
 			switch {
 			case ctx.Err() != nil:
-				err = ctx.Err()
+				err = fmt.Errorf("the user could not be checked against the host volumes in time: %w", ctx.Err())
 			case verdict.Refusal != "" && host.VolumeCheck == "warn":
 				warnings = append(warnings, verdict.Refusal)
 			case verdict.Refusal != "":
@@ -211,19 +211,45 @@ func (w *worker) check(c *Container, img *Image) deed {
 	}
 }
 
-// makeSources makes host paths that are missing as Docker makes them: directories of root's with mode 0755.
-func makeSources(binds []Mount) (warnings []string, err error) {
-	for _, m := range binds {
-		_, err := os.Stat(m.Source)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) { // what can't be looked at is the check's and the engine's to judge
-			continue
-		}
-		if err := os.MkdirAll(m.Source, 0o755); err != nil {
-			return warnings, fmt.Errorf("host path %s does not exist and could not be made: %w", m.Source, err)
-		}
-		warnings = append(warnings, fmt.Sprintf("host path %s did not exist; it was made as a directory of root's with mode 0755, which other users can't write", m.Source))
+// makeSources makes host paths that are missing. A path on a network file system whose server is away is not waited for
+// longer than ctx lasts.
+func makeSources(ctx context.Context, binds []Mount) ([]string, error) {
+	type outcome struct {
+		warnings []string
+		err      error
 	}
-	return warnings, nil
+	made := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		for _, m := range binds {
+			var warning string
+			if warning, o.err = makeSource(m.Source); o.err != nil {
+				break
+			}
+			if warning != "" {
+				o.warnings = append(o.warnings, warning)
+			}
+		}
+		made <- o
+	}()
+	select {
+	case o := <-made:
+		return o.warnings, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the host paths of the container's volumes could not be looked at in time: %w", ctx.Err())
+	}
+}
+
+// makeSource makes a path as Docker does: a directory of root's with mode 0755. What is there is left as it is, and what
+// can't be looked at is the check's and the engine's to judge.
+func makeSource(path string) (warning string, err error) {
+	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return "", fmt.Errorf("host path %s does not exist and could not be made: %w", path, err)
+	}
+	return fmt.Sprintf("host path %s did not exist; it was made as a directory of root's with mode 0755, which other users can't write", path), nil
 }
 
 // awaitPorts fails when a foreign listener keeps one of the container's host ports for longer than a moment.

@@ -28,7 +28,9 @@ type Engine struct {
 	workers map[string]*worker
 	ctx     context.Context // the process's life, while Run runs
 	running sync.WaitGroup
-	adopted bool // containers without a record were looked for
+	sealed  bool // Run is leaving
+
+	adopted bool // containers without a record were looked for; the observer's alone
 }
 
 // New makes an engine and restores the tasks on record. Nothing runs until Run.
@@ -96,10 +98,16 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.running.Go(func() { e.observer.hear(ctx) })
 	e.mu.Unlock()
 	<-ctx.Done()
-	e.mu.Lock() // no worker begins after this
-	e.mu.Unlock()
+	e.seal()
 	e.running.Wait()
 	return nil
+}
+
+// seal keeps workers from beginning while Run waits for the last one.
+func (e *Engine) seal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sealed = true
 }
 
 // Accept takes a task of a payload. When it returns nil the task, or its new desiredStatus, is durable, and the payload may
@@ -190,7 +198,7 @@ func (e *Engine) begin(t *Task, rec *TaskRecord, step string) (taken bool, err e
 	w.publish()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ctx != nil && e.ctx.Err() == nil {
+	if e.ctx != nil && !e.sealed {
 		e.running.Go(func() { w.run(e.ctx) })
 	}
 	return false, nil

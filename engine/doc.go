@@ -1,0 +1,48 @@
+// Package engine makes the host's containers match the tasks that the control plane wants: the pure plan of a task, one
+// worker per task around it, and [Runtime], the contract with a container engine.
+//
+// # The model
+//
+// What is desired ([Task], parsed once from its payload; only desiredStatus moves, and only forward) and what is observed
+// ([Observed]: the engine's answers, images, checks, the grant of the ledger) are different types. Between them stands the
+// [TaskRecord], the few facts that must survive a crash. A worker does nothing but turn:
+//
+//	mail, results ──► settle ──► plan ──► intend ──► report ──► save ──► order
+//	                    │          │                   │          │        └ actions in goroutines of their own, with deadlines;
+//	                    │          │                   │          │          each hands back a result, and the worker turns again
+//	                    │          │                   │          └ record and state changes in one durable transaction
+//	                    │          │                   └ what the control plane must learn: PENDING, RUNNING, STOPPED
+//	                    │          └ what may be done now, or what is waited for and why
+//	                    └ what has become certain: ran, failed, ended for good
+//
+// settle, plan and report are pure and level-triggered: called again with the same they change nothing, so that it does
+// not matter how often a worker turns, nor whether an event was lost, repeated or late.
+//
+// # What survives a crash
+//
+// Three things are durable before what follows from them happens: the accepted task before its payload is acknowledged, the
+// [StartIntent] before a container is started, and a status before it is reported. Creating needs no record: the name of a
+// container is a hash of task ARN, container and attempt, and the engine knows whether it is there. From this follows what
+// an absent container means: without an intent it was never started and may be made; with one it has run, or was about
+// to, and is lost. A container that is there is taken as it is, whoever the agent was when it was made.
+//
+// If the records themselves are lost, tasks are rebuilt from the labels of their containers. Such a task runs on, is
+// stopped and reported like any other, but nothing is made for it before the control plane has sent its payload again.
+//
+// # One look for all
+//
+// The observer lists the engine's containers once per interval, whenever the event stream stands anew, and whenever a call
+// got no answer, and hands each worker its part. A list and an event decide nothing; they make a worker inspect what
+// differs. An engine that does not answer impairs the engine's health; tasks wait for it, and what its absence has made
+// fail is tried again.
+//
+// # Reservations
+//
+// The ledger holds cpu, memory and host ports for each task from its admission until none of its processes is left, which
+// only the engine can tell. A task waits only for what it lacks itself.
+//
+// # Goroutines
+//
+// [Engine.Run] owns the observer's two goroutines and the workers; a worker owns its actions. All end with Run's context,
+// which is the life of the process and not that of any task: leaving touches no container.
+package engine
