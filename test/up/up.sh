@@ -158,7 +158,10 @@ else
   done
 fi
 registered() { [ "$(aws ecs list-container-instances --cluster "$CLUSTER" --filter 'agentConnected==true' --query 'length(containerInstanceArns)')" -ge "$hosts" ]; }
-await 60 "$hosts container instance(s) registered and connected" registered || fail "the agent did not register; see $RUN/agent*.log and the agent's own log"
+await 60 "$hosts container instance(s) registered and connected" registered || {
+  tail -n 5 "$RUN"/agent*.log "$RUN"/agent/ecs-agent.log "$HOSTS_DIR"/h*/disk/var/log/ecs/ecs-agent.log 2>/dev/null >&2 || true
+  fail "the agent did not register; the last lines of its log are above"
+}
 
 # --- the main job: one logging agent on every host ------------------------------------------------------------------
 sed -e "s|@IMAGE@|$image|" -e "s|@LOGS@|$logs|" "$ROOT/test/up/logging-agent.json" >"$RUN/logging-agent.json"
