@@ -45,7 +45,8 @@ import (
 const (
 	defaultMaxBody     = 1 << 20
 	defaultCallTimeout = 30 * time.Second
-	maxUnknownLogged   = 4096
+	maxUnknownLogged   = 4096 // so that nobody fills the memory or the log
+	maxLogged          = 200  // bytes of what a client sent
 )
 
 // Verifier finds out who signed a request. The body is given apart, since it is part of what was signed and has been
@@ -141,7 +142,7 @@ type call struct {
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{s: s, requestID: uuid.NewString(), userAgent: r.UserAgent(), request: r, now: s.cfg.Now()}
+	c := &call{s: s, requestID: uuid.NewString(), userAgent: clip(r.UserAgent()), request: r, now: s.cfg.Now()}
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.CallTimeout)
 	defer cancel()
@@ -278,7 +279,7 @@ func (c *call) speaksFor(i *store.Instance) error {
 // noteUnknown logs a member that the SDK's type does not have, once for each path and client: older and newer clients
 // send such, and they are ignored.
 func (c *call) noteUnknown(path string) {
-	path = indexless(path)
+	path = clip(indexless(path))
 	key := c.op + "." + path + "\x00" + c.userAgent
 	c.s.unknownMu.Lock()
 	_, seen := c.s.unknown[key]
@@ -292,4 +293,12 @@ func (c *call) noteUnknown(path string) {
 		c.s.log.Warn("a client sent a member that this version does not know; it is ignored",
 			zap.String("operation", c.op), zap.String("member", path), zap.String("client", c.userAgent))
 	}
+}
+
+// clip bounds what a client sent, for the log.
+func clip(s string) string {
+	if len(s) > maxLogged {
+		return strings.ToValidUTF8(s[:maxLogged], "") + "…"
+	}
+	return s
 }

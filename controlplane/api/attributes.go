@@ -24,9 +24,11 @@ const maxCustomAttributes = 10
 
 var errTargetNotFound = exception("TargetNotFoundException", "The specified target wasn't found. Use ListContainerInstances to see the container instances of the cluster.")
 
-// systemAttribute says whether a name is in the families that agents and the control plane fill in.
+// systemFamilies are the beginnings of the names that agents and the control plane fill in.
+var systemFamilies = []string{"ecs.", "com.amazonaws.ecs.", "longshore."}
+
 func systemAttribute(name string) bool {
-	return strings.HasPrefix(name, "ecs.") || strings.HasPrefix(name, "com.amazonaws.ecs.")
+	return slices.ContainsFunc(systemFamilies, func(family string) bool { return strings.HasPrefix(name, family) })
 }
 
 // checkAttribute holds a custom attribute to the rules of names and values. The value may be absent.
@@ -54,7 +56,7 @@ func checkTargets(attributes []types.Attribute) error {
 			return err
 		}
 		if systemAttribute(*a.Name) {
-			return invalid("The attribute %s can't be changed: names that start with ecs. or com.amazonaws.ecs. are the system's.", *a.Name)
+			return invalid("The attribute %s can't be changed: names that start with %s are the system's.", *a.Name, strings.Join(systemFamilies, ", "))
 		}
 		if err := oneOf("targetType", a.TargetType, a.TargetType.Values()); err != nil {
 			return err
@@ -169,7 +171,7 @@ func (s *Server) deleteAttributes(ctx context.Context, _ *call, in *ecs.DeleteAt
 			return errNothingToDo
 		}
 		for id := range touched {
-			txn.Update(targets[id])
+			txn.Update(targets[id]).StateChange()
 		}
 		return nil
 	})

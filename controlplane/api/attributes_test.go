@@ -74,6 +74,7 @@ func TestBadAttributesAreRefusedAndChangeNothing(t *testing.T) {
 		attribute(`{"name":"a","value":" x","targetId":"` + id + `"}`):                                      "InvalidParameterException: The value",
 		attribute(`{"name":"a","value":"` + strings.Repeat("x", 129) + `","targetId":"` + id + `"}`):        "InvalidParameterException: The value",
 		attribute(`{"name":"ecs.os-type","value":"x","targetId":"` + id + `"}`):                             "InvalidParameterException: The attribute ecs.os-type can't be changed",
+		attribute(`{"name":"longshore.instance-id","targetId":"` + id + `"}`):                               "InvalidParameterException: The attribute longshore.instance-id can't be changed",
 		attribute(`{"name":"com.amazonaws.ecs.x","targetId":"` + id + `"}`):                                 "InvalidParameterException: The attribute com.amazonaws.ecs.x can't be changed",
 		attribute(`{"name":"a","targetType":"moon","targetId":"` + id + `"}`):                               "InvalidParameterException: targetType should be one of [container-instance]",
 		attribute(`{"name":"a","targetId":"arn:aws:ecs:us-west-2:123456789012:task/daemonset/` + id + `"}`): "InvalidParameterException: Unsupported resource type: task",

@@ -85,6 +85,9 @@ func (s *Server) exception(c *call, err error) *Error {
 		return exception("ThrottlingException", "Rate exceeded: the control plane's store is nearly full; delete what is no longer needed, or raise its quota.")
 	case errors.Is(err, store.ErrConflict):
 		return exception("ThrottlingException", "Rate exceeded: the resource is being changed by too many callers at once; try again.")
+	case errors.Is(err, store.ErrInvalid):
+		s.log.Warn("a request makes a record that can't be stored", zap.String("operation", c.op), zap.String("request_id", c.requestID), zap.Error(err))
+		return invalid("The request makes a record that can't be stored; it is too large, or a name in it is not valid.")
 	case errors.Is(err, store.ErrUnavailable):
 		return serverException("The control plane's store does not answer; try again.")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

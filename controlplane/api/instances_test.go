@@ -11,9 +11,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/store/storetest"
 )
 
 // hostKey is a fresh host key: an enrolment key may register any number of instances, another one only one.
@@ -400,4 +402,41 @@ func TestAnAgentFindsItsEndpointsWhereItFoundTheAPI(t *testing.T) {
 	if status != 200 || answer["endpoint"] != p.url+"/acs/" || answer["telemetryEndpoint"] != p.url+"/tcs/" {
 		t.Errorf("status %d: %v", status, answer)
 	}
+}
+
+func TestANearlyFullStoreLetsHostsComeBackAndThingsGo(t *testing.T) {
+	client := storetest.Etcd(t)
+	p := newPlaneOn(t, storetest.Open(t, client))
+	id := p.register(p.host, 1, 1)
+	p.define("f", 1, 6)
+	cluster := aws.String(testCluster)
+	_, err := p.admin.PutAttributes(p.ctx, &ecs.PutAttributesInput{Cluster: cluster, Attributes: []types.Attribute{{Name: aws.String("a"), TargetId: &id}}})
+	p.must(err)
+	full := storetest.OpenWith(t, store.Config{Client: client, FullAt: 1e-9, SpaceInterval: time.Millisecond, Log: zap.NewNop()})
+	for !full.Space().Full {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-p.ctx.Done():
+			t.Fatal("the store does not notice that it is full")
+		}
+	}
+	p.serve(full)
+	_, err = p.host.RegisterContainerInstance(p.ctx, &ecs.RegisterContainerInstanceInput{Cluster: cluster})
+	p.refused(err, "ThrottlingException", "Rate exceeded")
+	_, err = p.host.RegisterContainerInstance(p.ctx, &ecs.RegisterContainerInstanceInput{Cluster: cluster, ContainerInstanceArn: &id})
+	p.must(err)
+	_, err = p.admin.UpdateContainerInstancesState(p.ctx, &ecs.UpdateContainerInstancesStateInput{Cluster: cluster, ContainerInstances: []string{id}, Status: "DRAINING"})
+	p.must(err)
+	_, err = p.admin.DeleteAttributes(p.ctx, &ecs.DeleteAttributesInput{Cluster: cluster, Attributes: []types.Attribute{{Name: aws.String("a"), TargetId: &id}}})
+	p.must(err)
+	_, err = p.admin.DeregisterTaskDefinition(p.ctx, &ecs.DeregisterTaskDefinitionInput{TaskDefinition: aws.String("f:1")})
+	p.must(err)
+	_, err = p.admin.DeleteTaskDefinitions(p.ctx, &ecs.DeleteTaskDefinitionsInput{TaskDefinitions: []string{"f:1"}})
+	p.must(err)
+	_, err = p.admin.DeregisterContainerInstance(p.ctx, &ecs.DeregisterContainerInstanceInput{Cluster: cluster, ContainerInstance: &id})
+	p.must(err)
+	_, err = p.admin.DeleteCluster(p.ctx, &ecs.DeleteClusterInput{Cluster: cluster})
+	p.must(err)
+	_, err = p.admin.CreateCluster(p.ctx, &ecs.CreateClusterInput{})
+	p.refused(err, "ThrottlingException", "Rate exceeded")
 }

@@ -28,7 +28,10 @@ const (
 	attributeHostID = "longshore.instance-id"
 )
 
-const maxReservedPorts = 100
+const (
+	maxReservedPorts   = 100
+	maxAgentAttributes = 1000 // an agent with everything sends about a hundred
+)
 
 // registration is what an agent says about its host, judged and completed.
 type registration struct {
@@ -64,7 +67,7 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 			if i, err = s.registerAgain(c, i, r); err != nil {
 				return err
 			}
-			txn.Update(i)
+			txn.Update(i).StateChange() // a full store must not keep an agent from coming back
 		} else {
 			if i, err = s.registerNew(v, c, r); err != nil {
 				return err
@@ -229,6 +232,9 @@ func (s *Server) readRegistration(in *ecsapi.RegisterContainerInstanceInput) (*r
 
 // agentAttributes are the attributes as they are echoed: name and value exactly as sent, each name once.
 func agentAttributes(sent []types.Attribute) ([]types.Attribute, error) {
+	if err := atMost("attributes", sent, maxAgentAttributes); err != nil {
+		return nil, err
+	}
 	out := make([]types.Attribute, 0, len(sent))
 	for _, a := range sent {
 		name := aws.ToString(a.Name)

@@ -45,7 +45,7 @@ var settingRules = map[types.SettingName]settingRule{
 	types.SettingNameFargateTaskRetirementWaitPeriod: {initial: "7", values: []string{"0", "7", "14"}},
 	types.SettingNameGuardDutyActivate:               {initial: "off", values: []string{"on", "off"}, managed: true},
 	types.SettingNameDefaultLogDriverMode:            {initial: "non-blocking", values: []string{"blocking", "non-blocking"}},
-	types.SettingName("fargateEventWindows"):         {initial: "disabled", values: []string{"enabled", "disabled"}},
+	types.SettingNameFargateEventWindows:             {initial: "disabled", values: []string{"enabled", "disabled"}},
 	settingDualStackIPv6:                             {initial: "enabled", values: []string{"enabled", "disabled"}},
 }
 

@@ -166,6 +166,7 @@ func (s *Server) untagResource(ctx context.Context, _ *call, in *ecs.UntagResour
 			return errNothingToDo
 		}
 		r.set(txn, left)
+		txn.StateChange()
 		return nil
 	})
 	return &ecs.UntagResourceOutput{}, err

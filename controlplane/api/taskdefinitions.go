@@ -231,7 +231,7 @@ func (s *Server) deregisterTaskDefinition(ctx context.Context, _ *call, in *ecs.
 		now := s.cfg.Now().UTC()
 		changed.Object.Status, changed.Object.DeregisteredAt = types.TaskDefinitionStatusInactive, &now
 		object = changed.Object
-		txn.Update(&changed)
+		txn.Update(&changed).StateChange()
 		return nil
 	})
 	return &ecs.DeregisterTaskDefinitionOutput{TaskDefinition: &object}, err
@@ -264,7 +264,7 @@ func (s *Server) deleteTaskDefinitions(ctx context.Context, _ *call, in *ecs.Del
 			if r.Object.Status == types.TaskDefinitionStatusInactive {
 				now := s.cfg.Now().UTC()
 				changed.Object.Status, changed.Object.DeleteRequestedAt = types.TaskDefinitionStatusDeleteInProgress, &now
-				txn.Update(&changed)
+				txn.Update(&changed).StateChange()
 				writes++
 			}
 			out.TaskDefinitions = append(out.TaskDefinitions, changed.Object)
