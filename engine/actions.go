@@ -179,28 +179,21 @@ func (w *worker) pull(c *Container) deed {
 	}
 }
 
-// check prepares what a container mounts and listens on, and refuses what could not work.
+// check finds out what would keep a container from working, before it is made: foreign listeners on its ports, and host
+// paths that its user can't use. Paths that are missing are made, by the volume check where there is one.
 func (w *worker) check(c *Container, img *Image) deed {
 	t, host, proc := w.task, w.e.cfg.Host, w.e.cfg.Proc
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		binds := bindsOf(t, c)
-		warnings, err := makeSources(ctx, binds)
-		if err == nil {
-			err = awaitPorts(ctx, proc, c)
+		var warnings []string
+		err := awaitPorts(ctx, proc, c)
+		if err == nil && len(binds) > 0 && host.VolumeCheck != "off" {
+			warnings, err = w.askVolumes(ctx, c, img, binds)
 		}
-		if err == nil && len(binds) > 0 && host.VolumeCheck != "off" && w.e.cfg.Volumes != nil {
-			verdict := w.e.cfg.Volumes.Check(ctx, VolumeRequest{ImageID: img.ID, User: userOf(c, img), Mounts: binds,
-				CapAdd: c.hostConfig.CapAdd, CapDrop: c.hostConfig.CapDrop, Privileged: c.hostConfig.Privileged,
-				ReadonlyRootfs: c.hostConfig.ReadonlyRootfs, UserNS: w.e.observer.info().UserNS, Files: w.e.cfg.Runtime})
-			warnings = append(warnings, verdict.Warnings...)
-			switch {
-			case ctx.Err() != nil:
-				err = fmt.Errorf("the user could not be checked against the host volumes in time: %w", ctx.Err())
-			case verdict.Refusal != "" && host.VolumeCheck == "warn":
-				warnings = append(warnings, verdict.Refusal)
-			case verdict.Refusal != "":
-				err = errors.New(verdict.Refusal)
-			}
+		if err == nil && len(binds) > 0 {
+			var made []string
+			made, err = makeSources(ctx, binds)
+			warnings = append(warnings, made...)
 		}
 		return func(co *ContainerObserved) {
 			co.Checked = err == nil
@@ -209,6 +202,23 @@ func (w *worker) check(c *Container, img *Image) deed {
 			}
 		}, err
 	}
+}
+
+// askVolumes has the container's user checked against its host volumes. A refusal is an error, or only a warning where
+// that is set.
+func (w *worker) askVolumes(ctx context.Context, c *Container, img *Image, binds []Mount) (warnings []string, err error) {
+	verdict := w.e.cfg.Volumes.Check(ctx, VolumeRequest{ImageID: img.ID, User: userOf(c, img), Mounts: binds,
+		CapAdd: c.hostConfig.CapAdd, CapDrop: c.hostConfig.CapDrop, Privileged: c.hostConfig.Privileged,
+		ReadonlyRootfs: c.hostConfig.ReadonlyRootfs, UserNS: w.e.observer.info().UserNS, Files: w.e.cfg.Runtime})
+	switch {
+	case ctx.Err() != nil:
+		return verdict.Warnings, fmt.Errorf("the user could not be checked against the host volumes in time: %w", ctx.Err())
+	case verdict.Refusal == "":
+		return verdict.Warnings, nil
+	case w.e.cfg.Host.VolumeCheck == "warn":
+		return append(verdict.Warnings, verdict.Refusal), nil
+	}
+	return verdict.Warnings, errors.New(verdict.Refusal)
 }
 
 // makeSources makes host paths that are missing. A path on a network file system whose server is away is not waited for

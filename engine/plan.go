@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"time"
 )
 
@@ -120,11 +121,16 @@ func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved)
 		p.do(c, VerbPull)
 	case p.obs.Grant.State != GrantHeld:
 	case !p.dependenciesMet(c):
-	case !co.Checked:
+	case !co.Checked && needsCheck(c):
 		p.do(c, VerbCheck)
 	default:
 		p.do(c, VerbCreate)
 	}
+}
+
+// needsCheck reports whether there is anything about the container that VerbCheck looks at.
+func needsCheck(c *Container) bool {
+	return c.Binds || slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Host != 0 })
 }
 
 func (p *planning) start(c *Container, co *ContainerObserved) {

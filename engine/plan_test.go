@@ -94,9 +94,12 @@ func TestPlanOrdersWhatMayRunNow(t *testing.T) {
 		{"waiting for room it pulls already", func(s *scene) { s.obs.Grant = Grant{GrantWaiting, "cpu"} }, []string{"pull web", "pull db"}, nil, "cpu"},
 		{"images are there", func(s *scene) {
 			s.obs.Containers["web"].Image, s.obs.Containers["db"].Image = &Image{}, &Image{}
-		}, []string{"check-volumes db"}, nil, "web waits: its dependency db has not reached START"},
-		{"checked", func(s *scene) {
-			s.obs.Containers["db"].Image, s.obs.Containers["db"].Checked, s.obs.Containers["web"].Busy = &Image{}, true, VerbPull
+		}, []string{"create db"}, nil, "web waits: its dependency db has not reached START"},
+		{"with a host volume", func(s *scene) {
+			s.obs.Containers["db"].Image, s.obs.Containers["web"].Busy, s.task.container("db").Binds = &Image{}, VerbPull, true
+		}, []string{"check-volumes db"}, nil, "pull of container web"},
+		{"with a host volume that was checked", func(s *scene) {
+			s.obs.Containers["db"].Image, s.obs.Containers["db"].Checked, s.obs.Containers["web"].Busy, s.task.container("db").Binds = &Image{}, true, VerbPull, true
 		}, []string{"create db"}, nil, "pull of container web"},
 		{"created", func(s *scene) { s.created("db"); s.obs.Containers["web"].Busy = VerbPull }, []string{"start db"}, nil, ""},
 		{"dependency runs", func(s *scene) { s.runs("db", time.Minute); s.created("web") }, []string{"start web"}, nil, ""},

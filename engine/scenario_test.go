@@ -558,6 +558,49 @@ func TestBindingsAreReportedInBridgeAndHostMode(t *testing.T) {
 	}, func(cfg *engine.Config) { cfg.Host.DynamicPorts = [2]int32{50000, 50009} })
 }
 
+func TestARestartPolicyRestartsInPlaceAndTellsNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.behave(map[string]enginetest.Behaviour{"app": {Exits: true, After: 2 * time.Minute, ExitCode: 1}})
+		a := task("a", container("app", func(c *acs.Container) {
+			c.RestartPolicy = &acs.RestartPolicy{Enabled: true, RestartAttemptPeriod: 60}
+		}))
+		w.accept(a)
+		time.Sleep(7 * time.Minute)
+		w.want(a.Arn, "PENDING", "RUNNING")
+		if s := w.status(a.Arn); s.Containers[0].Restarts != 3 || w.fake.Creates(s.Containers[0].RuntimeName) != 1 {
+			t.Errorf("%+v", s.Containers[0])
+		}
+		w.stop()
+		time.Sleep(5 * time.Minute) // it ends while no agent is there, and is restarted by the next
+		w.start()
+		w.settled()
+		if s := w.status(a.Arn); s.Containers[0].Restarts != 4 || !w.running(a, "app") {
+			t.Errorf("%+v", s.Containers[0])
+		}
+		w.behave(map[string]enginetest.Behaviour{"app": {Exits: true, After: time.Second, ExitCode: 6}})
+		time.Sleep(5 * time.Minute)
+		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
+		if exitOf(w.disk.last(a.Arn), "app") != 6 {
+			t.Error(w.disk.last(a.Arn))
+		}
+	}, func(cfg *engine.Config) { cfg.Runtime = enginetest.Restarter{Fake: cfg.Runtime.(*enginetest.Fake)} })
+}
+
+func TestAVolumeOfATaskIsRemovedWithItsContainers(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := withVolume(task("a"), t.TempDir())
+		w.accept(a)
+		w.settled()
+		w.accept(stopOf(a))
+		w.settled()
+		w.disk.accept()
+		time.Sleep(4 * time.Hour)
+		if w.fake.Calls("RemoveVolume") == 0 || len(w.engine.Tasks()) != 0 {
+			t.Error(w.explain(a.Arn))
+		}
+	})
+}
+
 func TestWhatCannotBeDoneIsRefusedByName(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		for want, change := range map[string]func(*acs.Task){
