@@ -159,7 +159,7 @@ else
 fi
 registered() { [ "$(aws ecs list-container-instances --cluster "$CLUSTER" --filter 'agentConnected==true' --query 'length(containerInstanceArns)')" -ge "$hosts" ]; }
 await 60 "$hosts container instance(s) registered and connected" registered || {
-  tail -n 5 "$RUN"/agent*.log "$RUN"/agent/ecs-agent.log "$HOSTS_DIR"/h*/disk/var/log/ecs/ecs-agent.log 2>/dev/null >&2 || true
+  tail -n 5 "$RUN"/agent*.log "$RUN"/agent/ecs-agent.log "$HOSTS_DIR"/h*/disk/var/log/ecs/ecs-agent.log >&2 2>/dev/null || true
   fail "the agent did not register; the last lines of its log are above"
 }
 
