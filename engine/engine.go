@@ -52,6 +52,7 @@ func New(cfg Config) (*Engine, error) {
 		if err != nil {
 			return nil, err
 		}
+		w.ready = true
 		e.workers[w.arn] = w
 	}
 	return e, nil
@@ -92,7 +93,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	e.ctx = ctx
 	for _, w := range e.workers {
-		e.running.Go(func() { w.run(ctx) })
+		if w.ready {
+			e.running.Go(func() { w.run(ctx) })
+		}
 	}
 	e.running.Go(func() { e.observer.run(ctx) })
 	e.running.Go(func() { e.observer.hear(ctx) })
@@ -198,6 +201,7 @@ func (e *Engine) begin(t *Task, rec *TaskRecord, step string) (taken bool, err e
 	w.publish()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	w.ready = true
 	if e.ctx != nil && !e.sealed {
 		e.running.Go(func() { w.run(e.ctx) })
 	}

@@ -73,6 +73,9 @@ func (l *life) Create(ctx context.Context, spec engine.Spec) (id string, err err
 func (l *life) Start(ctx context.Context, id string) error {
 	return l.call(ctx, func() error { return l.Runtime.Start(ctx, id) })
 }
+func (l *life) Restart(ctx context.Context, id string) error {
+	return l.call(ctx, func() error { return l.Runtime.(engine.Restarter).Restart(ctx, id) })
+}
 func (l *life) Stop(ctx context.Context, id string, grace time.Duration) error {
 	return l.call(ctx, func() error { return l.Runtime.Stop(ctx, id, grace) })
 }
@@ -141,6 +144,9 @@ func draw(t *rapid.T) *script {
 			if rapid.IntRange(0, 3).Draw(t, "port") == 0 {
 				c.PortMappings = []*acs.PortMapping{{ContainerPort: 80, HostPort: int64(8080 + j)}}
 			}
+			if rapid.IntRange(0, 3).Draw(t, "restart") == 0 {
+				c.RestartPolicy = &acs.RestartPolicy{Enabled: true, RestartAttemptPeriod: 10, IgnoredExitCodes: []int64{1}}
+			}
 			if rapid.IntRange(0, 9).Draw(t, "image") == 0 {
 				c.Image = "gone:1"
 			}
@@ -194,7 +200,7 @@ func (s *script) run(t *testing.T) (wrong []string) {
 	lives := s.lives
 	var current *life
 	begin := func() {
-		current = newLife(w.fake, w.disk, lives[0])
+		current = newLife(enginetest.Restarter{Fake: w.fake}, w.disk, lives[0])
 		lives = lives[1:]
 		w.images.runtime = w.fake
 		w.cfg.Runtime, w.cfg.State = current, current
@@ -308,8 +314,11 @@ func (s *script) judge(w *world, complain func(string, ...any)) {
 			if n := w.fake.Creates(c.RuntimeName); n > 1 {
 				complain("container %s of %s was made %d times", c.Name, x.Arn, n)
 			}
-			if n := w.fake.Starts(c.RuntimeName); n > 1 {
-				complain("container %s of %s was started %d times", c.Name, x.Arn, n)
+			if n := w.fake.Starts(c.RuntimeName); n > 1+c.Restarts {
+				complain("container %s of %s was started %d times, with %d restarts", c.Name, x.Arn, n, c.Restarts)
+			}
+			if n := w.fake.Peak(x.Arn, c.Name); n > 1 {
+				complain("container %s of %s had %d processes at once", c.Name, x.Arn, n)
 			}
 		}
 	}

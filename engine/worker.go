@@ -20,8 +20,9 @@ import (
 // observed, settle, plan, save, and order what the plan says; whatever may take long runs in goroutines of its own,
 // which end with the process's context and hand their results back through results.
 type worker struct {
-	e   *Engine
-	arn string
+	e     *Engine
+	arn   string
+	ready bool // the record is saved, so that it may run; the Engine's mutex guards it
 
 	mailbox
 	results chan result
