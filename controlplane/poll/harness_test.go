@@ -42,7 +42,7 @@ const (
 
 // world is a control plane's poll endpoint on a real store, with one registered instance.
 type world struct {
-	*testing.T
+	testing.TB
 	store  *store.Store
 	server *Server
 	url    string
@@ -50,9 +50,9 @@ type world struct {
 	stop   func()
 }
 
-func newWorld(t *testing.T, change ...func(*Config)) *world {
+func newWorld(t testing.TB, change ...func(*Config)) *world {
 	t.Helper()
-	w := &world{T: t, store: storetest.New(t)}
+	w := &world{TB: t, store: storetest.New(t)}
 	w.create(
 		&store.Key{AccessKeyID: "HOST", SecretAccessKey: "host-secret", Role: store.RoleHost},
 		&store.Key{AccessKeyID: "OTHER", SecretAccessKey: "other-secret", Role: store.RoleHost},

@@ -3,6 +3,7 @@ package acs
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -186,7 +187,8 @@ func bare(name string, text json.RawMessage) *Exception {
 
 // reason is what encoding/json found, without its package prefix and with the member's path.
 func reason(err error) string {
-	if e, ok := err.(*json.UnmarshalTypeError); ok {
+	var e *json.UnmarshalTypeError
+	if errors.As(err, &e) {
 		text := fmt.Sprintf("JSON %s where %s belongs", e.Value, e.Type)
 		if e.Field != "" {
 			text = e.Field + ": " + text

@@ -2,6 +2,7 @@ package awsjson
 
 import (
 	"encoding/base64"
+	"errors"
 	"math"
 	"math/big"
 	"reflect"
@@ -43,7 +44,8 @@ func (d *decoder) pathString() string {
 
 // locate gives an error the path at which decoding stopped.
 func (d *decoder) locate(err error) error {
-	if e, ok := err.(*SerializationError); ok && e.Path == "" {
+	var e *SerializationError
+	if errors.As(err, &e) && e.Path == "" {
 		e.Path = d.pathString()
 	}
 	return err

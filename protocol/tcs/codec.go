@@ -3,6 +3,7 @@ package tcs
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/textproto"
@@ -143,7 +144,8 @@ func Decode(body []byte) (any, error) {
 }
 
 func reason(err error) string {
-	if e, ok := err.(*json.UnmarshalTypeError); ok {
+	var e *json.UnmarshalTypeError
+	if errors.As(err, &e) {
 		return fmt.Sprintf("%s: JSON %s where %s belongs", e.Field, e.Value, e.Type)
 	}
 	return strings.TrimPrefix(err.Error(), "json: ")
