@@ -46,7 +46,8 @@ func allRan(t *Task, rec *TaskRecord) bool {
 	return len(rec.Containers) > 0
 }
 
-// newsOf reports whether a container has come further than was said, or a digest is known by the time of the first start.
+// newsOf reports whether a container has come further than was said, or nothing was said yet and a digest is known by the
+// time of the first start. Further digests are in whatever is said next.
 func newsOf(t *Task, rec *TaskRecord) bool {
 	begun, digest := false, false
 	for _, cr := range rec.Containers {
@@ -57,7 +58,7 @@ func newsOf(t *Task, rec *TaskRecord) bool {
 		c := t.container(cr.Name)
 		digest = digest || cr.ImageDigest != "" && cr.ReportedDigest == "" && c != nil && !strings.Contains(c.Image, "@")
 	}
-	return begun && digest
+	return rec.Known == "" && begun && digest
 }
 
 func reportedStatus(cr *ContainerRecord) string {
