@@ -53,6 +53,22 @@ func (k *known) forget(id string) {
 	delete(k.ids, id)
 }
 
+// keep forgets containers that are no longer on the engine. One that was made while the engine answered is only looked
+// at once more before its start.
+func (k *known) keep(list []container.Summary) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	there := make(map[string]bool, len(list))
+	for _, c := range list {
+		there[c.ID] = true
+	}
+	for id, s := range k.ids {
+		if !there[id] && len(s.starting) == 0 {
+			delete(k.ids, id)
+		}
+	}
+}
+
 // own returns the id of our container that is called by id or name; NotFound if there is none, or a foreign one.
 func (r *Runtime) own(ctx context.Context, id string) (string, *seen, error) {
 	if s := r.known.get(id); s != nil {
@@ -100,6 +116,7 @@ func (r *Runtime) List(ctx context.Context) ([]engine.State, error) {
 		return nil, classify(ctx, err)
 	}
 	all := make([]engine.State, 0, len(list))
+	r.known.keep(list)
 	for _, c := range list {
 		if c.Labels[engine.LabelTaskArn] == "" {
 			continue
@@ -171,7 +188,13 @@ func (r *Runtime) existing(ctx context.Context, spec engine.Spec) (string, error
 }
 
 // Start starts a container: one request if it was created by this Runtime, else two.
-func (r *Runtime) Start(ctx context.Context, name string) error {
+func (r *Runtime) Start(ctx context.Context, name string) error { return r.start(ctx, name, false) }
+
+// Restart starts a container whose process has ended once more, in place: with its id, name, file system and output.
+// Restarting a running one does nothing. It makes Runtime an engine.Restarter. Two requests.
+func (r *Runtime) Restart(ctx context.Context, name string) error { return r.start(ctx, name, true) }
+
+func (r *Runtime) start(ctx context.Context, name string, again bool) error {
 	id, s, err := r.own(ctx, name)
 	if err != nil {
 		return err
@@ -190,7 +213,7 @@ func (r *Runtime) Start(ctx context.Context, name string) error {
 		switch st := fromInspect(c); {
 		case st.Status == engine.StatusRunning:
 			return nil
-		case st.Status != engine.StatusCreated || !st.StartedAt.IsZero():
+		case !again && (st.Status != engine.StatusCreated || !st.StartedAt.IsZero()):
 			return refuse(errdefs.ErrFailedPrecondition, "container %s has run already and ended with exit code %d", st.Name, c.State.ExitCode)
 		}
 	}
@@ -252,6 +275,16 @@ func (r *Runtime) Remove(ctx context.Context, name string) error {
 			return err
 		}
 	}
+}
+
+// RemoveVolume removes a named volume. Removing what no longer exists does nothing; a volume that a container uses is
+// FailedPrecondition. It makes Runtime an engine.VolumeRemover. One request.
+func (r *Runtime) RemoveVolume(ctx context.Context, name string) error {
+	err := classify(ctx, r.api.VolumeRemove(ctx, name, false))
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // Logs copies output that the engine has kept: two requests.

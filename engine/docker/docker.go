@@ -11,6 +11,7 @@
 //	events.go      Events
 //	image.go       Image, Images, Pull, RemoveImage
 //	files.go       ReadFile, Stat
+//	overlay.go     … where the image's layers lie on this host
 //	errors.go      Docker's errors → classes of errdefs
 //
 // The engine is asked as little as possible. A container that this Runtime has created is known to be ours and not to
@@ -20,7 +21,6 @@ package docker
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"path"
 	"slices"
@@ -49,6 +49,7 @@ type Config struct {
 type Runtime struct {
 	api    *client.Client
 	log    *zap.Logger
+	remote bool // the engine's files are not this host's
 	known  known
 	images readers
 }
@@ -68,7 +69,7 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	r := &Runtime{api: api, log: cfg.Log}
+	r := &Runtime{api: api, log: cfg.Log, remote: !strings.HasPrefix(api.DaemonHost(), "unix://")}
 	r.images.init(api, cfg.Log)
 	return r, nil
 }
@@ -131,7 +132,7 @@ func apiVersions(newest string) []string {
 // built in and not listed.
 func (r *Runtime) logDrivers(plugins []string) []string {
 	drivers := slices.Clone(plugins)
-	if host, err := url.Parse(r.api.DaemonHost()); err == nil && host.Scheme == "unix" {
+	if !r.remote {
 		if _, err := os.Stat("/run/systemd/journal/socket"); err != nil {
 			drivers = slices.DeleteFunc(drivers, func(d string) bool { return d == "journald" })
 		}

@@ -124,4 +124,3 @@ func hung(t *testing.T) engine.Runtime {
 	})
 	return runtime(t, docker.Config{Host: "unix://" + l.Addr().String()})
 }
-

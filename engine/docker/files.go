@@ -21,10 +21,11 @@ import (
 	"github.com/longshore-project/longshore/engine"
 )
 
-// Files of an image are read through a container that is made of it and never started, because that works with every
-// storage driver, remapping and remote engine and needs no rights on the engine's directories; reading the layers of
-// overlay2 oneself would have to imitate whiteouts and opaque directories. It costs about 30 ms to make one and 2 ms
-// for each file, so one is kept for a moment for the next question about the same image.
+// Files of an image are read in one of two ways. Where its layers are plain directories on this host (overlay.go) it costs
+// one request to the engine and some microseconds, about 1 ms. Everywhere else, with other storage drivers, remapped
+// users or an engine on another machine, a container is made of the image and never started, and the engine copies files
+// out of it: 15 ms for the container and, because Docker starts a program to pack each file, 45 ms for each question. One
+// container is kept for a moment for the next question about the same image.
 const (
 	labelReader = "longshore.image-reader" // the image id
 	readerIdle  = 3 * time.Second
@@ -217,38 +218,64 @@ func (rs *readers) close() {
 
 // ReadFile reads a file of an image.
 func (r *Runtime) ReadFile(ctx context.Context, imageID, name string, limit int64) ([]byte, error) {
-	var data []byte
-	err := r.images.with(ctx, imageID, func(id string) error {
-		at := path.Clean("/" + name)
-		for range maxLinks {
-			next := ""
-			err := r.entry(ctx, id, imageID, at, func(h *tar.Header, target string, body io.Reader) (err error) {
-				switch {
-				case h.Typeflag == tar.TypeSymlink:
-					next = target
-					return nil
-				case h.Typeflag != tar.TypeReg:
-					return refuse(errdefs.ErrFailedPrecondition, "%s in image %s is not a regular file", name, imageID)
-				case h.Size > limit:
-					return refuse(errdefs.ErrOutOfRange, "%s in image %s has %d bytes, more than %d", name, imageID, h.Size, limit)
-				}
-				data, err = io.ReadAll(body)
-				return classify(ctx, err)
-			})
-			if err != nil || next == "" {
-				return err
-			}
-			at = next
+	dirs, err := r.layersOf(ctx, imageID)
+	if err != nil {
+		return nil, err
+	}
+	if dirs != nil {
+		data, err := dirs.readFile(imageID, name, limit)
+		if !errors.Is(err, errNotPlain) {
+			return data, err
 		}
-		return refuse(errdefs.ErrFailedPrecondition, "too many symlinks at %s in image %s", name, imageID)
+	}
+	var data []byte
+	err = r.images.with(ctx, imageID, func(id string) error {
+		data, err = r.readBy(ctx, id, imageID, name, limit)
+		return err
 	})
 	return data, err
 }
 
+// readBy reads a file through the helper container id.
+func (r *Runtime) readBy(ctx context.Context, id, imageID, name string, limit int64) (data []byte, err error) {
+	at := path.Clean("/" + name)
+	for range maxLinks {
+		next := ""
+		err := r.entry(ctx, id, imageID, at, func(h *tar.Header, target string, body io.Reader) (err error) {
+			switch {
+			case h.Typeflag == tar.TypeSymlink:
+				next = target
+				return nil
+			case h.Typeflag != tar.TypeReg:
+				return notRegular(imageID, name)
+			case h.Size > limit:
+				return tooLarge(imageID, name, h.Size, limit)
+			}
+			data, err = io.ReadAll(body)
+			return classify(ctx, err)
+		})
+		if err != nil || next == "" {
+			return data, err
+		}
+		at = next
+	}
+	return nil, tooManyLinks(imageID, name)
+}
+
 // Stat describes a path of an image.
 func (r *Runtime) Stat(ctx context.Context, imageID, name string) (engine.FileInfo, error) {
+	dirs, err := r.layersOf(ctx, imageID)
+	if err != nil {
+		return engine.FileInfo{}, err
+	}
+	if dirs != nil {
+		info, err := dirs.stat(imageID, name)
+		if !errors.Is(err, errNotPlain) {
+			return info, err
+		}
+	}
 	var info engine.FileInfo
-	err := r.images.with(ctx, imageID, func(id string) error {
+	err = r.images.with(ctx, imageID, func(id string) error {
 		return r.entry(ctx, id, imageID, path.Clean("/"+name), func(h *tar.Header, _ string, _ io.Reader) error {
 			info = engine.FileInfo{Mode: statMode(h), UID: uint32(h.Uid), GID: uint32(h.Gid), Link: h.Linkname}
 			return nil
@@ -257,19 +284,35 @@ func (r *Runtime) Stat(ctx context.Context, imageID, name string) (engine.FileIn
 	return info, err
 }
 
+func noFile(imageID, name string) error {
+	return refuse(errdefs.ErrNotFound, "no %s in image %s", name, imageID)
+}
+
+func notRegular(imageID, name string) error {
+	return refuse(errdefs.ErrFailedPrecondition, "%s in image %s is not a regular file", name, imageID)
+}
+
+func tooLarge(imageID, name string, size, limit int64) error {
+	return refuse(errdefs.ErrOutOfRange, "%s in image %s has %d bytes, more than %d", name, imageID, size, limit)
+}
+
+func tooManyLinks(imageID, name string) error {
+	return refuse(errdefs.ErrFailedPrecondition, "too many symlinks at %s in image %s", name, imageID)
+}
+
 // entry asks the engine for one path of a container, whose parents it resolves inside the container, and calls f with
 // its head, for a symlink the path that it leads to in the end, and the contents; the rest of a directory is not read.
 func (r *Runtime) entry(ctx context.Context, id, imageID, at string, f func(h *tar.Header, target string, body io.Reader) error) error {
 	body, stat, err := r.api.CopyFromContainer(ctx, id, at)
 	if err != nil {
 		err = classify(ctx, err)
-		if !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "not a directory") {
+		if !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "not a directory") && !strings.Contains(err.Error(), "file name too long") {
 			return err
 		}
 		if strings.Contains(strings.ToLower(err.Error()), "no such container") {
 			return goneError{err}
 		}
-		return refuse(errdefs.ErrNotFound, "no %s in image %s", at, imageID)
+		return noFile(imageID, at)
 	}
 	defer func() { _ = body.Close() }()
 	t := tar.NewReader(body)

@@ -33,6 +33,12 @@ func fromInspect(c container.InspectResponse) engine.State {
 	if st := c.State; st != nil {
 		s.Status, s.Pid, s.OOMKilled, s.Error = status(st.Status), st.Pid, st.OOMKilled, st.Error
 		s.StartedAt, s.FinishedAt = parseTime(st.StartedAt), parseTime(st.FinishedAt)
+		switch {
+		case s.Status == engine.StatusRunning: // the engine still shows the end of the run before a restart
+			s.FinishedAt = time.Time{}
+		case !s.FinishedAt.IsZero() && s.FinishedAt.Before(s.StartedAt): // it notes the start of a short process after its end
+			s.FinishedAt = s.StartedAt
+		}
 		if ended(s.Status) || s.Error != "" {
 			s.ExitCode = st.ExitCode
 		}
