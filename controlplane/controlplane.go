@@ -32,6 +32,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/poll"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
@@ -212,8 +213,13 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		RolloutWait:       p.cfg.RolloutWaveWait,
 		RolloutParallel:   p.cfg.RolloutParallel,
 	})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll")})
+	if err != nil {
+		return nil, err
+	}
 	p.background("purge", func(ctx context.Context) error { p.store.Purge(ctx, p.cfg.Purge); return nil })
 	p.background("scheduler", sched.Run)
+	p.background("poll", sockets.Run)
 	calls := api.New(api.Config{
 		Store:     p.store,
 		Verifier:  verifier,
@@ -222,7 +228,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		BaseURL:   p.baseURL,
 		Log:       p.log.Named("api"),
 	})
-	return p.routes(calls, http.NotFoundHandler()), nil
+	return p.routes(calls, sockets), nil
 }
 
 // background runs a part until Close, which waits for its end. A part that ends before fails the whole.

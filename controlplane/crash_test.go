@@ -1,0 +1,348 @@
+package controlplane_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/store/etcd"
+)
+
+// process is a control plane in a process of its own, which a failpoint may kill.
+type process struct {
+	*plane
+	t      *testing.T
+	binary string
+	addr   string
+	cmd    *exec.Cmd
+	log    *bytes.Buffer
+	ended  chan struct{} // closed when the running process has ended
+	killed bool          // a failpoint has killed it
+}
+
+// buildWithFailpoints builds the binary that the crash tests kill.
+func buildWithFailpoints(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "longshore-control")
+	build := exec.Command("go", "build", "-tags", "failpoint,grpcnotrace", "-o", binary, "../cmd/longshore-control")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build with failpoints: %v\n%s", err, out)
+	}
+	return binary
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// launch starts the process with further environment variables.
+func (p *process) launch(environment ...string) {
+	p.t.Helper()
+	p.cmd = exec.Command(p.binary, "run", "--data-dir", p.dir, "--listen", p.addr, "--rollout-wave-wait", "20ms", "--log-level", "warn")
+	p.cmd.Env = append(os.Environ(), environment...)
+	p.cmd.Stderr = p.log
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.ended = make(chan struct{})
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		_ = cmd.Wait() // that it was killed is the point
+		close(ended)
+	}(p.cmd, p.ended)
+}
+
+// awaitReady waits until the process answers, and starts it again without failpoints when it was killed before.
+func (p *process) awaitReady(ctx context.Context) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("it does not answer: %w\n%s", err, p.log)
+		}
+		select {
+		case <-p.ended:
+			if err := p.revive(); err != nil {
+				return err
+			}
+		default:
+		}
+		answer, err := http.Get(p.url + "/healthz")
+		if err != nil {
+			pause(ctx, 5*time.Millisecond)
+			continue
+		}
+		_ = answer.Body.Close()
+		if answer.StatusCode == http.StatusOK {
+			return nil
+		}
+	}
+}
+
+// revive starts the process again after its failpoint, once; a second end is a failure.
+func (p *process) revive() error {
+	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if p.killed || status.Signal() != syscall.SIGKILL {
+		return fmt.Errorf("it ended by itself: %s\n%s", p.cmd.ProcessState, p.log)
+	}
+	p.killed = true
+	p.inspect("after the kill")
+	p.launch()
+	return nil
+}
+
+// end stops it in order, and its data are looked at.
+func (p *process) end() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	<-p.ended
+	if status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() == syscall.SIGKILL && !p.killed {
+		p.killed = true // on the way out
+	} else if !p.cmd.ProcessState.Success() {
+		p.t.Errorf("it ended with %s\n%s", p.cmd.ProcessState, p.log)
+	}
+}
+
+// inspect opens what a process left behind and holds the records against each other.
+func (p *process) inspect(when string) {
+	p.t.Helper()
+	dir := filepath.Join(p.dir, "etcd")
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	server, err := etcd.Start(context.Background(), etcd.Config{Dir: dir})
+	if err != nil {
+		p.t.Fatalf("%s: %v", when, err)
+	}
+	defer func() { _ = server.Close() }()
+	s, err := store.Open(context.Background(), store.Config{Client: server.Client()})
+	if err != nil {
+		p.t.Fatalf("%s: %v", when, err)
+	}
+	defer func() { _ = s.Close() }()
+	s.Peek(func(v *store.View) {
+		for _, broken := range inconsistencies(v) {
+			p.t.Errorf("%s: %s", when, broken)
+		}
+	})
+}
+
+// inconsistencies are what no state of the store may show, after whichever transaction.
+func inconsistencies(v *store.View) (broken []string) {
+	say := func(format string, arguments ...any) { broken = append(broken, fmt.Sprintf(format, arguments...)) }
+	for _, q := range v.Quarantined() {
+		say("%s can't be read: %v", q.Key, q.Err)
+	}
+	for c := range v.Clusters() {
+		cluster := *c.Object.ClusterName
+		for i := range v.Instances(cluster) {
+			placed, daemons := map[string]bool{}, map[string]string{}
+			for t := range v.TasksOn(cluster, i.ID) {
+				if aws.ToString(t.Object.LastStatus) == "STOPPED" {
+					continue
+				}
+				placed[t.ID] = true
+				if t.Service == "" {
+					continue
+				}
+				if other := daemons[t.Service]; other != "" {
+					say("instance %s has two daemons of %s: %s and %s", i.ID, t.Service, other, t.ID)
+				}
+				daemons[t.Service] = t.ID
+				if slot := v.DaemonSlot(cluster, t.Service, i.ID); slot == nil || slot.Task != t.ID {
+					say("the slot of %s on %s is %v, its task is %s", t.Service, i.ID, slot, t.ID)
+				}
+			}
+			allocated := map[string]bool{}
+			for id := range v.Allocation(cluster, i.ID).Tasks {
+				allocated[id] = true
+			}
+			if !maps.Equal(placed, allocated) {
+				say("instance %s has the tasks %v and an allocation for %v", i.ID, placed, allocated)
+			}
+		}
+		for s := range v.Services(cluster) {
+			for slot := range v.DaemonSlots(cluster, *s.Object.ServiceName) {
+				if t := v.Task(cluster, slot.Task); t == nil || aws.ToString(t.Object.LastStatus) == "STOPPED" {
+					say("a slot of %s on %s is held for a task that is over: %s", slot.Service, slot.Instance, slot.Task)
+				}
+			}
+		}
+	}
+	for f := range v.Families() {
+		for revision := int32(1); revision <= f.Latest; revision++ {
+			if v.TaskDefinition(f.Name, revision) == nil {
+				say("%s:%d is missing, the family is at %d", f.Name, revision, f.Latest)
+			}
+		}
+	}
+	return broken
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// walk does what an operator does, each call repeated until it is acknowledged, with two agents at work.
+func walk(ctx context.Context, p *process) error {
+	if err := p.awaitReady(ctx); err != nil {
+		return err
+	}
+	admin := caller{p: p, key: p.key(p.t, auth.AdminFile)}
+	host := caller{p: p, key: p.key(p.t, auth.HostFile)}
+	var registered [2]ecs.RegisterTaskDefinitionOutput
+	if err := admin.call(ctx, "CreateCluster", &ecs.CreateClusterInput{ClusterName: aws.String("daemonset")}, nil); err != nil {
+		return err
+	}
+	for i := range registered {
+		if err := admin.call(ctx, "RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: aws.String("logging-agent"),
+			ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("agent"), Image: aws.String("i"), Memory: aws.Int32(64)}}}, &registered[i]); err != nil {
+			return err
+		}
+	}
+	agents, err := joinAgents(ctx, host, registered[0].TaskDefinition)
+	if err != nil {
+		return err
+	}
+	defer agents.leave()
+	create := &ecs.CreateServiceInput{Cluster: aws.String("daemonset"), ServiceName: aws.String("logging-agent"), ClientToken: aws.String("once"),
+		TaskDefinition: registered[0].TaskDefinition.TaskDefinitionArn, SchedulingStrategy: types.SchedulingStrategyDaemon}
+	if err := admin.call(ctx, "CreateService", create, nil); err != nil {
+		return err
+	}
+	if err := admin.stable(ctx, *registered[0].TaskDefinition.TaskDefinitionArn); err != nil {
+		return err
+	}
+	var ran ecs.RunTaskOutput
+	run := &ecs.RunTaskInput{Cluster: aws.String("daemonset"), ClientToken: aws.String("once"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn}
+	if err := admin.call(ctx, "RunTask", run, &ran); err != nil {
+		return err
+	}
+	if len(ran.Tasks) != 1 {
+		return fmt.Errorf("RunTask started %d tasks: %v", len(ran.Tasks), ran.Failures)
+	}
+	update := &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String("logging-agent"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn}
+	if err := admin.call(ctx, "UpdateService", update, nil); err != nil {
+		return err
+	}
+	if err := admin.stable(ctx, *registered[1].TaskDefinition.TaskDefinitionArn); err != nil {
+		return err
+	}
+	if err := admin.call(ctx, "StopTask", &ecs.StopTaskInput{Cluster: aws.String("daemonset"), Task: ran.Tasks[0].TaskArn}, nil); err != nil {
+		return err
+	}
+	if err := agents.settle(ctx, p, 2); err != nil {
+		return err
+	}
+	return agents.judge(5, 3) // two daemons, each replaced once, and one task
+}
+
+// stable waits until the service runs this definition on both hosts.
+func (c caller) stable(ctx context.Context, definition string) error {
+	for {
+		var out ecs.DescribeServicesOutput
+		if err := c.call(ctx, "DescribeServices", &ecs.DescribeServicesInput{Cluster: aws.String("daemonset"), Services: []string{"logging-agent"}}, &out); err != nil {
+			return err
+		}
+		if len(out.Services) == 1 {
+			s := out.Services[0]
+			if len(s.Deployments) == 1 && s.RunningCount == 2 && aws.ToString(s.TaskDefinition) == definition {
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the service does not become stable: %+v\n%s", out.Services, c.p.log)
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+// The kills are at every failpoint that an undisturbed walk passes, and at many of its passes.
+func TestAControlPlaneThatIsKilledAnywhereLosesNothingAndTouchesNoContainer(t *testing.T) {
+	binary := buildWithFailpoints(t)
+	begin := func(t *testing.T, environment ...string) (*process, error) {
+		addr := freeAddress(t)
+		p := &process{plane: &plane{dir: t.TempDir(), url: "http://" + addr}, t: t, binary: binary, addr: addr, log: new(bytes.Buffer)}
+		p.launch(environment...)
+		ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+		defer cancel()
+		err := walk(ctx, p)
+		p.end()
+		p.inspect("at the end")
+		return p, err
+	}
+	trace := filepath.Join(t.TempDir(), "trace")
+	if _, err := begin(t, "LONGSHORE_FAILPOINT_LOG="+trace); err != nil {
+		t.Fatalf("undisturbed: %v", err)
+	}
+	data, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passes := map[string]int{}
+	for name := range strings.Lines(string(data)) {
+		passes[strings.TrimSpace(name)]++
+	}
+	t.Logf("an undisturbed walk passes %v", passes)
+	var mu sync.Mutex
+	kills := 0
+	t.Run("kills", func(t *testing.T) {
+		for _, name := range slices.Sorted(maps.Keys(passes)) {
+			for _, nth := range someOf(passes[name], strings.HasPrefix(name, "store/")) {
+				t.Run(fmt.Sprintf("%s:%d", name, nth), func(t *testing.T) {
+					t.Parallel()
+					p, err := begin(t, fmt.Sprintf("LONGSHORE_FAILPOINT=%s:%d", name, nth))
+					if err != nil {
+						t.Error(err)
+					}
+					if p.killed {
+						mu.Lock()
+						kills++
+						mu.Unlock()
+					}
+				})
+			}
+		}
+	})
+	http.DefaultClient.CloseIdleConnections()
+	if kills < len(passes) {
+		t.Errorf("only %d kills at %d failpoints", kills, len(passes))
+	}
+	t.Logf("%d kills", kills)
+}
+
+// someOf are the passes of a failpoint to be killed at: all, or the first ones, the last one and one between.
+func someOf(n int, all bool) (nths []int) {
+	for i := 1; i <= n; i++ {
+		if all || i <= 2 || i == n || i == n/2 {
+			nths = append(nths, i)
+		}
+	}
+	return nths
+}
