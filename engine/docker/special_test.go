@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -265,7 +267,8 @@ func layer(t *testing.T, files map[string]string) v1.Layer {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	for name, data := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) { // whiteouts first, as the format wants
+		data := files[name]
 		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))}
 		if target, isLink := strings.CutPrefix(data, "->"); isLink {
 			h.Typeflag, h.Linkname, h.Size, data = tar.TypeSymlink, target, 0, ""

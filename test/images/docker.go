@@ -3,6 +3,8 @@ package images
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -48,8 +50,20 @@ func Load(ctx context.Context, c *client.Client, ref string, img v1.Image) error
 		return fmt.Errorf("load of %s: %w", ref, err)
 	}
 	defer func() { _ = answer.Body.Close() }()
-	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
-		return fmt.Errorf("load of %s: %w", ref, err)
+	for messages := json.NewDecoder(answer.Body); ; {
+		var m struct {
+			Error string `json:"error"`
+		}
+		err := messages.Decode(&m)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil && m.Error != "" {
+			err = errors.New(m.Error)
+		}
+		if err != nil {
+			return fmt.Errorf("load of %s: %w", ref, err)
+		}
 	}
 	if _, err := c.ImageInspect(ctx, ref); err != nil {
 		return fmt.Errorf("load of %s: %w", ref, err)
