@@ -75,7 +75,6 @@ type Agent struct {
 	arn      atomic.Pointer[string]
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
-	left     atomic.Int64 // when the ACS session last began or ended, Unix ns; 0 before the first
 }
 
 // errRegisterAnew ends a session so that the host registers as a new container instance.
@@ -283,7 +282,6 @@ func (a *Agent) belong(ctx context.Context, patient, once session.API, signer se
 			return err
 		}
 		notify("STATUS=Registered as " + *a.arn.Load())
-		a.left.Store(0)
 		if err := a.sessions(ctx, once, signer); !errors.Is(err, errRegisterAnew) {
 			return err
 		}
@@ -424,7 +422,6 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 
 // connected is told when the ACS session stands or has ended.
 func (a *Agent) connected(up bool) {
-	a.left.Store(time.Now().UnixNano())
 	if up {
 		a.reporter.Hurry()
 		notify("STATUS=Connected as " + *a.arn.Load())
@@ -433,23 +430,19 @@ func (a *Agent) connected(up bool) {
 	notify("STATUS=Not connected to the control plane; containers are looked after")
 }
 
-// awayAtLeast is how long the session must have been down for a deregistration to count as "given up as lost". A
+// awayAtLeast is how long there must have been no connection for a deregistration to count as "given up as lost". A
 // connected instance that somebody deregisters learns it sooner: its socket is closed, and it connects again at once.
-const awayAtLeast = 3 * time.Second
+const awayAtLeast = 4 * time.Second
 
 // inactive is told that this instance was deregistered. If that happened while the host was away, the control plane gave
 // it up as lost, and it joins again as a new container instance. Else somebody wanted it out: it stays out until the
 // session asks again, or the agent is started again.
-func (a *Agent) inactive() error {
-	left := a.left.Load()
-	if left == 0 {
+func (a *Agent) inactive(away time.Duration) error {
+	if away < awayAtLeast {
 		return nil
 	}
-	if away := time.Since(time.Unix(0, left)); away >= awayAtLeast {
-		a.log.Warn("This container instance was deregistered while it was away; registering anew", zap.Duration("away", away), zap.String("instance", *a.arn.Load()))
-		return errRegisterAnew
-	}
-	return nil
+	a.log.Warn("This container instance was deregistered while it was away; registering anew", zap.Duration("away", away), zap.String("instance", *a.arn.Load()))
+	return errRegisterAnew
 }
 
 // changed is the engine's hint that something is to be told.

@@ -75,8 +75,9 @@ type Config struct {
 	Connected func(bool)
 	// Heartbeat is called for each heartbeat; it must return at once.
 	Heartbeat func()
-	// Inactive is called when the control plane says that this instance was deregistered; a returned error ends Run with it.
-	Inactive func() error
+	// Inactive is called when the control plane says that this instance was deregistered, with how long there had been no
+	// connection when it did; a returned error ends Run with it.
+	Inactive func(away time.Duration) error
 }
 
 // Poller keeps the session.
@@ -299,7 +300,7 @@ func stopCandidates(listed []*acs.TaskIdentifier, local []engine.TaskStatus) []*
 	}
 	var candidates []*acs.TaskIdentifier
 	for i := range local {
-		if t := &local[i]; t.Desired != acs.StatusStopped && !running[t.Arn] {
+		if t := &local[i]; t.Desired != acs.StatusStopped && t.Known != acs.StatusStopped && !running[t.Arn] {
 			candidates = append(candidates, &acs.TaskIdentifier{TaskArn: t.Arn, TaskClusterArn: t.ClusterArn, DesiredStatus: acs.StatusStopped})
 		}
 	}

@@ -10,11 +10,15 @@
 //	InactiveInstanceException                                   Limits.Inactive, an hour
 //	anything else: refused, unreachable, silent, nonsense       the back-off, which begins anew once a connection has lived Limits.Silence
 //
-// A connection that is silent for Limits.Silence is closed: the other end sends heartbeats more often than that.
+// A connection that is silent for Limits.Silence is closed: the other end sends heartbeats more often than that. Where the
+// other end also sends pings, as Longshore's does, a much shorter silence shows that it is gone.
+//
+// Frames are read and handled by two goroutines, so that a slow handler does not keep pings from being answered.
 package session
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +26,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +41,7 @@ const ReadLimit = 4 << 20
 type Limits struct {
 	Dial      time.Duration // dial and handshake
 	Silence   time.Duration // silence after which a connection is given up; a random part of up to as much is added
+	Pings     time.Duration // the same for a connection on which the server has sent pings
 	Write     time.Duration // a write that takes longer ends the connection
 	Age       time.Duration // age at which a connection is replaced
 	AgeJitter time.Duration // random part added to Age
@@ -47,7 +53,7 @@ type Limits struct {
 // DefaultLimits are the limits of agent-protocol sections 3.3 and 6.1, with ACS's back-off.
 func DefaultLimits() Limits {
 	return Limits{
-		Dial: 30 * time.Second, Silence: time.Minute, Write: 3 * time.Minute, Age: 30 * time.Minute, AgeJitter: 5 * time.Minute,
+		Dial: 30 * time.Second, Silence: time.Minute, Pings: 15 * time.Second, Write: 3 * time.Minute, Age: 30 * time.Minute, AgeJitter: 5 * time.Minute,
 		Young: time.Second, Inactive: time.Hour,
 		BackOff: BackOff{First: 250 * time.Millisecond, Most: 2 * time.Minute, Factor: 1.5, Jitter: 0.2},
 	}
@@ -92,8 +98,9 @@ type Config struct {
 	Serve func(ctx context.Context, c *Conn) Handler
 	// Lost, if set, is called when a connection could not be made.
 	Lost func()
-	// Inactive, if set, is called when the control plane says that this instance was deregistered. A returned error ends Run with it.
-	Inactive func() error
+	// Inactive, if set, is called when the control plane says that this instance was deregistered, with how long there had
+	// been no connection when it did, as far as can be told; 0 when none stood before. A returned error ends Run with it.
+	Inactive func(away time.Duration) error
 }
 
 // Handler takes one frame. It reports whether the frame counts as a sign of life, and an error that ends the connection.
@@ -104,6 +111,8 @@ type Conn struct {
 	ws      *websocket.Conn
 	url     string
 	timeout time.Duration
+	pinged  chan struct{} // a ping came
+	heard   atomic.Int64  // when the last ping came, Unix ns by the wall clock; 0 before
 }
 
 // Write sends one text frame. An error means that the connection is over; the reader of the connection learns it too.
@@ -128,16 +137,20 @@ func (e *Inactive) Error() string {
 }
 
 // errExpired ends a connection that reached its age.
-var errExpired = errors.New("the connection reached its greatest age")
+var errExpired error = errors.New("the connection reached its greatest age")
 
 // Run keeps the session going until ctx ends, or Inactive returns an error, and returns that.
 func Run(ctx context.Context, c Config) error {
 	backOff := c.Limits.BackOff
 	silence := c.Limits.Silence + jitter(c.Limits.Silence)
+	var last time.Time // when the last connection was alive for sure
 	for {
-		lived, err := c.connect(ctx, silence)
+		lived, heard, err := c.connect(ctx, silence)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if lived > 0 {
+			last = heard
 		}
 		if lived >= silence {
 			backOff.Reset()
@@ -150,7 +163,7 @@ func Run(ctx context.Context, c Config) error {
 		switch {
 		case errors.As(err, &inactive):
 			if c.Inactive != nil {
-				if err := c.Inactive(); err != nil {
+				if err := c.Inactive(since(last)); err != nil {
 					return err
 				}
 			}
@@ -169,45 +182,127 @@ func Run(ctx context.Context, c Config) error {
 	}
 }
 
-// connect opens one connection and serves it to its end. lived is 0 when it never stood.
-func (c *Config) connect(ctx context.Context, silence time.Duration) (lived time.Duration, err error) {
+// since is how long ago a time was by the wall clock, which a suspended host's clock does not fall behind; 0 for the zero time.
+func since(t time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, time.Now().Round(0).Sub(t.Round(0)))
+}
+
+// queue is how many frames may wait for the handler before reading waits too.
+const queue = 16
+
+// connect opens one connection and serves it to its end. lived is 0 when it never stood; heard is when it was alive for sure.
+func (c *Config) connect(ctx context.Context, silence time.Duration) (lived time.Duration, heard time.Time, err error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return 0, err
+		return 0, time.Time{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer conn.ws.CloseNow()
 	begun := time.Now()
-	var why atomic.Pointer[error] // why this end closed it, if it did
-	quiet := time.AfterFunc(silence, func() {
-		err := fmt.Errorf("nothing was heard for %s: the connection is given up", silence)
-		why.CompareAndSwap(nil, &err)
-		_ = conn.ws.CloseNow()
-	})
-	defer quiet.Stop()
-	old := time.AfterFunc(c.Limits.Age+jitter(c.Limits.AgeJitter), func() {
-		why.CompareAndSwap(nil, &errExpired)
-		_ = conn.ws.Close(websocket.StatusNormalClosure, "ConnectionExpired: Reconnect to continue")
-	})
-	defer old.Stop()
+	watch := c.watch(conn, silence)
+	defer watch.stop()
 	handle := c.Serve(ctx, conn)
+	frames := make(chan []byte, queue)
+	var handling sync.WaitGroup
+	defer handling.Wait()
+	defer close(frames)
+	handling.Go(func() {
+		for frame := range frames {
+			if ctx.Err() != nil {
+				continue
+			}
+			alive, err := handle(frame)
+			if err != nil {
+				watch.end(err)
+				continue
+			}
+			if alive {
+				watch.alive()
+			}
+		}
+	})
 	for {
 		_, frame, err := conn.ws.Read(ctx)
 		if err != nil {
-			if mine := why.Load(); mine != nil {
-				err = *mine
+			cancel()
+			lived, heard = max(1, time.Since(begun)), time.Now()
+			if at := conn.heard.Load(); at != 0 {
+				heard = time.Unix(0, at)
 			}
-			return time.Since(begun), err
+			return lived, heard, watch.cause(err)
 		}
-		alive, err := handle(frame)
-		if err != nil {
-			return time.Since(begun), err
-		}
-		if alive {
-			quiet.Reset(silence)
+		select {
+		case frames <- frame:
+		case <-ctx.Done():
 		}
 	}
+}
+
+// watch ends a connection that is silent, old, or can't be handled, and remembers which.
+type watch struct {
+	conn       *Conn
+	silence    time.Duration
+	pings      time.Duration
+	quiet, old *time.Timer
+	unpinged   *time.Timer
+	why        atomic.Pointer[error]
+	done       chan struct{}
+	stopped    sync.WaitGroup
+}
+
+func (c *Config) watch(conn *Conn, silence time.Duration) *watch {
+	w := &watch{conn: conn, silence: silence, pings: c.Limits.Pings, done: make(chan struct{})}
+	w.quiet = time.AfterFunc(silence, func() {
+		w.end(fmt.Errorf("nothing was heard for %s: the connection is given up", silence))
+	})
+	w.unpinged = time.AfterFunc(w.pings, func() {
+		w.end(fmt.Errorf("no ping came for %s: the connection is given up", w.pings))
+	})
+	w.unpinged.Stop() // until the first one
+	w.old = time.AfterFunc(c.Limits.Age+jitter(c.Limits.AgeJitter), func() {
+		w.why.CompareAndSwap(nil, &errExpired)
+		_ = conn.ws.Close(websocket.StatusNormalClosure, "ConnectionExpired: Reconnect to continue")
+	})
+	w.stopped.Go(func() {
+		for {
+			select {
+			case <-w.done:
+				return
+			case <-conn.pinged:
+				w.unpinged.Reset(w.pings)
+			}
+		}
+	})
+	return w
+}
+
+// alive says that the other end gave a sign of life.
+func (w *watch) alive() { w.quiet.Reset(w.silence) }
+
+// end ends the connection for a reason.
+func (w *watch) end(err error) {
+	w.why.CompareAndSwap(nil, &err)
+	_ = w.conn.ws.CloseNow()
+}
+
+// cause is why the connection ended: this end's reason if it had one, else err.
+func (w *watch) cause(err error) error {
+	if mine := w.why.Load(); mine != nil {
+		return *mine
+	}
+	return err
+}
+
+func (w *watch) stop() {
+	close(w.done)
+	w.stopped.Wait()
+	w.quiet.Stop()
+	w.unpinged.Stop()
+	w.old.Stop()
 }
 
 func (c *Config) dial(ctx context.Context) (*Conn, error) {
@@ -224,12 +319,24 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 	if err := c.Signer.Sign(ctx, request, nil); err != nil {
 		return nil, fmt.Errorf("sign the request: %w", err)
 	}
-	ws, response, err := websocket.Dial(ctx, request.URL.String(), &websocket.DialOptions{HTTPClient: c.Client, HTTPHeader: request.Header})
+	conn := &Conn{url: request.URL.String(), timeout: c.Limits.Write, pinged: make(chan struct{}, 1)}
+	ws, response, err := websocket.Dial(ctx, conn.url, &websocket.DialOptions{HTTPClient: c.Client, HTTPHeader: request.Header, OnPingReceived: conn.ping})
 	if err != nil {
 		return nil, refusal(response, request.URL.Host, err)
 	}
 	ws.SetReadLimit(ReadLimit)
-	return &Conn{ws: ws, url: request.URL.String(), timeout: c.Limits.Write}, nil
+	conn.ws = ws
+	return conn, nil
+}
+
+// ping notes a ping; it is answered.
+func (c *Conn) ping(context.Context, []byte) bool {
+	c.heard.Store(time.Now().UnixNano())
+	select {
+	case c.pinged <- struct{}{}:
+	default:
+	}
+	return true
 }
 
 // refusal turns a refused handshake into an error that says what the server said.
@@ -246,6 +353,12 @@ func refusal(response *http.Response, host string, err error) error {
 		body = nil
 	}
 	said := strings.TrimSpace(strings.ToValidUTF8(string(body), "\uFFFD"))
+	var bare map[string]string // {"<type>":"<text>"}
+	if json.Unmarshal(body, &bare) == nil && len(bare) == 1 {
+		for kind, message := range bare {
+			said = kind + ": " + message
+		}
+	}
 	if strings.Contains(said, "InactiveInstanceException") {
 		return &Inactive{Message: said}
 	}

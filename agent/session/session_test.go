@@ -162,7 +162,7 @@ func TestADeregisteredInstanceSleepsForAnHourAndTriesAgain(t *testing.T) {
 			return n == 0
 		})
 		var told atomic.Int64
-		_, stop := start(t, s, func(c *session.Config) { c.Inactive = func() error { told.Add(1); return nil } })
+		_, stop := start(t, s, func(c *session.Config) { c.Inactive = func(time.Duration) error { told.Add(1); return nil } })
 		time.Sleep(time.Hour - time.Second)
 		if n := len(s.Attempts()); n != 1 || told.Load() != 1 {
 			t.Errorf("%d attempts, told %d times", n, told.Load())
@@ -183,7 +183,7 @@ func TestTheOwnerMayEndTheSessionOfADeregisteredInstance(t *testing.T) {
 			return true
 		})
 		gone := errors.New("register anew")
-		_, stop := start(t, s, func(c *session.Config) { c.Inactive = func() error { return gone } })
+		_, stop := start(t, s, func(c *session.Config) { c.Inactive = func(time.Duration) error { return gone } })
 		synctest.Wait()
 		if err := stop(); !errors.Is(err, gone) {
 			t.Error(err)
@@ -291,6 +291,99 @@ func TestAnEndpointThatCannotBeFoundIsTriedAgain(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if n := len(s.Attempts()); n != 1 || asked.Load() != 3 {
 			t.Errorf("%d attempts, asked %d times", n, asked.Load())
+		}
+		_ = stop()
+	})
+}
+
+func TestAServerThatSendsPingsAndFallsSilentIsGivenUpSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := sessiontest.New(t, func(ctx context.Context, c *sessiontest.Conn) {
+			go func() {
+				for range 5 {
+					_ = c.Ping(ctx)
+					time.Sleep(2 * time.Second)
+				}
+			}()
+			c.Receive(ctx)
+		}, beat)
+		_, stop := start(t, s, nil)
+		time.Sleep(8*time.Second + 14*time.Second)
+		if n := len(s.Attempts()); n != 1 {
+			t.Errorf("%d attempts", n)
+		}
+		time.Sleep(2 * time.Second)
+		if n := len(s.Attempts()); n != 2 {
+			t.Errorf("%d attempts", n)
+		}
+		_ = stop()
+	})
+}
+
+func TestADeregistrationIsToldWithHowLongTheHostWasAway(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		pings bool
+		want  time.Duration
+	}{{"by its last ping", true, 12 * time.Second}, {"by the end of its connection", false, 250 * time.Millisecond}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := sessiontest.New(t, func(ctx context.Context, conn *sessiontest.Conn) {
+					go conn.Receive(ctx)
+					if c.pings {
+						_ = conn.Ping(ctx)
+					}
+					time.Sleep(12 * time.Second) // as if this end were suspended
+				})
+				s.Refuse(func(n int, w http.ResponseWriter) bool {
+					if n > 0 {
+						http.Error(w, `{"InactiveInstanceException":"gone"}`, http.StatusBadRequest)
+					}
+					return n > 0
+				})
+				var away atomic.Int64
+				_, stop := start(t, s, func(cfg *session.Config) {
+					cfg.Inactive = func(d time.Duration) error { away.Store(int64(d)); return nil }
+				})
+				time.Sleep(13 * time.Second)
+				if got := time.Duration(away.Load()); got < c.want-time.Second || got > c.want {
+					t.Errorf("away for %s", got)
+				}
+				_ = stop()
+			})
+		})
+	}
+}
+
+func TestASlowHandlerDoesNotKeepPingsFromBeingAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answered atomic.Int64
+		s := sessiontest.New(t, func(ctx context.Context, c *sessiontest.Conn) {
+			go c.Receive(ctx)
+			c.Send(ctx, "slow")
+			for range 3 {
+				limited, cancel := context.WithTimeout(ctx, time.Second)
+				if c.Ping(limited) == nil {
+					answered.Add(1)
+				}
+				cancel()
+			}
+			time.Sleep(time.Hour)
+		})
+		_, stop := start(t, s, func(c *session.Config) {
+			c.Serve = func(ctx context.Context, _ *session.Conn) session.Handler {
+				return func([]byte) (bool, error) {
+					select {
+					case <-ctx.Done():
+					case <-time.After(10 * time.Second):
+					}
+					return true, nil
+				}
+			}
+		})
+		time.Sleep(5 * time.Second)
+		if n := answered.Load(); n != 3 {
+			t.Errorf("%d of 3 pings were answered", n)
 		}
 		_ = stop()
 	})
