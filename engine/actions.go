@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/internal/failpoint"
 )
@@ -26,11 +28,12 @@ type Restarter interface {
 }
 
 const (
-	checkTimeout  = time.Minute
-	removeTimeout = 2 * time.Minute
-	stopMargin    = 2 * time.Minute // what a stop gets beyond the grace period (agent protocol §7.5)
-	portPatience  = 3 * time.Second // how long a foreign listener may take to go away
-	portInterval  = 100 * time.Millisecond
+	checkTimeout     = time.Minute
+	removeTimeout    = 2 * time.Minute
+	stopMargin       = 2 * time.Minute // what a stop gets beyond the grace period (agent protocol §7.5)
+	progressInterval = 5 * time.Second
+	portPatience     = 3 * time.Second // how long a foreign listener may take to go away
+	portInterval     = 100 * time.Millisecond
 )
 
 // order begins an action, or does it at once where it is short. It reports whether the task's life is over.
@@ -150,11 +153,12 @@ func (w *worker) pull(c *Container) deed {
 	req := ImageRequest{TaskArn: w.arn, Container: c.Name, Ref: c.Image, Priority: c.index, Auth: c.payload.RegistryAuthentication}
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		began := time.Now()
-		pulled := make(chan struct{}, 1)
-		req.Progress = func(Progress) {
-			select {
-			case pulled <- struct{}{}:
-			default:
+		var told atomic.Pointer[time.Time] // when progress was last told; nil: nothing was pulled
+		req.Progress = func(p Progress) {
+			now := time.Now()
+			if last := told.Load(); last == nil || now.Sub(*last) >= progressInterval {
+				told.Store(&now)
+				w.note(func(w *worker) { w.progress(c.Name, p, now.Sub(began)) })
 			}
 		}
 		failpoint.Hit("engine/pull-before")
@@ -162,7 +166,7 @@ func (w *worker) pull(c *Container) deed {
 		failpoint.Hit("engine/pull-after")
 		ended := time.Now()
 		return func(co *ContainerObserved) {
-			if len(pulled) > 0 || err != nil && !errors.Is(err, context.Canceled) {
+			if told.Load() != nil || err != nil && !errors.Is(err, context.Canceled) {
 				if w.obs.PullStartedAt.IsZero() || began.Before(w.obs.PullStartedAt) {
 					w.obs.PullStartedAt = began
 				}
@@ -177,6 +181,17 @@ func (w *worker) pull(c *Container) deed {
 			}
 		}, err
 	}
+}
+
+// progress notes how far a pull has come.
+func (w *worker) progress(container string, p Progress, after time.Duration) {
+	r := w.running[container]
+	if r == nil || r.step == nil || r.step.Name != string(VerbPull) {
+		return
+	}
+	const mib = 1 << 20
+	r.step.Detail = fmt.Sprintf("%s: %.1f of %.1f MiB, %d of %d layers", p.Phase, float64(p.Current)/mib, float64(p.Total)/mib, p.Done, p.Layers)
+	w.timeline.log.Info("pull goes on", fields(r.step, zap.String("progress", r.step.Detail), zap.Duration("duration", after))...)
 }
 
 // check finds out what would keep a container from working, before it is made: foreign listeners on its ports, and host

@@ -29,13 +29,15 @@ type taskLabel struct {
 	Ports        []Port         `json:"ports,omitempty"`
 	Image        string         `json:"image,omitempty"`
 	Digest       string         `json:"digest,omitempty"`
-	Siblings     []string       `json:"containers"` // every container of the task, in the payload's order
+	Cluster      string         `json:"cluster,omitempty"` // the task's, an ARN
+	Siblings     []string       `json:"containers"`        // every container of the task, in the payload's order
 	Need         Need           `json:"need"`
 }
 
-func labelsOf(t *Task, c *Container, attempt int, digest string) (map[string]string, error) {
+// labelsOf are the labels of a container: the definition's own, ECS's, and ours. cluster is as the agent is configured.
+func labelsOf(t *Task, c *Container, attempt int, digest, cluster string) (map[string]string, error) {
 	l := taskLabel{Version: labelVersion, Attempt: attempt, Essential: c.Essential, DependsOn: c.DependsOn, StartTimeout: c.StartTimeout,
-		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Image: c.Image, Digest: digest, Need: t.Need}
+		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need}
 	for _, s := range t.Containers {
 		l.Siblings = append(l.Siblings, s.Name)
 	}
@@ -80,7 +82,7 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 			continue
 		}
 		labels[name], siblings = l, l.Siblings
-		p.TaskClusterArn, p.Family, p.Version, p.NetworkMode = st.Labels[LabelCluster], st.Labels[LabelFamily], st.Labels[LabelVersion], l.NetworkMode
+		p.TaskClusterArn, p.Family, p.Version, p.NetworkMode = l.Cluster, st.Labels[LabelFamily], st.Labels[LabelVersion], l.NetworkMode
 		p.CPU, p.Memory = float64(l.Need.CPU)/1024, l.Need.Memory
 	}
 	for _, name := range siblings {

@@ -106,6 +106,7 @@ func (p *planning) runAll() {
 func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved) {
 	switch {
 	case cr.Final != nil:
+		p.lay(c, co)
 	case cr.Fault != "":
 		p.stop(c, cr, co)
 	case co.Stale:
@@ -159,8 +160,28 @@ func (p *planning) stopAll() {
 	for _, c := range p.t.Containers {
 		if cr := p.rec.container(c.Name); cr.Final == nil {
 			p.stop(c, cr, p.obs.of(c.Name))
+		} else {
+			p.lay(c, p.obs.of(c.Name))
 		}
 	}
+}
+
+// lay stops a container that runs although it has ended for good: something other than the agent started it, or a start
+// that was given up took effect late.
+func (p *planning) lay(c *Container, co *ContainerObserved) {
+	switch {
+	case co.Stale:
+		p.do(c, VerbLook)
+	case co.alive():
+		p.order(Action{Verb: VerbStop, Container: c.Name, Grace: p.grace(c)})
+	}
+}
+
+func (p *planning) grace(c *Container) time.Duration {
+	if c.StopTimeout == 0 {
+		return p.set.StopTimeout
+	}
+	return c.StopTimeout
 }
 
 func (p *planning) stop(c *Container, cr *ContainerRecord, co *ContainerObserved) {
@@ -174,11 +195,7 @@ func (p *planning) stop(c *Container, cr *ContainerRecord, co *ContainerObserved
 				return
 			}
 		}
-		grace := c.StopTimeout
-		if grace == 0 {
-			grace = p.set.StopTimeout
-		}
-		p.order(Action{Verb: VerbStop, Container: c.Name, Grace: grace})
+		p.order(Action{Verb: VerbStop, Container: c.Name, Grace: p.grace(c)})
 	default: // only a look can settle it
 		p.do(c, VerbLook)
 	}
@@ -195,6 +212,9 @@ func dependsOn(c *Container, name string) bool {
 
 // cleanUp removes what is left of a stopped task once its time is over and the control plane has heard of its end.
 func (p *planning) cleanUp() {
+	for _, c := range p.t.Containers {
+		p.lay(c, p.obs.of(c.Name))
+	}
 	due := p.rec.StoppedAt.Add(p.set.CleanupWait + jitter(p.t.Arn, p.set.CleanupWait))
 	if p.now.Before(due) {
 		p.wakeAt(due)
@@ -208,8 +228,11 @@ func (p *planning) cleanUp() {
 	}
 	left := false
 	for _, c := range p.t.Containers {
-		if !p.obs.of(c.Name).Removed {
+		if co := p.obs.of(c.Name); !co.Removed {
 			left = true
+			if co.alive() || co.Stale {
+				continue
+			}
 			p.do(c, VerbRemove)
 		}
 	}

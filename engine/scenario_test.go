@@ -601,6 +601,29 @@ func TestAVolumeOfATaskIsRemovedWithItsContainers(t *testing.T) {
 	})
 }
 
+func TestAContainerThatSomethingElseStartsAgainAfterItsEndIsStopped(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		w.accept(stopOf(a))
+		w.settled()
+		if err := (enginetest.Restarter{Fake: w.fake}).Restart(t.Context(), w.id(a, "app")); err != nil || w.fake.Running() != 1 {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		if w.fake.Running() != 0 {
+			t.Error(w.explain(a.Arn))
+		}
+		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
+		w.disk.accept()
+		time.Sleep(4 * time.Hour)
+		if len(w.engine.Tasks()) != 0 {
+			t.Error(w.explain(a.Arn))
+		}
+	})
+}
+
 func TestWhatCannotBeDoneIsRefusedByName(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		for want, change := range map[string]func(*acs.Task){

@@ -331,11 +331,14 @@ func (w *worker) excuse() {
 func (w *worker) compare(list []State) {
 	for _, c := range w.task.Containers {
 		cr, co := w.rec.container(c.Name), w.obs.Containers[c.Name]
-		if cr.Final != nil {
-			continue
-		}
 		st := find(list, containerName(w.task, c.Name, cr.Attempt))
 		switch {
+		case cr.Final != nil:
+			if st != nil && st.Status == StatusRunning && !co.alive() {
+				w.timeline.note(c.Name, "stray", OutcomeWarning, fmt.Sprintf("container %s runs although it has ended for the agent; something else started it, and it is stopped", shortID(st.ID)), time.Now())
+				co.State, co.Absent, co.Stale = nil, false, true
+				co.Removed = false
+			}
 		case st == nil:
 			co.Stale = co.Stale || co.exists() || cr.Intent != nil && !co.Absent
 		case !co.exists():
