@@ -241,11 +241,14 @@ func walk(ctx context.Context, p *process) error {
 	}
 	var ran ecs.RunTaskOutput
 	run := &ecs.RunTaskInput{Cluster: aws.String("daemonset"), ClientToken: aws.String("once"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn}
-	if err := admin.call(ctx, "RunTask", run, &ran); err != nil {
-		return err
-	}
-	if len(ran.Tasks) != 1 {
-		return fmt.Errorf("RunTask started %d tasks: %v", len(ran.Tasks), ran.Failures)
+	// An agent that has not come back yet after a kill gets no task: that is told, and not waited for.
+	for len(ran.Tasks) == 0 {
+		if err := admin.call(ctx, "RunTask", run, &ran); err != nil {
+			return err
+		}
+		if len(ran.Tasks) == 0 && (ctx.Err() != nil || aws.ToString(ran.Failures[0].Reason) != "AGENT") {
+			return fmt.Errorf("RunTask starts no task: %s", aws.ToString(ran.Failures[0].Reason))
+		}
 	}
 	update := &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String("logging-agent"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn}
 	if err := admin.call(ctx, "UpdateService", update, nil); err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
@@ -62,7 +63,27 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	client := v3client.New(e.Server)
 	client.Maintenance = maintenance{client.Maintenance, e.Server}
-	return &Server{etcd: e, client: client}, nil
+	s := &Server{etcd: e, client: client}
+	if err := s.revokeLeases(ctx); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("start etcd in %s: end the sessions of the process before: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+// revokeLeases ends the leases that are there at a start. Nobody but this process uses this etcd, so they belong to one
+// that was killed: without this its leaderships would bind the new one until they expire.
+func (s *Server) revokeLeases(ctx context.Context) error {
+	leases, err := s.client.Leases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases.Leases {
+		if _, err := s.client.Revoke(ctx, l.ID); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // maintenance defragments by itself: the in-process client of etcd 3.7 has no health server to notify, and panics.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -54,6 +55,29 @@ func TestTheEmbeddedServerOpensNoSocket(t *testing.T) {
 		t.Error("a second Close:", err)
 	}
 	<-s.Stopped()
+}
+
+func TestTheLeasesOfAProcessThatWasKilledEndAtTheNextStart(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		s, err := etcd.Start(t.Context(), etcd.Config{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Client().Get(t.Context(), "k"); err != nil || got.Count != 0 {
+			t.Errorf("the key under a lease is still there: %v, %v", got, err)
+		}
+		lease, err := s.Client().Grant(t.Context(), 600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Client().Put(t.Context(), "k", "v", clientv3.WithLease(lease.ID)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestWhatEtcdLogsIsOneLevelLower(t *testing.T) {
