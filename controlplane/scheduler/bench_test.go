@@ -10,7 +10,7 @@ func BenchmarkPass(b *testing.B) {
 	s := w.snapshot()
 	b.ReportAllocs()
 	for b.Loop() {
-		s.hosts[500] = w.host("host-501")
+		s.hosts[500] = w.host(s.hosts[500].Instance.ID)
 		if !reconcile(s, &w.cfg).empty() {
 			b.Fatal("the service is not steady")
 		}

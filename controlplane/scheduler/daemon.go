@@ -212,12 +212,16 @@ func (p *pass) locate() {
 	}
 }
 
-// newer tells whether a was made after b. One that is not STOPPED always was.
+// newer tells whether a was made after b. One that is not STOPPED always was; of two that are, the one whose end was
+// written later, whatever the clocks said.
 func newer(a, b *store.Task) bool {
-	if task.IsStopped(a) != task.IsStopped(b) {
+	switch {
+	case task.IsStopped(a) != task.IsStopped(b):
 		return !task.IsStopped(a)
+	case a.Revision() != b.Revision():
+		return a.Revision() > b.Revision()
 	}
-	return aws.ToTime(a.Object.CreatedAt).After(aws.ToTime(b.Object.CreatedAt))
+	return !aws.ToTime(a.Object.CreatedAt).Before(aws.ToTime(b.Object.CreatedAt))
 }
 
 // belongs tells whether a service, with its task own (nil: none) on h, belongs there, and if not, why. The refusal comes

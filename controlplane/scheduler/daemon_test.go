@@ -212,11 +212,16 @@ func TestAFailedTaskIsReplacedAfterAGrowingDelay(t *testing.T) {
 	if w.svc.Object.Deployments[0].RolloutState != types.DeploymentRolloutStateInProgress {
 		t.Errorf("the deployment is %s", w.svc.Object.Deployments[0].RolloutState)
 	}
+	w.deploy(w.define())
+	w.settle()
+	if f := w.svc.Failures["host-2"]; f.Count != 1 || f.Deployment != *w.svc.Object.Deployments[0].Id {
+		t.Errorf("with a new deployment the failures are %+v", f)
+	}
 	w.agents = nil
 	w.deploy(w.define())
 	w.settle()
 	w.after(20 * time.Second)
-	w.expect("2 2")
+	w.expect("3 3")
 	w.expectSteady(t)
 }
 

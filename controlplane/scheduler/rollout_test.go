@@ -156,6 +156,41 @@ func TestMinimumHealthyPercentIsKept(t *testing.T) {
 	w.expect("2 2 2 2")
 }
 
+func TestMinimumHealthyPercentIsKeptForWhatWasBegunAndNotWritten(t *testing.T) {
+	w := updated(t, 2, minimum(50))
+	w.svc = reconcile(w.snapshot(), &w.cfg).service // the wave is recorded, the stop was not
+	w.agents = func(t *store.Task) string {
+		if t.Instance == "host-2" {
+			return ""
+		}
+		return task.Running
+	}
+	w.replace(task.Stop(w.own("host-2"), types.TaskStopCodeUserInitiated, "", w.now))
+	w.settle()
+	w.after(time.Minute)
+	w.expect("1 (1)")
+	w.agents = nil
+	w.settle()
+	w.expect("2 1")
+}
+
+func TestAWaveBeginsWhereNothingIsHealthy(t *testing.T) {
+	w := newWorld(t, 3)
+	w.create(w.define())
+	w.agents = func(t *store.Task) string {
+		if t.Instance == "host-3" && revisionOf(t) == "1" {
+			return task.Stopped
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(10 * time.Minute)
+	w.expect("1 1 -")
+	w.deploy(w.define())
+	w.settle()
+	w.expect("1 1 2")
+}
+
 func TestWherePercentagesAllowNothingAnEventSaysSo(t *testing.T) {
 	w := updated(t, 1, minimum(50))
 	w.settle()

@@ -555,6 +555,52 @@ func TestRoomIsKeptForDaemonsThatAreNotPlacedYet(t *testing.T) {
 	})
 }
 
+func TestADecisionOnAnOldStateIsRefusedAsAWhole(t *testing.T) {
+	for name, meddle := range map[string]func(s *stage, lead *store.Leadership){
+		"the service was updated":       func(s *stage, _ *store.Leadership) { s.update("agent", s.define(512)) },
+		"the instance was drained":      func(s *stage, _ *store.Leadership) { s.setStatus("host-1", draining) },
+		"something was placed there":    func(s *stage, _ *store.Leadership) { s.place("other", "host-2", "", 700) },
+		"another replica is the leader": func(s *stage, lead *store.Leadership) { _ = lead.Resign(s.t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, 2)
+			s.create("agent", s.define(512))
+			cfg := s.cfg
+			cfg.Store = s.st
+			scheduler := New(cfg)
+			lead, err := s.st.Lead(t.Context(), s.session, "scheduler-c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorker(scheduler, "c", lead, zap.NewNop())
+			w.begin()
+			w.read(w.marks.take())
+			var snap *snapshot
+			var p *plan
+			s.st.Peek(func(v *store.View) {
+				snap = w.snapshot(v, "agent")
+				p = reconcile(*snap, w.cfg)
+			})
+			if len(p.starts) != 2 {
+				t.Fatalf("%d starts", len(p.starts))
+			}
+			meddle(s, lead)
+			if err := w.apply(t.Context(), snap, p); !errors.Is(err, store.ErrConflict) {
+				t.Errorf("applied: %v", err)
+			}
+			s.st.Peek(func(v *store.View) {
+				for own := range v.TasksOf("c", "agent") {
+					t.Errorf("task %s was placed on %s", own.ID, own.Instance)
+				}
+			})
+			s.schedule()
+			if name == "another replica is the leader" {
+				s.wait("it decides anew", func(v *store.View) bool { return steady(v, "agent") })
+			}
+		})
+	}
+}
+
 func TestRoomThatBecomesFreeIsUsed(t *testing.T) {
 	s := newStage(t, 1)
 	s.place("other", "host-1", "", 700)
