@@ -47,25 +47,23 @@ func (c *Cache[I]) board(ctx context.Context, name name, auth *Credentials, req 
 	defer c.mu.Unlock()
 	key := name.normalised + " " + auth.fingerprint()
 	f := c.flights[key]
-	joined := f != nil
-	if !joined {
+	if f == nil {
 		// The flight outlives the request that began it as long as somebody waits.
 		fctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), c.cfg.Timeout,
 			&classed{errdefs.ErrUnavailable, fmt.Sprintf("the pull did not end within %s", c.cfg.Timeout)})
 		f = &flight[I]{
 			name: name, auth: auth, key: key, ctx: fctx, cancel: cancel, claim: c.places.claim(req.Priority),
-			done: make(chan struct{}), waiters: map[*Request]struct{}{},
+			done: make(chan struct{}), waiters: map[*Request]struct{}{req: {}},
 		}
 		c.flights[key] = f
 		go c.fly(f)
+		return f
 	}
 	c.places.raise(f.claim, req.Priority)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.waiters[req] = struct{}{}
-	if joined {
-		req.note("joined the pull of %s that is under way", name.given)
-	}
+	req.note("joined the pull of %s that is under way", name.given)
 	if f.last.Phase != "" && req.Progress != nil {
 		req.Progress(f.last)
 	}

@@ -16,7 +16,6 @@ import (
 type fault struct {
 	err   error
 	times int // how often err is still returned; negative: always
-	after bool
 	delay time.Duration
 	hang  chan struct{} // calls wait until it is closed
 }
