@@ -440,3 +440,32 @@ func TestANearlyFullStoreLetsHostsComeBackAndThingsGo(t *testing.T) {
 	_, err = p.admin.CreateCluster(p.ctx, &ecs.CreateClusterInput{})
 	p.refused(err, "ThrottlingException", "Rate exceeded")
 }
+
+func TestNoTaskIsLeftOnAnInstanceThatGoesWhileTasksArePlaced(t *testing.T) {
+	p := newPlane(t)
+	definition := p.define("f", 1, 6)
+	cluster := aws.String(testCluster)
+	for range 5 {
+		id := p.register(p.host, 100_000, 100_000)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				for range 3 {
+					// Whether it is placed or refused depends on who comes first.
+					_, _ = p.admin.RunTask(p.ctx, &ecs.RunTaskInput{Cluster: cluster, TaskDefinition: &definition, Count: aws.Int32(2)})
+				}
+			})
+		}
+		wg.Go(func() {
+			if _, err := p.admin.DeregisterContainerInstance(p.ctx, &ecs.DeregisterContainerInstanceInput{Cluster: cluster, ContainerInstance: &id, Force: aws.Bool(true)}); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		left, err := p.admin.ListTasks(p.ctx, &ecs.ListTasksInput{Cluster: cluster})
+		p.must(err)
+		if r, n := p.reserved(id); len(left.TaskArns) != 0 || n != 0 {
+			t.Errorf("%d tasks are left, %d hold %+v", len(left.TaskArns), n, r)
+		}
+	}
+}

@@ -52,7 +52,7 @@ func newPlane(t *testing.T) *plane {
 // newPlaneOn is a plane with the cluster daemonset on a given store.
 func newPlaneOn(t *testing.T, st *store.Store) *plane {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	p := &plane{t: t, ctx: ctx, store: st, keys: map[store.Role]*store.Key{}}
 	txn := st.Txn()
 	for _, role := range []store.Role{store.RoleAdmin, store.RoleReadOnly, store.RoleHost} {
