@@ -54,19 +54,33 @@ type process struct {
 	log  string
 }
 
-// binaries are built once for all tests of the package.
+// BuildFlags are those of go build for the binaries under test; set them before the first lab. Measurements build what is shipped.
+var BuildFlags = []string{"-race"}
+
+// binaries are built once for all tests of a package.
 var binaries = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "longshore-e2e-bin")
+	dir, err := os.MkdirTemp("", "longshore-bin")
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-race", "-o", dir, "./cmd/longshore-agent", "./cmd/longshore-control")
-	cmd.Dir = "../.."
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("finding the module: %w", err)
+	}
+	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), "-o", dir, "./cmd/longshore-agent", "./cmd/longshore-control")...)
+	cmd.Dir = strings.TrimSpace(string(root))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the binaries: %w: %s", err, out)
 	}
 	return dir, nil
 })
+
+// Cleanup removes the binaries, after the last test of a package.
+func Cleanup() {
+	if dir, err := binaries(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+}
 
 // NewLab starts a world with n hosts; no agent runs yet. name is at most five letters and unique among labs that run at once,
 // subnet the third byte of the hosts' addresses.
@@ -231,6 +245,27 @@ func (l *Lab) StartControl(flags ...string) {
 	l.admin, l.host = l.keys("admin.env"), l.keys("host.env")
 }
 
+// API is the control plane's URL, and the administrator's key.
+func (l *Lab) API() (url, accessKeyID, secretAccessKey string) {
+	value := func(i int) string { _, v, _ := strings.Cut(l.admin[i], "="); return v }
+	return "http://" + l.api, value(0), value(1)
+}
+
+// Agent is the path of the agent's binary.
+func (l *Lab) Agent() string {
+	bin, _ := binaries()
+	return filepath.Join(bin, "longshore-agent")
+}
+
+// StopAgent ends the agent of host i as systemd would.
+func (l *Lab) StopAgent(i int) {
+	l.t.Helper()
+	if err := syscall.Kill(l.AgentPid(i), syscall.SIGTERM); err != nil {
+		l.t.Fatal(err)
+	}
+	<-l.agents[i].done
+}
+
 // KillControl ends the control plane without warning.
 func (l *Lab) KillControl() { l.stop(l.control, syscall.SIGKILL) }
 
@@ -269,11 +304,12 @@ func (l *Lab) StartAgent(i int, settings ...string) {
 // OnHost is a command inside host i.
 func (l *Lab) OnHost(i int, argv ...string) *exec.Cmd { return l.Farm.Start(l.t.Context(), i, argv...) }
 
-// AgentPid is the agent's process id as this machine counts.
-func (l *Lab) AgentPid(i int) int {
+// AgentPid is the process id of host i's agent, as this machine counts.
+func (l *Lab) AgentPid(i int) int { l.t.Helper(); return l.ProcessOn(i, "longshore-agent") }
+
+// ProcessOn is the process id, as this machine counts, of the process on host i whose program has that name.
+func (l *Lab) ProcessOn(i int, name string) int {
 	l.t.Helper()
-	bin, _ := binaries()
-	exe := filepath.Join(bin, "longshore-agent")
 	init, err := os.ReadFile(filepath.Join(l.Farm.Dir, "h"+strconv.Itoa(i), "init.pid"))
 	if err != nil {
 		l.t.Fatal(err)
@@ -284,7 +320,7 @@ func (l *Lab) AgentPid(i int) int {
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, p := range procs {
-		if to, err := os.Readlink(p); err != nil || to != exe {
+		if to, err := os.Readlink(p); err != nil || filepath.Base(to) != name {
 			continue
 		}
 		pid := filepath.Base(filepath.Dir(p))
@@ -293,7 +329,7 @@ func (l *Lab) AgentPid(i int) int {
 			return n
 		}
 	}
-	l.t.Fatalf("no agent runs on host %d", i)
+	l.t.Fatalf("no %s runs on host %d", name, i)
 	return 0
 }
 
