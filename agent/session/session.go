@@ -112,7 +112,43 @@ type Conn struct {
 	url     string
 	timeout time.Duration
 	pinged  chan struct{} // a ping came
-	heard   atomic.Int64  // when the last ping came, Unix ns by the wall clock; 0 before
+	pings   pings
+}
+
+// pings remembers when pings came, by the wall clock.
+type pings struct {
+	mu            sync.Mutex
+	last          time.Time
+	before, after time.Time // around the last gap of at least gapAtLeast
+}
+
+// The gap between two pings, or between the last one and the end of the connection, from which this host counts as having
+// been away. What the other end sent before it gave up is still read after the gap, for at most gapTail.
+const (
+	gapAtLeast = 4 * time.Second
+	gapTail    = 5 * time.Second
+)
+
+func (p *pings) note(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.last.IsZero() && now.Sub(p.last) >= gapAtLeast {
+		p.before, p.after = p.last, now
+	}
+	p.last = now
+}
+
+// alive is when the connection, which ended at end, was alive for sure.
+func (p *pings) alive(end time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.last.IsZero():
+		return end
+	case !p.after.IsZero() && end.Sub(p.after) < gapTail:
+		return p.before
+	}
+	return p.last
 }
 
 // Write sends one text frame. An error means that the connection is over; the reader of the connection learns it too.
@@ -229,11 +265,7 @@ func (c *Config) connect(ctx context.Context, silence time.Duration) (lived time
 		_, frame, err := conn.ws.Read(ctx)
 		if err != nil {
 			cancel()
-			lived, heard = max(1, time.Since(begun)), time.Now()
-			if at := conn.heard.Load(); at != 0 {
-				heard = time.Unix(0, at)
-			}
-			return lived, heard, watch.cause(err)
+			return max(1, time.Since(begun)), conn.pings.alive(time.Now().Round(0)), watch.cause(err)
 		}
 		select {
 		case frames <- frame:
@@ -331,7 +363,7 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 
 // ping notes a ping; it is answered.
 func (c *Conn) ping(context.Context, []byte) bool {
-	c.heard.Store(time.Now().UnixNano())
+	c.pings.note(time.Now().Round(0))
 	select {
 	case c.pinged <- struct{}{}:
 	default:

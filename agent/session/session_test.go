@@ -324,8 +324,9 @@ func TestADeregistrationIsToldWithHowLongTheHostWasAway(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		pings bool
+		late  bool // what was sent before the host was suspended is read after it
 		want  time.Duration
-	}{{"by its last ping", true, 12 * time.Second}, {"by the end of its connection", false, 250 * time.Millisecond}} {
+	}{{"by its last ping", true, false, 12 * time.Second}, {"by the gap between pings", true, true, 12 * time.Second}, {"by the end of its connection", false, false, 250 * time.Millisecond}} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := sessiontest.New(t, func(ctx context.Context, conn *sessiontest.Conn) {
@@ -334,6 +335,9 @@ func TestADeregistrationIsToldWithHowLongTheHostWasAway(t *testing.T) {
 						_ = conn.Ping(ctx)
 					}
 					time.Sleep(12 * time.Second) // as if this end were suspended
+					if c.late {
+						_ = conn.Ping(ctx)
+					}
 				})
 				s.Refuse(func(n int, w http.ResponseWriter) bool {
 					if n > 0 {
