@@ -89,7 +89,9 @@ func (s *Server) instanceObject(v *store.View, i *store.Instance, include []type
 	}
 	if slices.Contains(include, types.ContainerInstanceFieldContainerInstanceHealth) {
 		o.HealthStatus = &types.ContainerInstanceHealthStatus{OverallStatus: types.InstanceHealthCheckStateInsufficientData, Details: []types.InstanceHealthCheckResult{}}
-		if s.cfg.InstanceHealth != nil {
+		if i.Object.HealthStatus != nil { // as its agent last told the poll endpoint
+			o.HealthStatus = i.Object.HealthStatus
+		} else if s.cfg.InstanceHealth != nil {
 			if known := s.cfg.InstanceHealth(i.Cluster, i.ID); known != nil {
 				o.HealthStatus = known
 			}
