@@ -451,6 +451,40 @@ func TestAnInstanceThatWasGivenUpWhileTheHostWasAwayJoinsAgainAsANewOne(t *testi
 	}
 }
 
+func TestSystemdIsToldWhatHappens(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	t.Setenv("NOTIFY_SOCKET", name)
+	c := newControlPlane(t)
+	leave := newTestHost(t, c).start()
+	c.expect("connected " + first)
+	var got []string
+	told := func(want string) {
+		t.Helper()
+		if err := socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		buffer := make([]byte, 1024)
+		for !slices.Contains(got, want) {
+			n, err := socket.Read(buffer)
+			if err != nil {
+				t.Fatalf("%s did not come; these did: %q", want, got)
+			}
+			got = append(got, string(buffer[:n]))
+		}
+	}
+	told("READY=1")
+	told("STATUS=Connected as " + first)
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	told("STOPPING=1")
+}
+
 func TestADeregistrationCountsAsGivenUpOnlyWhenTheHostWasAway(t *testing.T) {
 	for away, want := range map[time.Duration]error{0: nil, 3 * time.Second: nil, 5 * time.Second: errRegisterAnew, time.Hour: errRegisterAnew} {
 		h := newTestHost(t, nil)

@@ -77,7 +77,6 @@ type Config struct {
 	ImagePullBehavior       string
 	ImagePullTimeout        time.Duration
 	ImagePullInactivity     time.Duration
-	ManifestPullTimeout     time.Duration
 	EngineAuthType          string
 	EngineAuthData          Secret
 	HealthcheckHost         string

@@ -45,7 +45,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		Log:            Log{File: "/var/log/ecs/ecs-agent.log", Level: "info", Format: "logfmt", RolloverType: "size", MaxSizeMB: 5, MaxRollCount: 24},
 		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, TaskLimits: true, HostVolumeCheck: "enforce",
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
-		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute, ManifestPullTimeout: time.Minute,
+		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
 	}
 	if d := cmp.Diff(want, *c); d != "" {

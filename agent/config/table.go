@@ -87,7 +87,7 @@ var Knobs = []Knob{
 	enum("ECS_IMAGE_PULL_BEHAVIOR", "ImagePullBehavior", "default", "when an image is pulled", []string{"default", "always", "once", "prefer-cached"}, func(c *Config) *string { return &c.ImagePullBehavior }),
 	duration("ECS_IMAGE_PULL_TIMEOUT", "ImagePullTimeout", "2h", time.Second, "time a whole pull has", func(c *Config) *time.Duration { return &c.ImagePullTimeout }),
 	also(duration("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "ImagePullInactivityTimeout", "1m", time.Minute, "time a pull may show no progress", func(c *Config) *time.Duration { return &c.ImagePullInactivity }), "ECS_DOCKER_PULL_INACTIVITY_TIMEOUT"),
-	duration("ECS_MANIFEST_PULL_TIMEOUT", "ManifestPullTimeout", "1m", 30*time.Second, "time to resolve an image's digest", func(c *Config) *time.Duration { return &c.ManifestPullTimeout }),
+	later("ECS_MANIFEST_PULL_TIMEOUT", "duration", "1m", "time to resolve an image's digest; the pull's own times bound it"),
 	enum("ECS_ENGINE_AUTH_TYPE", "EngineAuthType", "", "form of ECS_ENGINE_AUTH_DATA", []string{"docker", "dockercfg"}, func(c *Config) *string { return &c.EngineAuthType }),
 	hidden("ECS_ENGINE_AUTH_DATA", "EngineAuthData", "credentials of private registries", func(c *Config) *Secret { return &c.EngineAuthData }),
 	later("ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT", "boolean", "false", "pull images before dependsOn is met"),

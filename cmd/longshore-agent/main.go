@@ -129,27 +129,37 @@ func newSettings(stdout io.Writer) *cobra.Command {
 }
 
 func newHealthcheck() *cobra.Command {
-	return &cobra.Command{Use: "healthcheck", Short: "Exit with 0 if the agent on this host answers", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		host := os.Getenv("ECS_AGENT_HEALTHCHECK_HOST")
-		if host == "" {
-			host = "localhost"
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), 25*time.Second)
-		defer cancel()
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+":51678/v1/metadata", nil)
-		if err != nil {
-			return err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return fmt.Errorf("the agent does not answer: %w", err)
-		}
-		defer func() { _ = response.Body.Close() }()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("the agent answers %s", response.Status)
-		}
-		return nil
-	}}
+	var file string
+	cmd := &cobra.Command{
+		Use: "healthcheck", Short: "Exit with 0 if the agent on this host answers", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, _, err := config.Load(config.Options{File: file})
+			if err != nil {
+				return fmt.Errorf("the configuration: %w", err)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), 25*time.Second)
+			defer cancel()
+			return healthcheck(ctx, "http://"+cfg.HealthcheckHost+":51678/v1/metadata")
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "environment file (default "+config.DefaultFile+")")
+	return cmd
+}
+
+func healthcheck(ctx context.Context, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("the agent does not answer: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the agent answers %s", response.Status)
+	}
+	return nil
 }
 
 // license is what "license" prints and introspection serves.

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,5 +65,34 @@ func TestAConfigurationThatMustNotBeGuessedExitsWithFive(t *testing.T) {
 	code, _, stderr := command(t, "run", "--config", file)
 	if code != 5 || !strings.Contains(stderr, "ECS_INSTANCE_ATTRIBUTES") {
 		t.Errorf("%d %q", code, stderr)
+	}
+}
+
+func TestTheHealthCheckFollowsTheAgentsAnswer(t *testing.T) {
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	if err := healthcheck(t.Context(), server.URL); err != nil {
+		t.Error(err)
+	}
+	status = http.StatusInternalServerError
+	if err := healthcheck(t.Context(), server.URL); err == nil || !strings.Contains(err.Error(), "500") {
+		t.Error(err)
+	}
+	server.Close()
+	if err := healthcheck(t.Context(), server.URL); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Error(err)
+	}
+}
+
+// The agent runs on every host; what it links is paid for on each.
+func TestTheBinaryIsLight(t *testing.T) {
+	const most = 24 << 20
+	name := filepath.Join(t.TempDir(), "longshore-agent")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "grpcnotrace", "-o", name, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if info, err := os.Stat(name); err != nil || info.Size() > most {
+		t.Errorf("the binary has %d bytes, more than %d: %v", info.Size(), most, err)
 	}
 }
