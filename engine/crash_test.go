@@ -36,11 +36,11 @@ func TestACrashAtAnyStepNeitherLosesNorDoublesAContainerOrAChange(t *testing.T) 
 				defer func() { w.stop() }()
 				a := task("a")
 				accept := func() { _ = w.engine.Accept(t.Context(), a) }
-				w.lives(n, func() { accept(); time.Sleep(time.Second); _ = w.engine.Accept(t.Context(), stopOf(a)) }, func() {})
+				w.lives(n, func() { accept(); pass(time.Second); _ = w.engine.Accept(t.Context(), stopOf(a)) }, func() {})
 				accept()
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				w.accept(stopOf(a))
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
 				name := w.status(a.Arn).Containers[0].RuntimeName
 				if w.fake.Creates(name) != 1 || w.fake.Starts(name) != 1 || w.fake.Running() != 0 {
@@ -64,7 +64,7 @@ func TestAContainerThatWasStartedAndIsLostInACrashIsNotMadeAgain(t *testing.T) {
 					w.fake.Vanish(w.id(a, "app"))
 				}
 			})
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			if !ran {
 				return
 			}

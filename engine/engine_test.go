@@ -235,10 +235,13 @@ func (w *world) status(arn string) engine.TaskStatus {
 	return s
 }
 
+// pass lets time pass in a synctest bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
 // settled lets everything happen that needs no time, and then a little more.
 func (w *world) settled() {
 	synctest.Wait()
-	time.Sleep(20 * time.Millisecond)
+	pass(20 * time.Millisecond)
 	synctest.Wait()
 }
 
@@ -330,12 +333,12 @@ func TestAStateThatCannotBeSavedStartsNothing(t *testing.T) {
 		w.accept(a)
 		w.settled()
 		w.disk.fail(errors.New("no space left on device"))
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		if w.fake.Running() != 0 || !w.engine.Health().Impaired {
 			t.Fatalf("started without a durable intent; health %+v", w.engine.Health())
 		}
 		w.disk.fail(nil)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		w.want(a.Arn, "PENDING", "RUNNING")
 		if w.engine.Health().Impaired {
 			t.Fatalf("%+v", w.engine.Health())

@@ -1,10 +1,8 @@
 package engine_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,21 +71,21 @@ func TestContainersStartInTheOrderOfTheirDependenciesAndStopInReverse(t *testing
 		if w.running(a, "db") || w.running(a, "web") {
 			t.Fatal("started before its dependency")
 		}
-		time.Sleep(4 * time.Second)
+		pass(4 * time.Second)
 		w.want(a.Arn, "PENDING", "PENDING", "PENDING", "PENDING", "RUNNING") // digests; init runs; init has ended; db runs; web runs
 		if !w.running(a, "db") || !w.running(a, "web") {
 			t.Fatal("not started")
 		}
 		w.accept(stopOf(a))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if !w.running(a, "db") {
 			t.Error("db stopped before web, which depends on it")
 		}
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if w.running(a, "web") || !w.running(a, "db") {
 			t.Error("web should have stopped, and db be stopping")
 		}
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if last := w.disk.last(a.Arn); last.Status != "STOPPED" || exitOf(last, "init") != 0 || exitOf(last, "web") != 143 {
 			t.Errorf("%+v", last)
 		}
@@ -99,7 +97,7 @@ func TestADependentOfAFailedDependencyNeverStarts(t *testing.T) {
 		w.behave(map[string]enginetest.Behaviour{"init": {Exits: true, After: time.Second, ExitCode: 3}})
 		a := task("a", container("init", notEssential), container("app", dependsOn("init", "SUCCESS")))
 		w.accept(a)
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		last := w.disk.last(a.Arn)
 		if last.Status != "STOPPED" || exitOf(last, "app") != 143 || !strings.Contains(reasonOf(last, "app"), "init") || !strings.Contains(last.Reason, "exited with code 3") {
 			t.Fatalf("%+v\n%s", last, w.explain(a.Arn))
@@ -120,13 +118,13 @@ func TestADependencyThatIsNotHealthyWithinItsStartTimeoutFailsTheDependent(t *te
 		b := task("b", container("db", check), container("app", dependsOn("db", "HEALTHY")))
 		w.accept(a)
 		w.accept(b)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		w.fake.SetHealth(w.id(b, "db"), "HEALTHY", 0, "")
 		w.settled()
 		if !w.running(b, "app") || w.running(a, "app") {
 			t.Fatal("HEALTHY was not heeded")
 		}
-		time.Sleep(15 * time.Second)
+		pass(15 * time.Second)
 		if last := w.disk.last(a.Arn); last.Status != "STOPPED" || !strings.Contains(last.Reason, "startTimeout of 20s") {
 			t.Fatalf("%+v", last)
 		}
@@ -211,7 +209,7 @@ func TestEachFailingStepStopsTheTaskWithECSsName(t *testing.T) {
 			inBubble(t, func(t *testing.T, w *world) {
 				a := c.make(w)
 				w.accept(a)
-				time.Sleep(20 * time.Minute)
+				pass(20 * time.Minute)
 				last := w.disk.last(a.Arn)
 				if last.Status != "STOPPED" || !strings.HasPrefix(last.Reason, c.want) {
 					t.Fatalf("%s %q, want STOPPED %q\n%s", last.Status, last.Reason, c.want, w.explain(a.Arn))
@@ -221,7 +219,7 @@ func TestEachFailingStepStopsTheTaskWithECSsName(t *testing.T) {
 				}
 				w.disk.accept()
 				w.fake.Heal("")
-				time.Sleep(4 * time.Hour)
+				pass(4 * time.Hour)
 				if len(w.engine.Tasks()) != 0 {
 					t.Errorf("the task was not forgotten\n%s", w.explain(a.Arn))
 				}
@@ -311,375 +309,13 @@ func TestAPortIsFreeOnlyWhenTheProcessIsGone(t *testing.T) {
 		w.settled()
 		w.accept(stopOf(a))
 		w.accept(b)
-		time.Sleep(9 * time.Second)
+		pass(9 * time.Second)
 		if w.running(b, "app") {
 			t.Fatal("b runs while a's process is there")
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if !w.running(b, "app") {
 			t.Fatal(w.explain(b.Arn))
 		}
 	})
-}
-
-func TestAnEngineThatIsDownImpairsTheAgentAndTasksWaitUntilItIsBack(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a, b := task("a"), task("b")
-		w.accept(a)
-		w.settled()
-		w.fake.Down()
-		w.accept(b)
-		time.Sleep(time.Minute)
-		if h := w.engine.Health(); !h.Impaired || !strings.Contains(h.Causes[0], "cannot connect") {
-			t.Fatalf("%+v", h)
-		}
-		w.want(b.Arn)
-		if waits := fmt.Sprint(w.status(b.Arn).Waits); !strings.Contains(waits, "the container engine: ") {
-			t.Error(waits)
-		}
-		w.accept(stopOf(a))
-		time.Sleep(time.Minute)
-		w.want(a.Arn, "PENDING", "RUNNING")
-		w.fake.Up()
-		time.Sleep(10 * time.Second)
-		if h := w.engine.Health(); h.Impaired {
-			t.Errorf("%+v", h)
-		}
-		w.want(b.Arn, "PENDING", "RUNNING")
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-	})
-}
-
-func TestAHungEngineDoesNotHoldUpTheLoopOfATask(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a := task("a")
-		w.accept(a)
-		w.settled()
-		for _, m := range []string{"List", "Inspect", "Stop"} {
-			w.fake.Hang(m)
-		}
-		time.Sleep(time.Minute)
-		if h := w.engine.Health(); !h.Impaired || !strings.Contains(h.Causes[0], "no answer within 10s") {
-			t.Fatalf("%+v", h)
-		}
-		w.accept(stopOf(a))
-		w.accept(task("b"))
-		time.Sleep(10 * time.Minute)
-		w.fake.Heal("")
-		time.Sleep(time.Minute)
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-		w.want(arnPrefix+"b", "PENDING", "RUNNING")
-	})
-}
-
-func TestContainersThatDiedWithTheEngineAreReportedWithTheirExitCodes(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a := task("a")
-		w.accept(a)
-		w.settled()
-		w.fake.DropEvents(true)
-		w.fake.Restart(false)
-		time.Sleep(15 * time.Second)
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-		if exitOf(w.disk.last(a.Arn), "app") != 137 {
-			t.Error(w.disk.last(a.Arn))
-		}
-	})
-}
-
-func TestLosingEveryEventCostsTimeAndNothingElse(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		w.fake.DropEvents(true)
-		a := task("a")
-		w.accept(a)
-		w.settled()
-		w.want(a.Arn, "PENDING", "RUNNING")
-		w.fake.Exit(w.id(a, "app"), 5)
-		time.Sleep(11 * time.Second)
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-	})
-}
-
-func TestAnAgentThatLeavesTouchesNothingAndAdoptsWhenItComesBack(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a, b, c := task("a"), task("b"), task("c")
-		for _, x := range []*acs.Task{a, b, c} {
-			w.accept(x)
-		}
-		w.settled()
-		w.stop()
-		if w.fake.Running() != 3 {
-			t.Fatal("leaving stopped containers")
-		}
-		w.fake.Exit(w.id(b, "app"), 9)
-		w.fake.Vanish(w.id(c, "app"))
-		w.start()
-		w.settled()
-		w.want(a.Arn, "PENDING", "RUNNING")
-		w.want(b.Arn, "PENDING", "RUNNING", "STOPPED")
-		w.want(c.Arn, "PENDING", "RUNNING", "STOPPED")
-		if exitOf(w.disk.last(b.Arn), "app") != 9 || !strings.HasPrefix(reasonOf(w.disk.last(c.Arn), "app"), "ContainerVanishedError: ") {
-			t.Error(w.disk.last(b.Arn), w.disk.last(c.Arn))
-		}
-		if n := w.fake.Starts(w.status(a.Arn).Containers[0].RuntimeName); n != 1 {
-			t.Errorf("a was started %d times", n)
-		}
-		w.accept(stopOf(a))
-		w.settled()
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-	})
-}
-
-func TestALostStateFileIsRebuiltFromLabelsAndNothingIsStopped(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a := task("a", container("app", hostPort(8080), func(c *acs.Container) { c.Environment = map[string]string{"PASSWORD": "secret"} }), container("side", notEssential, dependsOn("app", "START")))
-		w.accept(a)
-		w.settled()
-		spec, _ := w.fake.Spec(w.id(a, "app"))
-		if strings.Contains(spec.Labels[engine.LabelTask], "secret") {
-			t.Error("the label holds a secret")
-		}
-		w.stop()
-		*w.disk = *newDisk()
-		w.start()
-		w.settled()
-		s := w.status(a.Arn)
-		if w.fake.Running() != 2 || s.Known != "RUNNING" || !s.Rebuilt || len(s.Containers) != 2 || s.Family != "demo" {
-			t.Fatalf("%d run, %+v", w.fake.Running(), s)
-		}
-		w.want(a.Arn, "RUNNING")
-		rival := task("b", container("app", hostPort(8080)))
-		w.accept(rival)
-		w.restart()
-		w.accept(a) // the control plane sends whole payloads again
-		w.settled()
-		if w.running(rival, "app") {
-			t.Error("the port of a rebuilt task was given away")
-		}
-		if s := w.status(a.Arn); s.Rebuilt || s.Payload.Containers[0].Environment["PASSWORD"] != "secret" {
-			t.Errorf("%+v", s)
-		}
-		w.want(a.Arn, "RUNNING")
-		if w.fake.Creates(s.Containers[0].RuntimeName) != 1 {
-			t.Error("a container was made twice")
-		}
-		w.accept(stopOf(a))
-		time.Sleep(15 * time.Second)
-		w.want(a.Arn, "RUNNING", "STOPPED")
-		if !w.running(rival, "app") {
-			t.Error("the port did not become free")
-		}
-	})
-}
-
-func TestAnUnknownTaskThatIsToStopIsAnsweredSTOPPED(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a, b := task("a"), task("b")
-		b.DesiredStatus = "STOPPED"
-		w.accept(stopOf(a))
-		w.accept(b)
-		w.settled()
-		w.accept(stopOf(a))
-		w.settled()
-		w.want(a.Arn, "STOPPED")
-		if r := w.disk.last(a.Arn).Reason; r != "TaskStateError: Agent could not progress task's state to stopped" {
-			t.Error(r)
-		}
-		w.want(b.Arn, "STOPPED")
-		if last := w.disk.last(b.Arn); len(last.Containers) != 1 || last.Containers[0].Status != "STOPPED" || w.fake.Calls("Create") != 0 {
-			t.Errorf("%+v", last)
-		}
-	})
-}
-
-func TestAStoppedTaskIsCleanedUpOnlyAfterItsEndWasAccepted(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a := task("a")
-		w.accept(a)
-		w.settled()
-		w.accept(stopOf(a))
-		time.Sleep(5 * time.Hour)
-		if _, ok := w.fake.Container(a.Arn, "app"); !ok {
-			t.Fatal("the container was removed before the control plane knew of its end")
-		}
-		w.disk.accept()
-		time.Sleep(time.Minute)
-		if _, ok := w.fake.Container(a.Arn, "app"); ok || len(w.engine.Tasks()) != 0 {
-			t.Fatal("the container or the task is still there")
-		}
-		if records, _ := w.disk.Load(); len(records) != 0 {
-			t.Error("the record is still there")
-		}
-	})
-}
-
-func TestAPullInProgressIsGivenUpWhenTheTaskIsStopped(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		w.fake.Publish(enginetest.FakeImage{Ref: "slow:1", PullTime: time.Hour})
-		a := task("a", container("app", func(c *acs.Container) { c.Image = "slow:1" }))
-		w.accept(a)
-		time.Sleep(time.Minute)
-		w.accept(stopOf(a))
-		w.settled()
-		w.want(a.Arn, "STOPPED")
-	})
-}
-
-func TestTheTimesOfAPullAreReportedAndThoseOfALocalImageAreNot(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		w.fake.Publish(enginetest.FakeImage{Ref: "slow:1", PullTime: time.Minute})
-		a, b := task("a", container("app", func(c *acs.Container) { c.Image = "slow:1" })), task("b")
-		began := time.Now()
-		w.accept(a)
-		w.accept(b)
-		time.Sleep(2 * time.Minute)
-		if last := w.disk.last(a.Arn); last.Status != "RUNNING" || !last.PullStartedAt.Equal(began) || last.PullStoppedAt.Sub(began) != time.Minute || last.Containers[0].ImageDigest == "" {
-			t.Errorf("%+v", last)
-		}
-		if last := w.disk.last(b.Arn); !last.PullStartedAt.IsZero() {
-			t.Errorf("%+v", last)
-		}
-	})
-}
-
-func TestBindingsAreReportedInBridgeAndHostMode(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a, b := task("a", container("app", hostPort(0))), task("b", container("app", hostPort(0)))
-		b.NetworkMode = "host"
-		w.accept(a)
-		w.accept(b)
-		w.settled()
-		if nb := w.disk.last(a.Arn).Containers[0].NetworkBindings; len(nb) == 0 || nb[0].HostPort != 50000 || nb[0].ContainerPort != 80 {
-			t.Errorf("%+v", nb)
-		}
-		if nb := w.disk.last(b.Arn).Containers[0].NetworkBindings; !slices.Equal(nb, []engine.NetworkBinding{{BindIP: "0.0.0.0", ContainerPort: 80, HostPort: 80, Protocol: "tcp"}}) {
-			t.Errorf("%+v", nb)
-		}
-	}, func(cfg *engine.Config) { cfg.Host.DynamicPorts = [2]int32{50000, 50009} })
-}
-
-func TestARestartPolicyRestartsInPlaceAndTellsNobody(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		w.behave(map[string]enginetest.Behaviour{"app": {Exits: true, After: 2 * time.Minute, ExitCode: 1}})
-		a := task("a", container("app", func(c *acs.Container) {
-			c.RestartPolicy = &acs.RestartPolicy{Enabled: true, RestartAttemptPeriod: 60}
-		}))
-		w.accept(a)
-		time.Sleep(7 * time.Minute)
-		w.want(a.Arn, "PENDING", "RUNNING")
-		if s := w.status(a.Arn); s.Containers[0].Restarts != 3 || w.fake.Creates(s.Containers[0].RuntimeName) != 1 {
-			t.Errorf("%+v", s.Containers[0])
-		}
-		w.stop()
-		time.Sleep(5 * time.Minute) // it ends while no agent is there, and is restarted by the next
-		w.start()
-		w.settled()
-		if s := w.status(a.Arn); s.Containers[0].Restarts != 4 || !w.running(a, "app") {
-			t.Errorf("%+v", s.Containers[0])
-		}
-		w.behave(map[string]enginetest.Behaviour{"app": {Exits: true, After: time.Second, ExitCode: 6}})
-		time.Sleep(5 * time.Minute)
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-		if exitOf(w.disk.last(a.Arn), "app") != 6 {
-			t.Error(w.disk.last(a.Arn))
-		}
-	}, func(cfg *engine.Config) { cfg.Runtime = enginetest.Restarter{Fake: cfg.Runtime.(*enginetest.Fake)} })
-}
-
-func TestAVolumeOfATaskIsRemovedWithItsContainers(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a := withVolume(task("a"), t.TempDir())
-		w.accept(a)
-		w.settled()
-		w.accept(stopOf(a))
-		w.settled()
-		w.disk.accept()
-		time.Sleep(4 * time.Hour)
-		if w.fake.Calls("RemoveVolume") == 0 || len(w.engine.Tasks()) != 0 {
-			t.Error(w.explain(a.Arn))
-		}
-	})
-}
-
-func TestAContainerThatSomethingElseStartsAgainAfterItsEndIsStopped(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		a := task("a")
-		w.accept(a)
-		w.settled()
-		w.accept(stopOf(a))
-		w.settled()
-		if err := (enginetest.Restarter{Fake: w.fake}).Restart(t.Context(), w.id(a, "app")); err != nil || w.fake.Running() != 1 {
-			t.Fatal(err)
-		}
-		time.Sleep(15 * time.Second)
-		if w.fake.Running() != 0 {
-			t.Error(w.explain(a.Arn))
-		}
-		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
-		w.disk.accept()
-		time.Sleep(4 * time.Hour)
-		if len(w.engine.Tasks()) != 0 {
-			t.Error(w.explain(a.Arn))
-		}
-	})
-}
-
-func TestWhatCannotBeDoneIsRefusedByName(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		for want, change := range map[string]func(*acs.Task){
-			"awsvpc":                          func(x *acs.Task) { x.NetworkMode = "awsvpc" },
-			`unrecognized volume type: "ebs"`: func(x *acs.Task) { x.Volumes = []*acs.Volume{{Name: "v", Type: "ebs"}} },
-			`volume type "efs"`:               func(x *acs.Task) { x.Volumes = []*acs.Volume{{Name: "v", Type: "efs"}} },
-			`"environment"`:                   func(x *acs.Task) { x.Containers[0].Overrides = `{"environment":{}}` },
-			"overrides is not":                func(x *acs.Task) { x.Containers[0].Overrides = `nonsense` },
-			"dockerConfig.hostConfig.PidsLimit": func(x *acs.Task) {
-				x.Containers[0].DockerConfig = &acs.DockerConfig{HostConfig: `{"PidsLimit":5,"OomKillDisable":false}`}
-			},
-			"dockerConfig.config":      func(x *acs.Task) { x.Containers[0].DockerConfig = &acs.DockerConfig{Config: `[]`} },
-			`desiredStatus "SLEEPING"`: func(x *acs.Task) { x.DesiredStatus = "SLEEPING" },
-			"secrets":                  func(x *acs.Task) { x.Containers[0].Secrets = []*acs.Secret{{}} },
-			"no containers":            func(x *acs.Task) { x.Containers = nil },
-			"has no name":              func(x *acs.Task) { x.Containers[0] = nil },
-			`no volume "v"`: func(x *acs.Task) {
-				x.Containers[0].MountPoints = []*acs.MountPoint{{SourceVolume: "v", ContainerPath: "/"}}
-			},
-			"containerPort 0 is not": func(x *acs.Task) { x.Containers[0].PortMappings = []*acs.PortMapping{{}} },
-			"must be containerPort":  func(x *acs.Task) { x.NetworkMode = "host"; hostPort(81)(x.Containers[0]) },
-			"restartPolicy":          func(x *acs.Task) { x.Containers[0].RestartPolicy = &acs.RestartPolicy{Enabled: true} },
-		} {
-			a := task("a")
-			change(a)
-			err := w.engine.Accept(context.Background(), a)
-			var unrecognized *engine.UnrecognizedTaskError
-			if !errors.As(err, &unrecognized) || !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: %v", want, err)
-			}
-		}
-		if len(w.engine.Tasks()) != 0 {
-			t.Error("something of it was kept")
-		}
-	})
-}
-
-func TestThePayloadOfTheRealServiceRuns(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		w.fake.AddImage(enginetest.FakeImage{Ref: "example/web:1"})
-		a := &acs.Task{Arn: arnPrefix + "a", TaskClusterArn: "arn:aws:ecs:us-east-1:123456789012:cluster/default", DesiredStatus: "RUNNING", Family: "demo", Version: "1",
-			NetworkMode: "bridge", LaunchType: "EXTERNAL", ServiceName: "svc", Group: "service:svc", RoleCredentials: &acs.IAMRoleCredentials{CredentialsID: "c-1", SecretAccessKey: "hidden"},
-			Containers: []*acs.Container{{Name: "web", Image: "example/web:1", CPU: 10, Memory: 64, Essential: true, Command: []string{"sleep", "600"}, Environment: map[string]string{"A": "b"},
-				Overrides: "{}", PortMappings: []*acs.PortMapping{{ContainerPort: 8080, Protocol: "tcp"}}, DockerConfig: &acs.DockerConfig{
-					Config: `{"Labels":{"a":"b"}}`, HostConfig: `{"NetworkMode":"bridge","CapAdd":[],"LogConfig":{"Type":"json-file","Config":{}}}`, Version: "1.24"}}}}
-		w.accept(a)
-		w.settled()
-		w.want(a.Arn, "PENDING", "RUNNING")
-		spec, _ := w.fake.Spec(w.id(a, "web"))
-		if spec.Labels["a"] != "b" || !slices.Equal(spec.Env, []string{"A=b", "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1"}) || spec.Memory != 64<<20 || spec.CPUShares != 10 {
-			t.Errorf("%+v", spec)
-		}
-		for _, raw := range w.disk.records {
-			if strings.Contains(string(raw), "hidden") {
-				t.Error("credentials were written to the disk")
-			}
-		}
-	}, func(cfg *engine.Config) { cfg.Host.Region = "us-east-1" })
 }
