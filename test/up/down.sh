@@ -23,6 +23,8 @@ fi
 halt demo
 halt control
 
+# An engine that ran before keeps one mount that it did not have: /run/docker/netns/default, its own network namespace, from its
+# first host-network container on. It is the engine's, which fails without it, so it stays.
 if alive dockerd || [ -e "$RUN/started-docker-unit" ]; then
   step "stopping the Docker engine that make up started"
   [ ! -e "$RUN/started-docker-unit" ] || systemctl stop docker.service docker.socket
