@@ -258,6 +258,29 @@ func TestATaskThatRanForAWhileEndsTheRowOfFailures(t *testing.T) {
 	}
 }
 
+func TestATaskThatRanForAWhileEndsTheRowThoughNobodyLooked(t *testing.T) {
+	w := newWorld(t, 1)
+	w.create(w.define())
+	w.agents = bad("1")
+	w.settle()
+	w.after(10 * time.Second)
+	w.agents = nil
+	w.after(10 * time.Second)
+	w.expect("1")
+	if n := w.svc.Failures["host-1"].Count; n < 3 {
+		t.Fatalf("%d failures were counted", n)
+	}
+	w.now = w.now.Add(2 * time.Minute) // the control plane is down
+	w.agents = bad("1")
+	own := w.own("host-1")
+	n, _ := task.Apply(own, task.StateChange{Status: task.Stopped}, w.now)
+	w.replace(n)
+	w.pass()
+	if f := w.svc.Failures["host-1"]; f.Count != 1 {
+		t.Errorf("the next failure is %+v", f)
+	}
+}
+
 func TestATaskThatAUserStopsIsReplacedAtOnce(t *testing.T) {
 	w := newWorld(t, 1)
 	w.create(w.define())

@@ -557,10 +557,11 @@ func TestRoomIsKeptForDaemonsThatAreNotPlacedYet(t *testing.T) {
 
 func TestADecisionOnAnOldStateIsRefusedAsAWhole(t *testing.T) {
 	for name, meddle := range map[string]func(s *stage, lead *store.Leadership){
-		"the service was updated":       func(s *stage, _ *store.Leadership) { s.update("agent", s.define(512)) },
-		"the instance was drained":      func(s *stage, _ *store.Leadership) { s.setStatus("host-1", draining) },
-		"something was placed there":    func(s *stage, _ *store.Leadership) { s.place("other", "host-2", "", 700) },
-		"another replica is the leader": func(s *stage, lead *store.Leadership) { _ = lead.Resign(s.t.Context()) },
+		"the service was updated":                     func(s *stage, _ *store.Leadership) { s.update("agent", s.define(512)) },
+		"the service was updated, whose record stays": func(s *stage, _ *store.Leadership) { s.update("agent", s.define(512)) },
+		"the instance was drained":                    func(s *stage, _ *store.Leadership) { s.setStatus("host-1", draining) },
+		"something was placed there":                  func(s *stage, _ *store.Leadership) { s.place("other", "host-2", "", 700) },
+		"another replica is the leader":               func(s *stage, lead *store.Leadership) { _ = lead.Resign(s.t.Context()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, 2)
@@ -583,6 +584,9 @@ func TestADecisionOnAnOldStateIsRefusedAsAWhole(t *testing.T) {
 			})
 			if len(p.starts) != 2 {
 				t.Fatalf("%d starts", len(p.starts))
+			}
+			if strings.HasSuffix(name, "whose record stays") {
+				p.service = nil
 			}
 			meddle(s, lead)
 			if err := w.apply(t.Context(), snap, p); !errors.Is(err, store.ErrConflict) {
