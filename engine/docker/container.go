@@ -143,7 +143,7 @@ func (r *Runtime) Create(ctx context.Context, spec engine.Spec) (string, error) 
 			r.known.add(made.ID, true)
 			return made.ID, nil
 		}
-		if !errdefs.IsConflict(err) {
+		if !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "already in use") {
 			return "", createError(ctx, err)
 		}
 		conflict := classify(ctx, err)

@@ -53,7 +53,7 @@ type image struct {
 func (f *Fake) AddImage(img FakeImage) engine.Image {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.store(&img).show()
+	return f.store(&img, img.Ref).show()
 }
 
 // Publish puts images in the registry, where Pull finds them.
@@ -61,7 +61,9 @@ func (f *Fake) Publish(images ...FakeImage) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, img := range images {
+		_, digest := identity(&img)
 		f.published[normal(img.Ref)] = &img
+		f.published[repository(img.Ref)+"@"+digest] = &img
 	}
 }
 
@@ -72,8 +74,8 @@ func (f *Fake) FailPull(ref string, err error) {
 	f.pullErrors[normal(ref)] = err
 }
 
-// store makes img local; equal contents are one image. The mutex is held.
-func (f *Fake) store(src *FakeImage) *image {
+// identity is an image's id and digest; equal contents are one image.
+func identity(src *FakeImage) (id, digest string) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%#v", src.Config)
 	if src.Config.Healthcheck != nil {
@@ -83,7 +85,12 @@ func (f *Fake) store(src *FakeImage) *image {
 		fmt.Fprintf(sum, "%q%#v", p, src.Files[p])
 	}
 	hash := fmt.Sprintf("%x", sum.Sum(nil))
-	id, digest := "sha256:"+hash, "sha256:"+hash[32:]+hash[:32]
+	return "sha256:" + hash, "sha256:" + hash[32:] + hash[:32]
+}
+
+// store makes an image local under ref. The mutex is held.
+func (f *Fake) store(src *FakeImage, ref string) *image {
+	id, digest := identity(src)
 	img := f.images[id]
 	if img == nil {
 		img = &image{files: src.Files, Image: engine.Image{
@@ -91,16 +98,12 @@ func (f *Fake) store(src *FakeImage) *image {
 		}}
 		f.images[id] = img
 	}
-	name := normal(src.Ref)
+	name := normal(ref)
 	for _, other := range f.images {
 		other.Names = slices.DeleteFunc(other.Names, func(n string) bool { return n == name })
 	}
-	repo, _, _ := strings.Cut(name, "@")
-	if named, err := reference.ParseNormalizedNamed(name); err == nil {
-		repo = reference.FamiliarName(named)
-	}
 	img.Names = append(img.Names, name)
-	if byDigest := repo + "@" + digest; !slices.Contains(img.Names, byDigest) {
+	if byDigest := repository(ref) + "@" + digest; !slices.Contains(img.Names, byDigest) {
 		img.Names = append(img.Names, byDigest)
 	}
 	return img
@@ -112,11 +115,23 @@ func (i *image) show() engine.Image {
 	return img
 }
 
-// normal is a reference in its familiar form with a tag.
+// repository is a reference without tag and digest.
+func repository(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.FamiliarName(named)
+}
+
+// normal is a reference in its familiar form, with a digest or else a tag.
 func normal(ref string) string {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return ref
+	}
+	if d, ok := named.(reference.Digested); ok {
+		return reference.FamiliarName(named) + "@" + d.Digest().String()
 	}
 	return reference.FamiliarString(reference.TagNameOnly(named))
 }
@@ -196,7 +211,7 @@ func (f *Fake) Pull(ctx context.Context, ref string, auth *engine.RegistryAuth, 
 	if f.down {
 		return engine.Image{}, errDown
 	}
-	return f.store(src).show(), nil
+	return f.store(src, ref).show(), nil
 }
 
 // RemoveImage removes a reference, or by id an image.

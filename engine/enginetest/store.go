@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -90,6 +91,23 @@ func pullTests(t *testing.T, s *suite) {
 		ok(t, "remove", s.Runtime.RemoveImage(s.ctx(t), s.Open))
 		_, err = s.Runtime.Image(s.ctx(t), s.Open)
 		class(t, "after its removal", err, errdefs.IsNotFound, "NotFound")
+	})
+	t.Run("a digest is pulled and used by every spelling", func(t *testing.T) {
+		repo := s.Open[:strings.LastIndex(s.Open, ":")]
+		for _, ref := range []string{repo + "@" + s.OpenDigest, s.Open + "@" + s.OpenDigest} {
+			img, err := s.pull(t, ref, nil)
+			if err != nil || img.Digest != s.OpenDigest {
+				t.Errorf("pull of %s: %v, %+v", ref, err, img)
+				continue
+			}
+			if local, err := s.Runtime.Image(s.ctx(t), ref); err != nil || local.ID != img.ID {
+				t.Errorf("locally %s: %v, %+v", ref, err, local)
+			}
+			spec := s.spec(ScriptServe)
+			spec.Image = ref
+			ok(t, "remove container of "+ref, s.Runtime.Remove(s.ctx(t), s.create(t, spec)))
+			ok(t, "remove "+ref, s.Runtime.RemoveImage(s.ctx(t), ref))
+		}
 	})
 	t.Run("a pull reports rising progress, and nothing after its end", func(t *testing.T) {
 		var last engine.Progress
