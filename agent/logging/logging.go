@@ -41,8 +41,7 @@ func Open(o Options) (*zap.Logger, func()) {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
-	var out io.Writer = o.Stderr
-	done := func() {}
+	out, done := o.Stderr, func() {}
 	if o.File != "" {
 		file, err := openFile(o)
 		if err != nil {

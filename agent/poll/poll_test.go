@@ -26,6 +26,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// pass lets time pass inside a synctest bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
 const (
 	cluster  = "arn:aws:ecs:us-west-2:123456789012:cluster/daemonset"
 	instance = "arn:aws:ecs:us-west-2:123456789012:container-instance/daemonset/0123"
@@ -195,7 +198,7 @@ func expect(t *testing.T, prepare func(*world), frames, want []string, check fun
 	t.Helper()
 	var answers []string
 	inBubble(t, prepare, func(w *world) {
-		time.Sleep(time.Second)
+		pass(time.Second)
 		synctest.Wait()
 		if check != nil {
 			check(w)
@@ -211,7 +214,7 @@ func expect(t *testing.T, prepare func(*world), frames, want []string, check fun
 
 func TestTheAgentConnectsAsTheProtocolSaysAndAsksForCredentialsOnce(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		attempts := w.server.Attempts()
 		if len(attempts) != 2 {
@@ -227,7 +230,7 @@ func TestTheAgentConnectsAsTheProtocolSaysAndAsksForCredentialsOnce(t *testing.T
 		if d := cmp.Diff([]bool{true, false, true}, w.updown); d != "" || !w.poller.Connected() {
 			t.Error(d)
 		}
-	}, func(context.Context, *sessiontest.Conn) { time.Sleep(2 * time.Second) }, func(ctx context.Context, c *sessiontest.Conn) { c.Receive(ctx) })
+	}, func(context.Context, *sessiontest.Conn) { pass(2 * time.Second) }, func(ctx context.Context, c *sessiontest.Conn) { c.Receive(ctx) })
 }
 
 func TestAHeartbeatIsAnswered(t *testing.T) {
@@ -391,7 +394,7 @@ func TestUpdatesAreRefused(t *testing.T) {
 
 func TestADeregisteredInstanceLearnsItOnTheSocketToo(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
-		time.Sleep(59 * time.Minute)
+		pass(59 * time.Minute)
 		synctest.Wait()
 		if n := len(w.server.Attempts()); n != 1 {
 			t.Errorf("%d connections", n)
@@ -405,15 +408,15 @@ func TestADeregisteredInstanceLearnsItOnTheSocketToo(t *testing.T) {
 func TestALostAckMakesThePayloadComeAgainAndTheTaskIsAcceptedAgain(t *testing.T) {
 	var answers []string
 	inBubble(t, nil, func(w *world) {
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		synctest.Wait()
 		if d := cmp.Diff([]string{"t1 RUNNING", "t1 RUNNING"}, w.engine.seen()); d != "" {
 			t.Error(d)
 		}
 	}, func(ctx context.Context, c *sessiontest.Conn) {
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		c.Send(ctx, payload("m-1", "", task("t1", "RUNNING")))
-		time.Sleep(time.Second) // and the connection breaks before the ack is read
+		pass(time.Second) // and the connection breaks before the ack is read
 	}, say(&answers, payload("m-1", "", task("t1", "RUNNING"))))
 	if d := cmp.Diff([]string{ack("m-1")}, answers); d != "" {
 		t.Error(d)
@@ -435,8 +438,8 @@ func TestTheEndpointIsKeptForTwelveHoursAndAskedForAgainWhenItLeadsNowhere(t *te
 			call int
 		}{
 			{func() {}, "wss://acs-1.example/prefix/ws", 1},
-			{func() { time.Sleep(12*time.Hour - time.Second) }, "wss://acs-1.example/prefix/ws", 1},
-			{func() { time.Sleep(2 * time.Second) }, "wss://acs-2.example/prefix/ws", 2},
+			{func() { pass(12*time.Hour - time.Second) }, "wss://acs-1.example/prefix/ws", 1},
+			{func() { pass(2 * time.Second) }, "wss://acs-2.example/prefix/ws", 2},
 			{func() { e.Doubt() }, "wss://acs-3.example/prefix/ws", 3},
 			{func() { e.Doubt(); broken = errors.New("down") }, "wss://acs-3.example/prefix/ws", 4},
 		}

@@ -22,6 +22,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// pass lets time pass inside a synctest bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
 // queue is a Queue in memory.
 type queue struct {
 	mu      sync.Mutex
@@ -142,7 +145,7 @@ func TestWhatWasSavedBeforeTheStartIsSentInOrder(t *testing.T) {
 	q.add("t1", "RUNNING")
 	q.add("t1", "STOPPED")
 	q.add("t2", "PENDING")
-	run(t, q, a, func(*Reporter) { time.Sleep(time.Second) })
+	run(t, q, a, func(*Reporter) { pass(time.Second) })
 	got := a.seen()
 	slices.Sort(got[:2])
 	if d := cmp.Diff([]string{"t1 RUNNING", "t2 PENDING", "t1 STOPPED"}, got); d != "" || q.len() != 0 {
@@ -153,10 +156,10 @@ func TestWhatWasSavedBeforeTheStartIsSentInOrder(t *testing.T) {
 func TestANewChangeGoesAtOnce(t *testing.T) {
 	q, a := &queue{}, &api{}
 	run(t, q, a, func(r *Reporter) {
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		q.add("t1", "RUNNING")
 		r.Wake()
-		time.Sleep(2 * time.Millisecond)
+		pass(2 * time.Millisecond)
 		expect(t, a, "t1 RUNNING")
 	})
 }
@@ -164,9 +167,9 @@ func TestANewChangeGoesAtOnce(t *testing.T) {
 func TestALostHintCostsAMinuteAndNoChange(t *testing.T) {
 	q, a := &queue{}, &api{}
 	run(t, q, a, func(*Reporter) {
-		time.Sleep(time.Second)
+		pass(time.Second)
 		q.add("t1", "RUNNING")
-		time.Sleep(time.Minute + time.Second)
+		pass(time.Minute + time.Second)
 		expect(t, a, "t1 RUNNING")
 	})
 }
@@ -182,7 +185,7 @@ func TestAChangeIsSentUntilItIsAcceptedAndTheNextWaitsForIt(t *testing.T) {
 	q.add("t1", "RUNNING")
 	q.add("t1", "STOPPED")
 	run(t, q, a, func(*Reporter) {
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		expect(t, a, "t1 RUNNING", "t1 RUNNING", "t1 RUNNING", "t1 RUNNING", "t1 STOPPED")
 		if q.len() != 0 {
 			t.Errorf("%d left", q.len())
@@ -201,7 +204,7 @@ func TestATaskThatCannotBeReportedHoldsUpNoOther(t *testing.T) {
 	q.add("bad", "RUNNING")
 	q.add("good", "RUNNING")
 	run(t, q, a, func(*Reporter) {
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if q.len() != 1 {
 			t.Errorf("%d left", q.len())
 		}
@@ -218,7 +221,7 @@ func TestAChangeOfATaskThatTheControlPlaneDoesNotKnowIsDropped(t *testing.T) {
 	}}
 	q.add("t1", "STOPPED")
 	run(t, q, a, func(*Reporter) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		expect(t, a, "t1 STOPPED")
 		if q.len() != 0 {
 			t.Errorf("%d left", q.len())
@@ -235,7 +238,7 @@ func TestAtMostTenTasksSubmitAtTheSameTimeAndNoTaskTwice(t *testing.T) {
 	run(t, q, a, func(r *Reporter) {
 		for range 20 {
 			r.Wake()
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if a.most != 10 || q.len() != 0 || len(a.seen()) != 80 {
 			t.Errorf("at most %d at once, %d left, %d calls", a.most, q.len(), len(a.seen()))
@@ -255,10 +258,10 @@ func TestAConnectionThatIsBackMakesWhatWaitsGoNow(t *testing.T) {
 	}
 	q.add("t1", "RUNNING")
 	run(t, q, a, func(r *Reporter) {
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		up.Store(true)
 		r.Hurry()
-		time.Sleep(2 * time.Millisecond)
+		pass(2 * time.Millisecond)
 		if q.len() != 0 {
 			t.Errorf("%d left", q.len())
 		}
@@ -271,7 +274,7 @@ func TestATaskThatCouldNotBeLoadedIsReportedOnceAfterWhatIsQueued(t *testing.T) 
 		for range 3 {
 			r.Refused("t1", "UnrecogniedTaskError: Error loading task - x")
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if n := len(a.seen()); n < 1 || n > 3 {
 			t.Errorf("%d calls", n)
 		}
@@ -285,11 +288,11 @@ func TestAQueueThatCannotBeReadIsReadAgain(t *testing.T) {
 	q, a := &queue{broken: errors.New("disk full")}, &api{}
 	q.add("t1", "RUNNING")
 	run(t, q, a, func(*Reporter) {
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		q.mu.Lock()
 		q.broken = nil
 		q.mu.Unlock()
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if q.len() != 0 {
 			t.Errorf("%d left", q.len())
 		}
@@ -299,7 +302,7 @@ func TestAQueueThatCannotBeReadIsReadAgain(t *testing.T) {
 func TestStoppingCutsWhatIsInFlightAndKeepsItInTheQueue(t *testing.T) {
 	q, a := &queue{}, &api{takes: time.Hour}
 	q.add("t1", "RUNNING")
-	run(t, q, a, func(*Reporter) { time.Sleep(time.Second) })
+	run(t, q, a, func(*Reporter) { pass(time.Second) })
 	if q.len() != 1 {
 		t.Errorf("%d left", q.len())
 	}

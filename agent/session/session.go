@@ -237,7 +237,7 @@ func (c *Config) connect(ctx context.Context, silence time.Duration) (lived time
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer conn.ws.CloseNow()
+	defer func() { _ = conn.ws.CloseNow() }()
 	begun := time.Now()
 	watch := c.watch(conn, silence)
 	defer watch.stop()
@@ -352,7 +352,7 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 		return nil, fmt.Errorf("sign the request: %w", err)
 	}
 	conn := &Conn{url: request.URL.String(), timeout: c.Limits.Write, pinged: make(chan struct{}, 1)}
-	ws, response, err := websocket.Dial(ctx, conn.url, &websocket.DialOptions{HTTPClient: c.Client, HTTPHeader: request.Header, OnPingReceived: conn.ping})
+	ws, response, err := websocket.Dial(ctx, conn.url, &websocket.DialOptions{HTTPClient: c.Client, HTTPHeader: request.Header, OnPingReceived: conn.ping}) //nolint:bodyclose // Dial gives a body that is in memory, and only with an error
 	if err != nil {
 		return nil, refusal(response, request.URL.Host, err)
 	}

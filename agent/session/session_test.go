@@ -21,6 +21,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// pass lets time pass inside a synctest bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
 // signer signs with a fixed key.
 var signer = session.NewSigV4(aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 	return aws.Credentials{AccessKeyID: "AKIA", SecretAccessKey: "s", SessionToken: "token"}, nil
@@ -62,7 +65,7 @@ func beat(ctx context.Context, c *sessiontest.Conn) {
 	ctx = c.CloseRead(ctx)
 	for ctx.Err() == nil {
 		c.Send(ctx, "heartbeat")
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 	}
 }
 
@@ -94,11 +97,11 @@ func TestAConnectionThatEndsAsConnectionsDoIsMadeAgainAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := sessiontest.New(t, func(_ context.Context, c *sessiontest.Conn) {
-					time.Sleep(2 * time.Second)
+					pass(2 * time.Second)
 					end(c)
 				}, hold)
 				_, stop := start(t, s, nil)
-				time.Sleep(2*time.Second + time.Millisecond)
+				pass(2*time.Second + time.Millisecond)
 				synctest.Wait()
 				if n := len(s.Attempts()); n != 2 {
 					t.Errorf("%d attempts", n)
@@ -113,7 +116,7 @@ func TestAServerThatClosesEveryConnectionAtOnceIsNotHammered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := sessiontest.New(t, func(_ context.Context, c *sessiontest.Conn) { _ = c.Close(websocket.StatusNormalClosure, "") })
 		_, stop := start(t, s, nil)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if n := len(s.Attempts()); n < 5 || n > 16 {
 			t.Errorf("%d attempts in a minute", n)
 		}
@@ -126,9 +129,9 @@ func TestTheBackOffGrowsWhileTheServerIsAwayAndTheSessionIsThereSoonAfterIt(t *t
 		s := sessiontest.New(t, hold)
 		s.Unreachable(errors.New("connection refused"))
 		_, stop := start(t, s, nil)
-		time.Sleep(200 * time.Millisecond)
+		pass(200 * time.Millisecond)
 		s.Unreachable(nil)
-		time.Sleep(150 * time.Millisecond)
+		pass(150 * time.Millisecond)
 		if n := len(s.Attempts()); n != 1 {
 			t.Errorf("%d attempts", n)
 		}
@@ -144,7 +147,7 @@ func TestARefusalIsTriedAgainWithGrowingWaits(t *testing.T) {
 			return true
 		})
 		_, stop := start(t, s, nil)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if n := len(s.Attempts()); n < 40 || n > 60 { // 0.25 s growing by half to 2 min
 			t.Errorf("%d attempts in an hour", n)
 		}
@@ -163,11 +166,11 @@ func TestADeregisteredInstanceSleepsForAnHourAndTriesAgain(t *testing.T) {
 		})
 		var told atomic.Int64
 		_, stop := start(t, s, func(c *session.Config) { c.Inactive = func(time.Duration) error { told.Add(1); return nil } })
-		time.Sleep(time.Hour - time.Second)
+		pass(time.Hour - time.Second)
 		if n := len(s.Attempts()); n != 1 || told.Load() != 1 {
 			t.Errorf("%d attempts, told %d times", n, told.Load())
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if n := len(s.Attempts()); n != 2 {
 			t.Errorf("%d attempts", n)
 		}
@@ -195,20 +198,20 @@ func TestASilentConnectionIsGivenUpAndOnlySignsOfLifeCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := sessiontest.New(t, func(ctx context.Context, c *sessiontest.Conn) {
 			for range 4 {
-				time.Sleep(50 * time.Second)
+				pass(50 * time.Second)
 				c.Send(ctx, "heartbeat")
 			}
 			for range 30 { // frames nobody knows don't count
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				c.Send(ctx, "what is this")
 			}
 		}, beat)
 		frames, stop := start(t, s, nil)
-		time.Sleep(255 * time.Second)
+		pass(255 * time.Second)
 		if n := len(s.Attempts()); n != 1 || frames.Load() < 4 {
 			t.Errorf("%d attempts, %d frames", n, frames.Load())
 		}
-		time.Sleep(2*time.Minute - 50*time.Second)
+		pass(2*time.Minute - 50*time.Second)
 		synctest.Wait()
 		if n := len(s.Attempts()); n != 2 {
 			t.Errorf("%d attempts", n)
@@ -224,14 +227,14 @@ func TestAnOldConnectionIsReplaced(t *testing.T) {
 			go func() {
 				for ctx.Err() == nil {
 					c.Send(ctx, "heartbeat")
-					time.Sleep(30 * time.Second)
+					pass(30 * time.Second)
 				}
 			}()
 			_, _, err := c.Read(ctx)
 			closed <- err
 		}, beat)
 		_, stop := start(t, s, nil)
-		time.Sleep(35*time.Minute + time.Second)
+		pass(35*time.Minute + time.Second)
 		synctest.Wait()
 		if n := len(s.Attempts()); n != 2 {
 			t.Errorf("%d attempts", n)
@@ -241,7 +244,7 @@ func TestAnOldConnectionIsReplaced(t *testing.T) {
 			t.Error(err)
 		}
 		_ = stop()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 	})
 }
 
@@ -252,7 +255,7 @@ func TestAHandlerThatCannotGoOnEndsTheConnectionAndNotTheSession(t *testing.T) {
 			hold(ctx, c)
 		}, hold)
 		_, stop := start(t, s, nil)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := len(s.Attempts()); n != 2 {
 			t.Errorf("%d attempts", n)
 		}
@@ -267,7 +270,7 @@ func TestAFrameThatIsTooLargeEndsTheConnectionAndNotTheSession(t *testing.T) {
 			hold(ctx, c)
 		}, hold)
 		frames, stop := start(t, s, nil)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := len(s.Attempts()); n != 2 || frames.Load() != 0 {
 			t.Errorf("%d attempts, %d frames", n, frames.Load())
 		}
@@ -288,7 +291,7 @@ func TestAnEndpointThatCannotBeFoundIsTriedAgain(t *testing.T) {
 				return url(ctx)
 			}
 		})
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if n := len(s.Attempts()); n != 1 || asked.Load() != 3 {
 			t.Errorf("%d attempts, asked %d times", n, asked.Load())
 		}
@@ -302,17 +305,17 @@ func TestAServerThatSendsPingsAndFallsSilentIsGivenUpSoon(t *testing.T) {
 			go func() {
 				for range 5 {
 					_ = c.Ping(ctx)
-					time.Sleep(2 * time.Second)
+					pass(2 * time.Second)
 				}
 			}()
 			c.Receive(ctx)
 		}, beat)
 		_, stop := start(t, s, nil)
-		time.Sleep(8*time.Second + 14*time.Second)
+		pass(8*time.Second + 14*time.Second)
 		if n := len(s.Attempts()); n != 1 {
 			t.Errorf("%d attempts", n)
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if n := len(s.Attempts()); n != 2 {
 			t.Errorf("%d attempts", n)
 		}
@@ -334,7 +337,7 @@ func TestADeregistrationIsToldWithHowLongTheHostWasAway(t *testing.T) {
 					if c.pings {
 						_ = conn.Ping(ctx)
 					}
-					time.Sleep(12 * time.Second) // as if this end were suspended
+					pass(12 * time.Second) // as if this end were suspended
 					if c.late {
 						_ = conn.Ping(ctx)
 					}
@@ -349,7 +352,7 @@ func TestADeregistrationIsToldWithHowLongTheHostWasAway(t *testing.T) {
 				_, stop := start(t, s, func(cfg *session.Config) {
 					cfg.Inactive = func(d time.Duration) error { away.Store(int64(d)); return nil }
 				})
-				time.Sleep(13 * time.Second)
+				pass(13 * time.Second)
 				if got := time.Duration(away.Load()); got < c.want-time.Second || got > c.want {
 					t.Errorf("away for %s", got)
 				}
@@ -372,7 +375,7 @@ func TestASlowHandlerDoesNotKeepPingsFromBeingAnswered(t *testing.T) {
 				}
 				cancel()
 			}
-			time.Sleep(time.Hour)
+			pass(time.Hour)
 		})
 		_, stop := start(t, s, func(c *session.Config) {
 			c.Serve = func(ctx context.Context, _ *session.Conn) session.Handler {
@@ -385,7 +388,7 @@ func TestASlowHandlerDoesNotKeepPingsFromBeingAnswered(t *testing.T) {
 				}
 			}
 		})
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if n := answered.Load(); n != 3 {
 			t.Errorf("%d of 3 pings were answered", n)
 		}

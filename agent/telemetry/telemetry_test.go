@@ -26,6 +26,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// pass lets time pass inside a synctest bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
 type fakeEngine struct {
 	mu     sync.Mutex
 	tasks  []engine.TaskStatus
@@ -86,7 +89,7 @@ func inBubble(t *testing.T, f func(*world)) {
 			go func() {
 				for ctx.Err() == nil {
 					c.Send(ctx, `{"type":"HeartbeatMessage","message":{"healthy":true}}`)
-					time.Sleep(30 * time.Second)
+					pass(30 * time.Second)
 				}
 			}()
 			for frame := c.Receive(ctx); frame != ""; frame = c.Receive(ctx) {
@@ -113,7 +116,7 @@ func inBubble(t *testing.T, f func(*world)) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 	})
 }
 
@@ -155,7 +158,7 @@ func checked(arn, status string) engine.TaskStatus {
 
 func TestAnIdleInstanceSaysSoAtConnectAndEveryTwentySeconds(t *testing.T) {
 	inBubble(t, func(w *world) {
-		time.Sleep(41 * time.Second)
+		pass(41 * time.Second)
 		expect(t, w, "0s metrics idle=true fin=true tasks=0", "20s metrics idle=true fin=true tasks=0", "40s metrics idle=true fin=true tasks=0")
 		r := w.server.Attempts()[0]
 		if d := cmp.Diff("agentHash=1234567&agentVersion=0.1.0&cluster=daemonset&containerInstance=arn%3Ai&dockerVersion=20.10.24%2Bdfsg1", r.URL.RawQuery); d != "" || r.URL.Path != "/tcs/ws" {
@@ -167,7 +170,7 @@ func TestAnIdleInstanceSaysSoAtConnectAndEveryTwentySeconds(t *testing.T) {
 func TestNothingIsPublishedAboutTasksThatWasNotMeasured(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.engine.set(engine.EngineHealth{}, engine.TaskStatus{Arn: "t1", Known: "RUNNING"})
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		expect(t, w, "0s metrics idle=true fin=true tasks=0")
 	})
 }
@@ -175,12 +178,12 @@ func TestNothingIsPublishedAboutTasksThatWasNotMeasured(t *testing.T) {
 func TestHealthIsPublishedEveryPeriodAndAtOnceWhenItChanges(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.engine.set(engine.EngineHealth{}, checked("t1", "UNKNOWN"))
-		time.Sleep(25 * time.Second)
+		pass(25 * time.Second)
 		w.engine.set(engine.EngineHealth{}, checked("t1", "HEALTHY"))
 		w.publisher.Changed()
 		synctest.Wait()
 		w.publisher.Changed() // nothing new
-		time.Sleep(16 * time.Second)
+		pass(16 * time.Second)
 		expect(t, w, "0s metrics idle=true fin=true tasks=0", "20s health fin=true t1/web=UNKNOWN", "25s health fin=true t1/web=HEALTHY", "40s health fin=true t1/web=HEALTHY")
 	})
 }
@@ -192,7 +195,7 @@ func TestTheHealthOfManyTasksIsDivided(t *testing.T) {
 			tasks = append(tasks, checked(fmt.Sprint("t", i), "HEALTHY"))
 		}
 		w.engine.set(engine.EngineHealth{}, tasks...)
-		time.Sleep(21 * time.Second)
+		pass(21 * time.Second)
 		synctest.Wait()
 		got := w.seen()[1:]
 		if len(got) != 3 || !strings.Contains(got[0], "fin=false") || !strings.Contains(got[1], "fin=false") || !strings.Contains(got[2], "fin=true") {
@@ -204,12 +207,12 @@ func TestTheHealthOfManyTasksIsDivided(t *testing.T) {
 func TestTheEnginesStateFollowsAHeartbeat(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.engine.set(engine.EngineHealth{}, engine.TaskStatus{Arn: "t1", Known: "RUNNING"})
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		w.publisher.Heartbeat()
-		time.Sleep(20 * time.Second)
+		pass(20 * time.Second)
 		w.engine.set(engine.EngineHealth{Impaired: true, Causes: []string{"docker does not answer", "disk full"}, Since: time.Now()}, engine.TaskStatus{Arn: "t1", Known: "RUNNING"})
 		w.publisher.Heartbeat()
-		time.Sleep(60 * time.Second)
+		pass(60 * time.Second)
 		expect(t, w, "0s metrics idle=true fin=true tasks=0", "40s status ContainerRuntime=OK ", "60s status ContainerRuntime=IMPAIRED docker does not answer; disk full")
 	})
 }

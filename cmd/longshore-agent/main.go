@@ -19,12 +19,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent"
 	"github.com/longshore-project/longshore/agent/config"
-)
-
-// version and commit are set by the linker: -X main.version=… -X main.commit=….
-var (
-	version = "0.1.0"
-	commit  = ""
+	"github.com/longshore-project/longshore/internal/version"
 )
 
 func main() {
@@ -77,7 +72,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 }
 
 func newRun(stderr io.Writer) *cobra.Command {
-	opt := agent.Options{Version: version, Hash: hash(), License: license, Stderr: stderr}
+	opt := agent.Options{Version: release(), Hash: hash(), License: license, Stderr: stderr}
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the agent until a signal ends it", Args: cobra.NoArgs,
 		Long: "Run the agent. It is configured by the environment and by " + config.DefaultFile + "; \"longshore-agent settings\" lists every setting.\n" +
@@ -93,7 +88,7 @@ func newRun(stderr io.Writer) *cobra.Command {
 
 func newVersion(stdout io.Writer) *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		_, err := fmt.Fprintf(stdout, "Longshore Agent - v%s (%s)\n", version, hash())
+		_, err := fmt.Fprintf(stdout, "Longshore Agent - v%s (%s)\n", release(), hash())
 		return err
 	}}
 }
@@ -165,10 +160,13 @@ func healthcheck(ctx context.Context, url string) error {
 // license is what "license" prints and introspection serves.
 const license = "Longshore is licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0"
 
+// release is the version without the "v" that tags have.
+func release() string { return strings.TrimPrefix(version.Version, "v") }
+
 // hash names the source that the binary was built from.
 func hash() string {
-	id := commit
-	if info, ok := debug.ReadBuildInfo(); ok && id == "" {
+	id := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				id = s.Value

@@ -23,7 +23,7 @@ func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 
 func TestTheFlagsOfTheAmazonECSAgentWorkAsCommands(t *testing.T) {
 	for _, args := range [][]string{{"version"}, {"-version"}, {"--version"}} {
-		if code, out, _ := command(t, args...); code != 0 || !strings.HasPrefix(out, "Longshore Agent - v"+version+" (") {
+		if code, out, _ := command(t, args...); code != 0 || !strings.HasPrefix(out, "Longshore Agent - v"+release()+" (") {
 			t.Errorf("%v: %d %q", args, code, out)
 		}
 	}
