@@ -30,7 +30,7 @@ if alive dockerd || [ -e "$RUN/started-docker-unit" ]; then
   [ ! -e "$RUN/started-docker-unit" ] || systemctl stop docker.service docker.socket
   halt dockerd 30
   # what the engine leaves behind when it ends: its bridge, its tables, forwarding, its namespace mount
-  for link in $(ls /sys/class/net); do
+  for link in $(links); do
     before links | grep -qx "$link" && continue
     case $link in docker0 | br-* | veth*) ip link del "$link" 2>/dev/null ;; esac
   done

@@ -57,3 +57,6 @@ await() {
   done
   printf ' ok\n'
 }
+
+# links: the network interfaces of this namespace, a line each
+links() { awk -F: 'NR > 2 { gsub(/ /, "", $1); print $1 }' /proc/net/dev; }

@@ -58,7 +58,7 @@ command -v aws >/dev/null || missing+=(awscli)
 if [ ! -e "$RUN/before/recorded" ]; then
   # what was there, so that make down can put it back
   cat /proc/sys/net/ipv4/ip_forward >"$RUN/before/ip_forward"
-  ls /sys/class/net >"$RUN/before/links"
+  links >"$RUN/before/links"
   { command -v nft >/dev/null && nft list tables || true; } >"$RUN/before/tables"
   [ ! -d /var/lib/docker ] && touch "$RUN/before/no-docker-data"
   docker version >/dev/null 2>&1 && touch "$RUN/before/docker-ran" || true
