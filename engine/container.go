@@ -21,6 +21,9 @@ func parseContainer(t *Task, p *acs.Container) (*Container, error) {
 	if c.config, c.hostConfig, err = decodeDockerConfig(p.DockerConfig); err != nil {
 		return nil, err
 	}
+	if r := c.hostConfig.MemoryReservation; r < 0 || r > 1<<51 {
+		return nil, fmt.Errorf("dockerConfig.hostConfig.MemoryReservation %d is out of bounds", r)
+	}
 	override, err := commandOverride(p.Overrides)
 	if err != nil {
 		return nil, err
@@ -66,10 +69,22 @@ func unsupportedInContainer(p *acs.Container) error {
 		return fmt.Errorf("logsAuthStrategy %q is not supported", p.LogsAuthStrategy)
 	case p.HealthCheckType != "" && !strings.EqualFold(p.HealthCheckType, "docker"):
 		return fmt.Errorf("healthCheckType %q is not supported; use docker", p.HealthCheckType)
-	case p.StartTimeout < 0 || p.StopTimeout < 0:
-		return fmt.Errorf("startTimeout and stopTimeout must not be negative")
-	case p.CPU < 0 || p.Memory < 0:
-		return fmt.Errorf("cpu and memory must not be negative")
+	}
+	for name, v := range map[string]int64{"startTimeout": p.StartTimeout, "stopTimeout": p.StopTimeout, "cpu": p.CPU, "memory": p.Memory} {
+		if err := sane(name, v); err != nil {
+			return err
+		}
+	}
+	if r := p.RestartPolicy; r != nil {
+		return sane("restartAttemptPeriod", r.RestartAttemptPeriod)
+	}
+	return nil
+}
+
+// sane bounds seconds, cpu units and MiB to what can be computed with.
+func sane(name string, v int64) error {
+	if v < 0 || v > 1<<31 {
+		return fmt.Errorf("%s %d is out of bounds (0 to %d)", name, v, int64(1)<<31)
 	}
 	return nil
 }

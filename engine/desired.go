@@ -134,6 +134,9 @@ func (t *Task) container(name string) *Container {
 	return nil
 }
 
+// maxArn is the longest ARN of a task that is taken; it is a key of the state database.
+const maxArn = 2048
+
 // ParseTask reads a payload. Its error is an [*UnrecognizedTaskError]. What can be read but can never work on this host
 // is a Task with Doom.
 func ParseTask(p *acs.Task, host Host) (*Task, error) {
@@ -145,8 +148,14 @@ func ParseTask(p *acs.Task, host Host) (*Task, error) {
 }
 
 func parseTask(p *acs.Task, host Host) (*Task, error) {
-	if p.Arn == "" {
-		return nil, fmt.Errorf("task has no arn")
+	if p.Arn == "" || len(p.Arn) > maxArn {
+		return nil, fmt.Errorf("the task's arn has %d characters; it needs 1 to %d", len(p.Arn), maxArn)
+	}
+	if err := sane("the task's memory", p.Memory); err != nil {
+		return nil, err
+	}
+	if p.CPU < 0 || p.CPU > 1<<20 {
+		return nil, fmt.Errorf("the task's cpu %g is out of bounds", p.CPU)
 	}
 	if err := unsupportedInTask(p); err != nil {
 		return nil, err

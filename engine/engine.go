@@ -118,8 +118,8 @@ func (e *Engine) seal() {
 // it could not be saved. A task that is known is not read again: only its desiredStatus counts, and only if it is
 // further along, so that repeating a call changes nothing. Role credentials in the payload are not kept.
 func (e *Engine) Accept(ctx context.Context, p *acs.Task) error {
-	if p == nil || p.Arn == "" {
-		return &UnrecognizedTaskError{Detail: "the task has no arn"}
+	if p == nil || p.Arn == "" || len(p.Arn) > maxArn {
+		return &UnrecognizedTaskError{Detail: fmt.Sprintf("the task has no arn of 1 to %d characters", maxArn)}
 	}
 	desired, err := ParseDesired(p.DesiredStatus)
 	if err != nil {

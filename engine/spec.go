@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"path/filepath"
 	"strings"
 )
 
@@ -89,8 +90,8 @@ func mountsOf(t *Task, c *Container) []Mount {
 		if v == nil { // a task that was rebuilt from labels makes no containers
 			continue
 		}
-		mount := Mount{Type: "bind", Source: v.Host.SourcePath, Target: m.ContainerPath, ReadOnly: m.ReadOnly}
-		if mount.Source == "" {
+		mount := Mount{Type: "bind", Source: filepath.Clean(v.Host.SourcePath), Target: m.ContainerPath, ReadOnly: m.ReadOnly}
+		if v.Host.SourcePath == "" {
 			mount.Type, mount.Source = "volume", volumeName(t, v.Name)
 		}
 		mounts = append(mounts, mount)

@@ -391,7 +391,7 @@ func (w *worker) take(r result) {
 	if r.apply != nil {
 		r.apply(co)
 	}
-	co.Stale = co.Stale || at.noisy
+	co.Stale = co.Stale || at.noisy && !co.ended()
 	if at.step != nil {
 		w.timeline.end(at.step, r.err, now)
 	}
