@@ -128,7 +128,7 @@ func (rs *readers) discard(imageID string, h *reader) {
 }
 
 func (rs *readers) remove(id string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err := rs.api.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true})
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {

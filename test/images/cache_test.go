@@ -1,4 +1,4 @@
-package imagecache_test
+package images_test
 
 import (
 	"context"
