@@ -115,7 +115,7 @@ func openFile(o Options) (*timberjack.Logger, error) {
 	}
 	file := &timberjack.Logger{Filename: o.File, MaxSize: int(o.MaxSizeMB), MaxBackups: int(o.MaxRollCount), FileMode: 0o640, AppendTimeAfterExt: true}
 	if o.RolloverType == "hourly" {
-		file.MaxSize, file.RotateAtMinutes, file.BackupTimeFormat = 1<<20, []int{0}, "2006-01-02-15"
+		file.MaxSize, file.RotateAtMinutes = 1<<20, []int{0}
 	}
 	return file, nil
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -108,6 +109,23 @@ func TestTheFileIsMadeWithItsDirectoryAndRotatedBySize(t *testing.T) {
 	if info, err := os.Stat(name); err != nil || info.Size() > 1<<20 || info.Mode().Perm() != 0o640 {
 		t.Errorf("%v %v", info, err)
 	}
+}
+
+func TestTheFileIsRotatedAtEachFullHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		name := filepath.Join(t.TempDir(), "ecs-agent.log")
+		var stderr bytes.Buffer
+		log, done := Open(Options{File: name, RolloverType: "hourly", MaxSizeMB: 1, MaxRollCount: 24, Stderr: &stderr})
+		for range 3 {
+			log.Info("line")
+			<-time.After(time.Hour)
+		}
+		log.Info("line")
+		done()
+		if files, err := filepath.Glob(name + "*"); err != nil || len(files) != 4 || stderr.Len() != 0 {
+			t.Errorf("%v %v %s", files, err, stderr.String())
+		}
+	})
 }
 
 func TestALogFileThatCannotBeWrittenIsToldOnceAndTheLinesGoToStandardError(t *testing.T) {
