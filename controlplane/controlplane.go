@@ -14,6 +14,7 @@
 //
 //	longshore-control.lock   locked by the running process
 //	etcd/                    the embedded etcd; not there with an external one
+//	longshore-control.sock   where the key commands reach the running process
 //	admin.env, host.env      the first keys, see package auth
 package controlplane
 
@@ -107,6 +108,9 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 	}
 	handler, err := p.startParts()
 	if err != nil {
+		return nil, err
+	}
+	if err := p.serveKeys(); err != nil {
 		return nil, err
 	}
 	p.serve(listener, handler)

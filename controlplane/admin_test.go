@@ -1,0 +1,54 @@
+package controlplane_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+
+	"github.com/longshore-project/longshore/controlplane"
+	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+func TestAKeyCountsFromWhenItIsMadeUntilItIsDeleted(t *testing.T) {
+	p := start(t, controlplane.Config{})
+	made, err := controlplane.CreateKey(t.Context(), p.dir, store.RoleReadOnly, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := p.client(aws.Credentials{AccessKeyID: made.AccessKeyID, SecretAccessKey: made.SecretAccessKey}, "us-west-2")
+	if _, err := reader.ListClusters(t.Context(), &ecs.ListClustersInput{}); err != nil {
+		t.Error(err)
+	}
+	_, err = reader.CreateCluster(t.Context(), &ecs.CreateClusterInput{})
+	refused(t, err, "AccessDeniedException", "ecs:CreateCluster")
+	if err := controlplane.DeleteKey(t.Context(), p.dir, made.AccessKeyID); err != nil {
+		t.Error(err)
+	}
+	_, err = reader.ListClusters(t.Context(), &ecs.ListClustersInput{})
+	refused(t, err, "UnrecognizedClientException", "invalid")
+}
+
+func TestTheLastAdministratorsKeyStays(t *testing.T) {
+	p := start(t, controlplane.Config{})
+	first := p.key(t, auth.AdminFile).AccessKeyID
+	if err := controlplane.DeleteKey(t.Context(), p.dir, first); err == nil || !strings.Contains(err.Error(), "last administrator") {
+		t.Errorf("the last one: %v", err)
+	}
+	second, err := controlplane.CreateKey(t.Context(), p.dir, store.RoleAdmin, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := controlplane.DeleteKey(t.Context(), p.dir, first); err != nil {
+		t.Error(err)
+	}
+	if err := controlplane.DeleteKey(t.Context(), p.dir, second.AccessKeyID); err == nil {
+		t.Error("none is left")
+	}
+	keys, err := controlplane.Keys(t.Context(), p.dir)
+	if err != nil || len(keys) != 2 || keys[0].SecretAccessKey != "" {
+		t.Errorf("the keys are %v, %v", keys, err)
+	}
+}
