@@ -28,7 +28,7 @@ var errNotPlain = errors.New("layers are not plain")
 var remapped = regexp.MustCompile(`/[0-9]+\.[0-9]+/overlay2/`)
 
 // layersOf returns where an image's layers are, nil if they can't be read here: with another storage driver, remapped
-// users, an engine elsewhere, or no right to look.
+// users, an engine elsewhere or without root's rights, or no right to look.
 func (r *Runtime) layersOf(ctx context.Context, imageID string) (layers, error) {
 	img, err := r.api.ImageInspect(ctx, imageID)
 	if err != nil {
@@ -49,8 +49,10 @@ func (r *Runtime) layersOf(ctx context.Context, imageID string) (layers, error) 
 		if !path.IsAbs(d) || remapped.MatchString(d) {
 			return nil, nil
 		}
-		if _, err := os.Stat(d); err != nil {
-			return nil, nil //nolint:nilerr // then it is read another way
+		// An engine without root's rights owns its directories itself, and its layers too have ids that are not the container's.
+		var st unix.Stat_t
+		if unix.Stat(path.Dir(d), &st) != nil || st.Uid != 0 || unix.Stat(d, &st) != nil {
+			return nil, nil
 		}
 	}
 	return dirs, nil
