@@ -1,8 +1,11 @@
 package ecsagent_test
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -10,7 +13,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/api"
+	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/poll"
+	"github.com/longshore-project/longshore/controlplane/store/storetest"
 	"github.com/longshore-project/longshore/test/ecsagent"
 )
 
@@ -277,4 +285,88 @@ func TestHandshakesAreRefusedWithBareErrors(t *testing.T) {
 	if answer.StatusCode != http.StatusForbidden {
 		t.Errorf("without a signature the answer is %d", answer.StatusCode)
 	}
+}
+
+func TestATaskThatRunsOnThoughItIsRecordedAsStoppedIsStoppedAfterTheNextManifest(t *testing.T) {
+	p, a := ready(t)
+	arn := p.runs(a, p.define("app"))
+	p.settled(a, "app:1")
+	if err := a.Report(arn, "STOPPED"); err != nil { // which is not true
+		t.Fatal(err)
+	}
+	a.Stop()
+	a.restart()
+	a.expect("the agent's question", 1, ecsagent.Is(ecsagent.Sent, "TaskStopVerificationMessage"))
+	a.expect("the answer", 1, ecsagent.Is(ecsagent.Received, "TaskStopVerificationAck"))
+	a.expect("STOPPED", 1, ecsagent.Is(ecsagent.Sent, submit), ecsagent.Of(arn), ecsagent.With("STOPPED"))
+	if n := a.Running(); n != 0 {
+		t.Errorf("%d containers run", n)
+	}
+}
+
+func TestAReportThatIsRepeatedBecauseItsAnswerWasLostChangesNothing(t *testing.T) {
+	p, a := ready(t)
+	arn := p.runs(a, p.define("app"))
+	p.settled(a, "app:1")
+	before := p.task(arn)
+	for range 3 {
+		if err := a.Report(arn, "RUNNING"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Report(arn, "PENDING"); err != nil { // late
+		t.Fatal(err)
+	}
+	if after := p.task(arn); after.Version != before.Version || aws.ToString(after.LastStatus) != "RUNNING" {
+		t.Errorf("version %d became %d, %s", before.Version, after.Version, aws.ToString(after.LastStatus))
+	}
+}
+
+func TestHeartbeatsComeOftenEnoughForAnAgentThatGivesUpAfterTwiceTheirTime(t *testing.T) {
+	// The real ones come every 30 to 45 s, and agents give up after 60 s at the earliest: here all of it is 50 times as fast.
+	p := scaledPlane(t, poll.Config{Heartbeat: 600 * time.Millisecond, HeartbeatJitter: 300 * time.Millisecond})
+	p.cluster("daemonset")
+	a := p.join(func(c *ecsagent.Config) {
+		c.Timers.Heartbeat, c.Timers.HeartbeatJitter, c.Timers.Publish = 1200*time.Millisecond, time.Millisecond, time.Hour
+	})
+	a.expect("heartbeats on the control channel", 5, ecsagent.Is(ecsagent.Sent, "HeartbeatAckRequest"))
+	a.expect("and on telemetry's", 9, ecsagent.Is(ecsagent.Received, "HeartbeatMessage"))
+	if ends := a.Journal(ecsagent.Is(ecsagent.Ended, "")); len(ends) != 0 {
+		t.Errorf("connections ended: %v", ends)
+	}
+}
+
+// scaledPlane is a control plane without its scheduler, whose timers for agents can be set.
+func scaledPlane(t *testing.T, timers poll.Config) *plane {
+	t.Helper()
+	p := &plane{T: t, web: &http.Client{Transport: &http.Transport{}}}
+	p.cfg.DataDir, p.cfg.Region = t.TempDir(), "us-west-2"
+	records := storetest.New(t)
+	if err := auth.EnsureKeys(t.Context(), records, p.cfg.DataDir, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	verifier := auth.NewVerifier(auth.StoredKeys(records), auth.Options{})
+	timers.Store, timers.Verifier = records, verifier
+	sockets := must(poll.New(timers))(t)
+	calls := api.New(api.Config{Store: records, Verifier: verifier, Region: p.cfg.Region, AccountID: "123456789012", Log: zap.NewNop(),
+		BaseURL: func(r *http.Request) string { return "http://" + r.Host }})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = sockets.Run(ctx) })
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			sockets.ServeHTTP(w, r)
+		} else {
+			calls.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(func() {
+		p.web.CloseIdleConnections()
+		cancel()
+		running.Wait()
+		web.Close()
+	})
+	p.cfg.Listen = web.Listener.Addr().String()
+	p.admin = p.client()
+	return p
 }

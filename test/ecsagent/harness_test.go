@@ -58,9 +58,14 @@ func newPlane(t *testing.T, change ...func(*controlplane.Config)) *plane {
 	p.web = &http.Client{Transport: &http.Transport{}}
 	p.start()
 	t.Cleanup(p.stop)
-	p.admin = ecs.New(ecs.Options{Region: p.cfg.Region, BaseEndpoint: aws.String(p.url()), HTTPClient: p.web,
-		Credentials: credentials.StaticCredentialsProvider{Value: p.key(auth.AdminFile)}})
+	p.admin = p.client()
 	return p
+}
+
+// client is an administrator's.
+func (p *plane) client() *ecs.Client {
+	return ecs.New(ecs.Options{Region: p.cfg.Region, BaseEndpoint: aws.String(p.url()), HTTPClient: p.web,
+		Credentials: credentials.StaticCredentialsProvider{Value: p.key(auth.AdminFile)}})
 }
 
 func (p *plane) url() string { return "http://" + p.cfg.Listen }
