@@ -208,6 +208,10 @@ func (p *ControlPlane) deleteKey(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, refused, http.StatusBadRequest)
 	default:
 		p.log.Info("an access key was deleted", zap.String("key", id))
+		if err := auth.ForgetKey(p.cfg.DataDir, id); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		answerJSON(w, http.StatusOK, struct{}{})
 	}
 }

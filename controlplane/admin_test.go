@@ -1,6 +1,9 @@
 package controlplane_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -32,7 +35,8 @@ func TestAKeyCountsFromWhenItIsMadeUntilItIsDeleted(t *testing.T) {
 }
 
 func TestTheLastAdministratorsKeyStays(t *testing.T) {
-	p := start(t, controlplane.Config{})
+	dir := t.TempDir()
+	p := start(t, controlplane.Config{DataDir: dir})
 	first := p.key(t, auth.AdminFile).AccessKeyID
 	if err := controlplane.DeleteKey(t.Context(), p.dir, first); err == nil || !strings.Contains(err.Error(), "last administrator") {
 		t.Errorf("the last one: %v", err)
@@ -47,8 +51,17 @@ func TestTheLastAdministratorsKeyStays(t *testing.T) {
 	if err := controlplane.DeleteKey(t.Context(), p.dir, second.AccessKeyID); err == nil {
 		t.Error("none is left")
 	}
+	if _, err := os.Stat(filepath.Join(dir, auth.AdminFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file still names the deleted key: %v", err)
+	}
 	keys, err := controlplane.Keys(t.Context(), p.dir)
 	if err != nil || len(keys) != 2 || keys[0].SecretAccessKey != "" {
 		t.Errorf("the keys are %v, %v", keys, err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if now := start(t, controlplane.Config{DataDir: dir}).key(t, auth.AdminFile); now.AccessKeyID != second.AccessKeyID {
+		t.Errorf("after a restart the file has %s, not %s", now.AccessKeyID, second.AccessKeyID)
 	}
 }

@@ -29,8 +29,8 @@ const (
 // AWS_SECRET_ACCESS_KEY=….
 //
 // Neither file nor key: a key is made. A key without its file: the file is written again, with the oldest such key. A file
-// without its key: the store is new, and adopts the file's. A file that disagrees with the store, or can't be read, is an
-// error and nothing is changed.
+// and no such key at all: the store is new, and adopts the file's. A file that disagrees with the store, names a key that
+// was deleted, or can't be read, is an error and nothing is changed.
 func EnsureKeys(ctx context.Context, s *store.Store, dir string, now time.Time) error {
 	for _, k := range []struct {
 		file string
@@ -46,16 +46,29 @@ func EnsureKeys(ctx context.Context, s *store.Store, dir string, now time.Time) 
 	return nil
 }
 
+// ForgetKey removes the file in dir that names a deleted key, if there is one.
+func ForgetKey(dir, accessKeyID string) error {
+	for _, name := range []string{AdminFile, HostFile} {
+		path := filepath.Join(dir, name)
+		if k, err := readKeyFile(path); err != nil || k.AccessKeyID != accessKeyID {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("the file still names the deleted key: %w", err)
+		}
+	}
+	return nil
+}
+
 func ensureKey(ctx context.Context, s *store.Store, path string, like store.Key, now time.Time) error {
 	filed, err := readKeyFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	var stored *store.Key
+	var named, stored *store.Key
 	if err := s.Read(ctx, func(v *store.View) error {
 		if filed != nil {
-			stored = v.Key(filed.AccessKeyID)
-			return nil
+			named = v.Key(filed.AccessKeyID)
 		}
 		stored = oldest(v, like)
 		return nil
@@ -63,8 +76,11 @@ func ensureKey(ctx context.Context, s *store.Store, path string, like store.Key,
 		return fmt.Errorf("look for the key of %s: %w", path, err)
 	}
 	switch {
+	case named != nil:
+		return agree(path, filed, named, like)
 	case filed != nil && stored != nil:
-		return agree(path, filed, stored, like)
+		return fmt.Errorf("%s has the key %s, which is not in the store: it was deleted, or is of another control plane; "+
+			"delete the file to have it written again", path, filed.AccessKeyID)
 	case filed != nil:
 		filed.Role, filed.Enrolment, filed.Created = like.Role, like.Enrolment, now
 		return createKey(ctx, s, path, filed)

@@ -100,6 +100,7 @@ func TestAKeyFileThatIsWrongStopsTheStartAndIsKept(t *testing.T) {
 		"half":           "AWS_ACCESS_KEY_ID=AKIAAAAAAAAAAAAAAAAA\n",
 		"another secret": strings.Split(good[0], "\n")[0] + "\nAWS_SECRET_ACCESS_KEY=" + strings.Repeat("x", 40) + "\n",
 		"the host's":     good[1],
+		"a deleted key":  "AWS_ACCESS_KEY_ID=AKIADELETEDDELETED00\nAWS_SECRET_ACCESS_KEY=" + strings.Repeat("y", 40) + "\n",
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
