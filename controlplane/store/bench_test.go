@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/longshore-project/longshore/controlplane/store"
@@ -72,4 +73,29 @@ func BenchmarkStartOfTheEmbeddedServer(b *testing.B) {
 		_ = s.Close()
 		b.StartTimer()
 	}
+}
+
+// A placement is a new task and what it takes of its instance; 8 of them are one transaction.
+func BenchmarkPlacementsInBatchesOf8(b *testing.B) {
+	const batch = 8
+	s := filled(b, 1000)
+	var worker atomic.Int32
+	b.SetParallelism(16)
+	b.RunParallel(func(pb *testing.PB) {
+		me := worker.Add(1)
+		allocations := make([]*store.Allocation, batch)
+		for i := range allocations {
+			allocations[i] = &store.Allocation{Cluster: "default", Instance: fmt.Sprintf("w%d-%d", me, i), Tasks: map[string]store.Resources{}}
+		}
+		for n := 0; pb.Next(); n++ {
+			txn := s.Txn()
+			for i, a := range allocations {
+				id := fmt.Sprintf("w%02d%028d%d", me, n, i)
+				a.Tasks = map[string]store.Resources{id: {CPU: 128, Memory: 64}}
+				txn.Create(task("default", id, a.Instance, "web")).Update(a)
+			}
+			commit(b, txn)
+		}
+	})
+	b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "placements/s")
 }
