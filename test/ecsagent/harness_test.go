@@ -44,6 +44,8 @@ type plane struct {
 	running *controlplane.ControlPlane
 	admin   *ecs.Client
 	web     *http.Client
+	// patience is this one's own, for what takes longer by design.
+	patience time.Duration
 }
 
 func newPlane(t *testing.T, change ...func(*controlplane.Config)) *plane {
@@ -170,9 +172,10 @@ func (p *plane) until(what string, so func() bool) {
 	p.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !so(); <-tick.C {
+	most := max(patience, p.patience)
+	for deadline := time.Now().Add(most); !so(); <-tick.C {
 		if time.Now().After(deadline) {
-			p.Fatalf("%s: not within %s", what, patience)
+			p.Fatalf("%s: not within %s", what, most)
 		}
 	}
 }

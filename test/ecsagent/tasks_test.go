@@ -156,12 +156,9 @@ func TestADrainStopsTheDaemonAndAnActiveMachineGetsItBack(t *testing.T) {
 	p, a := ready(t)
 	p.daemon("logging-agent", p.define("logging"))
 	p.settled(a, "logging:1")
-	state := func(s types.ContainerInstanceStatus) {
-		must(p.admin.UpdateContainerInstancesState(t.Context(), &ecs.UpdateContainerInstancesStateInput{Cluster: aws.String("daemonset"), ContainerInstances: []string{a.InstanceARN()}, Status: s}))(t)
-	}
-	state(types.ContainerInstanceStatusDraining)
+	p.state(a, types.ContainerInstanceStatusDraining)
 	p.until("nothing runs", func() bool { return a.Running() == 0 && len(p.tasks(a, types.DesiredStatusRunning)) == 0 })
-	state(types.ContainerInstanceStatusActive)
+	p.state(a, types.ContainerInstanceStatusActive)
 	p.settled(a, "logging:1")
 }
 
