@@ -36,6 +36,7 @@ func (p *pass) rollOut() {
 		}
 		return
 	}
+	p.spare = p.mayStop()
 	r := p.svc.Rollouts[p.primary.id]
 	r.Instances = p.requeue(r.Instances)
 	reached := make(map[string]bool, len(r.Instances))
@@ -47,16 +48,9 @@ func (p *pass) rollOut() {
 			reached[pl.id] = true
 		}
 	}
-	p.spare = p.mayStop()
-	before := r.Held
 	if r.Held = p.held(reached); r.Held == "" {
-		// What was begun and not written, or was more than minimumHealthyPercent left.
-		for _, pl := range p.places {
-			if reached[pl.id] {
-				p.replace(pl)
-			}
-		}
-	} else if before == "" {
+		p.catchUp(&r, reached)
+	} else {
 		p.sayHeld(&r, reached)
 	}
 	next, size := p.judge(&r, reached)
@@ -108,6 +102,21 @@ func (p *pass) requeue(instances []string) []string {
 		p.sayOnce("(service %s) (deployment %s) goes on without (container-instance %s) for now: %s.", p.name, p.primary.id, id, why)
 		return true
 	})
+}
+
+// catchUp stops the old tasks that a wave was to stop, and that was not written. What minimumHealthyPercent keeps is left
+// to a later wave.
+func (p *pass) catchUp(r *store.Rollout, reached map[string]bool) {
+	for _, pl := range p.places {
+		if !reached[pl.id] {
+			continue
+		}
+		p.replace(pl)
+		if pl.belongs && pl.host.Connected && pl.runs() && pl.of != p.primary {
+			delete(reached, pl.id)
+		}
+	}
+	r.Instances = slices.DeleteFunc(r.Instances, func(id string) bool { return !reached[id] })
 }
 
 // hindrance tells why a place that a wave reached can't get the new task now, though that has not been tried there.

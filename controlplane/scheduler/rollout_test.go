@@ -160,18 +160,27 @@ func TestMinimumHealthyPercentIsKeptForWhatWasBegunAndNotWritten(t *testing.T) {
 	w := updated(t, 2, minimum(50))
 	w.svc = reconcile(w.snapshot(), &w.cfg).service // the wave is recorded, the stop was not
 	w.agents = func(t *store.Task) string {
-		if t.Instance == "host-2" {
-			return ""
+		if t.Instance == "host-2" && revisionOf(t) == "1" {
+			return task.Stopped
 		}
 		return task.Running
 	}
-	w.replace(task.Stop(w.own("host-2"), types.TaskStopCodeUserInitiated, "", w.now))
+	n, _ := task.Apply(w.own("host-2"), task.StateChange{Status: task.Stopped}, w.now)
+	w.replace(n)
 	w.settle()
-	w.after(time.Minute)
-	w.expect("1 (1)")
-	w.agents = nil
-	w.settle()
-	w.expect("2 1")
+	w.expect("1 2") // what has no healthy task comes first
+	w.after(10 * time.Second)
+	w.expect("2 2")
+	w.expectSteady(t)
+}
+
+func TestMinimumHealthyPercentCountsEachStopOfAPass(t *testing.T) {
+	w := updated(t, 4, minimum(50))
+	w.cfg.RolloutParallel = true
+	w.svc = reconcile(w.snapshot(), &w.cfg).service // a wave of two is recorded, the stops were not
+	w.replace(task.Stop(w.own("host-4"), types.TaskStopCodeUserInitiated, "", w.now))
+	w.pass()
+	w.expect("(1) 1 1 (1)")
 }
 
 func TestAWaveBeginsWhereNothingIsHealthy(t *testing.T) {
