@@ -260,7 +260,7 @@ func DaemonDesired(v *store.View, svc *store.Service) int32 {
 		}
 	}
 	var n int32
-	for _, h := range placement.HostsOf(v, svc.Cluster) {
+	for _, h := range placement.HostsForDaemons(v, svc.Cluster) {
 		t := own[h.Instance.ID]
 		if ok, _ := belongs(req, h, t); ok || remains(h, t) {
 			n++

@@ -1,7 +1,6 @@
 package placement
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -11,30 +10,6 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/task"
 )
-
-// CheckStrategies is the error, for a client, about the first placement strategy that does not exist.
-func CheckStrategies(strategies []types.PlacementStrategy) error {
-	for _, s := range strategies {
-		field := aws.ToString(s.Field)
-		switch s.Type {
-		case types.PlacementStrategyTypeRandom:
-			if field != "" {
-				return fmt.Errorf("Invalid placement strategy: random takes no field, but %q is given", field)
-			}
-		case types.PlacementStrategyTypeSpread:
-			if !isInstanceField(field) && (!strings.HasPrefix(field, "attribute:") || field == "attribute:") {
-				return fmt.Errorf("Invalid placement strategy: spread takes the field instanceId, host or attribute:<name>, not %q", field)
-			}
-		case types.PlacementStrategyTypeBinpack:
-			if f := strings.ToLower(field); f != "cpu" && f != "memory" {
-				return fmt.Errorf("Invalid placement strategy: binpack takes the field cpu or memory, not %q", field)
-			}
-		default:
-			return fmt.Errorf("Invalid placement strategy type %q: there are random, spread and binpack", s.Type)
-		}
-	}
-	return nil
-}
 
 func isInstanceField(field string) bool {
 	return strings.EqualFold(field, "instanceId") || field == "host"

@@ -32,13 +32,18 @@ type Host struct {
 // HostsOf are the registered instances of a cluster (ACTIVE, DRAINING …, not INACTIVE), in order of id, as they are for
 // tasks that are no daemons: with room kept for the daemons that belong there.
 func HostsOf(v *store.View, cluster string) []*Host {
-	var hosts []*Host
+	hosts := HostsForDaemons(v, cluster)
+	keepForDaemons(v, cluster, hosts)
+	return hosts
+}
+
+// HostsForDaemons are the registered instances of a cluster with nothing kept.
+func HostsForDaemons(v *store.View, cluster string) (hosts []*Host) {
 	for inst := range v.Instances(cluster) {
 		if inst.InactiveSince.IsZero() && aws.ToString(inst.Object.Status) != "INACTIVE" {
 			hosts = append(hosts, hostOf(v, inst))
 		}
 	}
-	keepForDaemons(v, cluster, hosts)
 	return hosts
 }
 

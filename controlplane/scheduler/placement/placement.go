@@ -83,18 +83,18 @@ func NewRequest(r Request) (*Request, error) {
 		switch types.PlacementConstraintType(kind) {
 		case types.PlacementConstraintTypeDistinctInstance:
 			if expression != "" {
-				return fmt.Errorf("Invalid expression: a distinctInstance placement constraint takes none, but %q is given", expression)
+				return fmt.Errorf("placement constraint distinctInstance takes no expression, but %q is given", expression)
 			}
 			r.distinct = true
 		case types.PlacementConstraintTypeMemberOf:
 			expr, err := query.Parse(expression)
 			if err != nil {
-				return fmt.Errorf("Invalid expression %q: %w", clip(expression), err)
+				return fmt.Errorf("placement constraint memberOf %q: %w", clip(expression), err)
 			}
 			r.memberOf = append(r.memberOf, memberOf{expression, expr})
 			r.aboutTasks = r.aboutTasks || strings.Contains(expression, "task:group") || strings.Contains(expression, "runningTasksCount")
 		default:
-			return fmt.Errorf("Invalid placement constraint type %q: there are distinctInstance and memberOf", kind)
+			return fmt.Errorf("placement constraint type %q does not exist: there are distinctInstance and memberOf", kind)
 		}
 		return nil
 	}

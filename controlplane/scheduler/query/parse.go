@@ -1,6 +1,7 @@
 package query
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -193,7 +194,8 @@ func (p *parser) test() (node, error) {
 	}
 	holds, err := kind.compile(subject, op.relation, args)
 	if err != nil {
-		bad := err.(*badArgument)
+		bad := &badArgument{message: err.Error()}
+		errors.As(err, &bad)
 		return nil, p.fail(args[bad.index].offset+bad.offset, "%s", bad.message)
 	}
 	texts := make([]string, len(args))

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -145,9 +146,9 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, expr string) {
 		e, err := Parse(expr)
 		if err != nil {
-			bad := err.(*SyntaxError)
-			if bad.Offset < 0 || bad.Offset > len(expr) || bad.Message == "" {
-				t.Fatalf("%q: offset %d, message %q", expr, bad.Offset, bad.Message)
+			var bad *SyntaxError
+			if !errors.As(err, &bad) || bad.Offset < 0 || bad.Offset > len(expr) || bad.Message == "" {
+				t.Fatalf("%q: %v", expr, err)
 			}
 			_, _ = bad.Error(), bad.Caret()
 			return

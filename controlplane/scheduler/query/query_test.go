@@ -234,7 +234,10 @@ func TestWhatJavaHasAndWeLackIsRefusedByName(t *testing.T) {
 
 func TestTheCaretStandsBelowThePlace(t *testing.T) {
 	_, err := Parse("attribute:name == 'é' andd agentConnected == true")
-	bad := err.(*SyntaxError)
+	var bad *SyntaxError
+	if !errors.As(err, &bad) {
+		t.Fatalf("no syntax error but %v", err)
+	}
 	want := "attribute:name == 'é' andd agentConnected == true\n" +
 		"                      ^\n" + `expected and, or, or the end, found "andd"`
 	if got := bad.Caret(); got != want {
