@@ -196,7 +196,7 @@ func (p *parser) test() (node, error) {
 	if err != nil {
 		bad := &badArgument{message: err.Error()}
 		errors.As(err, &bad)
-		return nil, p.fail(args[bad.index].offset+bad.offset, "%s", bad.message)
+		return nil, p.fail(args[0].offset+bad.offset, "%s", bad.message)
 	}
 	texts := make([]string, len(args))
 	for i, a := range args {

@@ -28,10 +28,10 @@ func (k *kind) operators() string {
 	return strings.Join(symbols, " ")
 }
 
-// badArgument says which argument is wrong, and where in it.
+// badArgument says that the argument of a test is wrong, and where in it.
 type badArgument struct {
-	index, offset int
-	message       string
+	offset  int
+	message string
 }
 
 func (b *badArgument) Error() string { return b.message }
