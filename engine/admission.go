@@ -87,6 +87,7 @@ func (l *ledger) force(arn string, need Need) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held[arn] == nil {
+		l.waiting = slices.DeleteFunc(l.waiting, func(a *applicant) bool { return a.arn == arn })
 		l.take(arn, need)
 	}
 }

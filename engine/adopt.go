@@ -37,7 +37,8 @@ func (e *Engine) adopt(byTask map[string][]State) bool {
 				ours = append(ours, st)
 			}
 		}
-		if len(ours) == 0 || e.worker(arn) != nil {
+		w := e.worker(arn)
+		if len(ours) == 0 || w != nil && !w.bare() {
 			continue
 		}
 		log := e.cfg.Log.With(zap.String("task", arn), zap.String("step", "rebuild"))
@@ -47,7 +48,12 @@ func (e *Engine) adopt(byTask map[string][]State) bool {
 			continue
 		}
 		e.ledger.force(arn, t.Need)
-		if _, err := e.begin(t, rec, "rebuild"); err != nil {
+		if w != nil {
+			err = w.join(t, rec)
+		} else {
+			_, err = e.begin(t, rec, "rebuild")
+		}
+		if err != nil {
 			log.Error("a task was found by its containers and could not be saved", zap.Error(err))
 			e.ledger.release(arn)
 			done = false
@@ -56,6 +62,30 @@ func (e *Engine) adopt(byTask map[string][]State) bool {
 		log.Warn("the task is not on record; it was rebuilt from the labels of its containers, which run on", zap.Int("containers", len(ours)))
 	}
 	return done
+}
+
+// bare reports whether nothing is known of the task but that it is to be stopped.
+func (w *worker) bare() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.gone && len(w.rec.Containers) == 0 && w.rec.StoppedAt.IsZero()
+}
+
+// join gives a bare task the containers that were found of it.
+func (w *worker) join(t *Task, rec *TaskRecord) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone || !w.rec.StoppedAt.IsZero() {
+		return nil
+	}
+	rec.Desired, rec.AcceptedAt = w.rec.Desired, w.rec.AcceptedAt
+	if err := w.e.cfg.State.Save(rec); err != nil {
+		return err
+	}
+	w.task, w.rec = t, rec
+	w.prepare()
+	w.timeline.note("", "rebuild", OutcomeDone, "from the labels of its containers", time.Now())
+	return nil
 }
 
 // sameCluster compares clusters given by name or ARN.

@@ -52,6 +52,10 @@ func TestTheLedgerGivesBackExactlyWhatItTook(t *testing.T) {
 	if woken != "b" || l.grant("b").State != GrantHeld || l.grant("c").State != GrantWaiting {
 		t.Fatal(woken)
 	}
+	l.force("c", need(90, 10)) // its processes turn out to be there
+	if l.cpu != 140 || len(l.waiting) != 0 || l.grant("c").State != GrantHeld {
+		t.Fatal(l.cpu, l.waiting)
+	}
 	l.release("c")
 	l.release("b")
 	if l.cpu != 0 || l.memory != 0 || len(l.ports) != 1 || len(l.waiting) != 0 {

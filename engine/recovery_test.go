@@ -2,11 +2,13 @@ package engine_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/enginetest"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -156,6 +158,28 @@ func TestALostStateFileIsRebuiltFromLabelsAndNothingIsStopped(t *testing.T) {
 		w.want(a.Arn, "RUNNING", "STOPPED")
 		if !w.running(rival, "app") {
 			t.Error("the port did not become free")
+		}
+	})
+}
+
+func TestAStopThatComesBeforeTheFirstLookFindsTheContainersOfALostRecord(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.behave(map[string]enginetest.Behaviour{"app": {StopAfter: 5 * time.Second}})
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		w.stop()
+		*w.disk = *newDisk()
+		w.fake.Delay("List", time.Second)
+		w.start()
+		w.accept(stopOf(a))
+		pass(3 * time.Second)
+		if got := w.disk.statuses(a.Arn); slices.Contains(got, "STOPPED") {
+			t.Fatalf("STOPPED was reported while the container ran: %v", got)
+		}
+		pass(10 * time.Second)
+		if last := w.disk.last(a.Arn); last.Status != "STOPPED" || w.fake.Running() != 0 || exitOf(last, "app") != 143 {
+			t.Fatalf("%+v, %d run\n%s", last, w.fake.Running(), w.explain(a.Arn))
 		}
 	})
 }

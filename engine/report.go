@@ -37,13 +37,20 @@ func report(t *Task, rec *TaskRecord, obs *Observed, now time.Time) []*StateChan
 	return changes
 }
 
+// allRan reports whether every container has reached RUNNING. One that ended counts if it ran, or, while the task goes on
+// without it, if it never could.
 func allRan(t *Task, rec *TaskRecord) bool {
+	v := view{t: t, rec: rec}
+	ran := false
 	for _, cr := range rec.Containers {
-		if cr.StartedAt.IsZero() {
+		switch {
+		case !cr.StartedAt.IsZero():
+			ran = true
+		case cr.Final == nil || v.stopping():
 			return false
 		}
 	}
-	return len(rec.Containers) > 0
+	return ran
 }
 
 // newsOf reports whether a container has come further than was said, or nothing was said yet and a digest is known by the

@@ -69,7 +69,10 @@ func (v *view) finished() bool {
 			return false
 		}
 	}
-	return v.stopping() || len(v.rec.Containers) > 0
+	if len(v.rec.Containers) == 0 { // a stop of a task that is not known: the first look may find containers of it
+		return v.stopping() && !v.obs.Engine.LookedAt.IsZero()
+	}
+	return true
 }
 
 type settling struct{ view }

@@ -56,6 +56,18 @@ func TestAStoppedTaskIsCleanedUpOnlyAfterItsEndWasAccepted(t *testing.T) {
 	})
 }
 
+func TestATaskIsRUNNINGWithoutAContainerThatItCanDoWithout(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a", container("app"), container("side", notEssential, func(c *acs.Container) { c.Image = "gone:1" }))
+		w.accept(a)
+		pass(time.Minute)
+		last := w.disk.last(a.Arn)
+		if last.Status != "RUNNING" || !strings.HasPrefix(reasonOf(last, "side"), "CannotPullContainerError: ") || !w.running(a, "app") {
+			t.Fatalf("%+v\n%s", last, w.explain(a.Arn))
+		}
+	})
+}
+
 func TestAPullInProgressIsGivenUpWhenTheTaskIsStopped(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.fake.Publish(enginetest.FakeImage{Ref: "slow:1", PullTime: time.Hour})

@@ -344,6 +344,10 @@ func (w *worker) compare(list []State) {
 		case !co.exists():
 			copied := *st // a container of an earlier life of the agent
 			co.State, co.Absent, co.Stale = &copied, false, co.Busy == ""
+			if st.Status == StatusRunning { // what runs is accounted for first
+				w.e.ledger.force(w.arn, w.task.Need)
+				w.obs.Grant = Grant{State: GrantHeld}
+			}
 			w.timeline.note(c.Name, "adopt", OutcomeDone, fmt.Sprintf("found as %s (%s)", st.Status, shortID(st.ID)), time.Now())
 		case co.State.Status != st.Status || co.State.ID != st.ID || st.Health.Status != "" && co.State.Health.Status != st.Health.Status:
 			co.Stale = true
