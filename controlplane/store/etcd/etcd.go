@@ -48,6 +48,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Quota == 0 {
 		cfg.Quota = DefaultQuota
 	}
+	if err := checkDatabase(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("start etcd: %w", err)
+	}
 	e, err := embed.StartEtcd(settings(cfg))
 	if err != nil {
 		return nil, fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)

@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/url"
@@ -106,6 +107,60 @@ func TestADamagedDirectoryIsAnErrorThatNamesIt(t *testing.T) {
 	}
 	if _, err := etcd.Start(t.Context(), etcd.Config{Dir: file + "/etcd"}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestADamagedDatabaseIsAnErrorThatNamesItAndIsLeftAlone(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"empty":     func(path string) error { return os.Truncate(path, 0) },
+		"truncated": func(path string) error { return os.Truncate(path, 3*4096) },
+		"zeroed":    func(path string) error { return os.WriteFile(path, make([]byte, 1<<20), 0o600) },
+		"text":      func(path string) error { return os.WriteFile(path, []byte("no database"), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := etcd.Start(t.Context(), etcd.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Client().Put(t.Context(), "k", strings.Repeat("v", 100_000)); err != nil {
+				t.Error(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := dir + "/member/snap/db"
+			if err := damage(path); err != nil {
+				t.Fatal(err)
+			}
+			before, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := etcd.Start(t.Context(), etcd.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
+				t.Errorf("the error is %v", err)
+			}
+			if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+				t.Errorf("the file was changed: %v", err)
+			}
+		})
+	}
+}
+
+func TestAFirstStartThatWasKilledHalfWayIsBegunAgain(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/member/snap", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/member/snap/db", []byte("half a page"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := etcd.Start(t.Context(), etcd.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
