@@ -44,6 +44,9 @@ type Config struct {
 	Timers   Timers
 	// Lose says of a message about to be sent that it is lost on the way.
 	Lose func(Entry) bool
+	// Handling runs before a payload is acted upon, where the frames are read: while it takes its time the agent reads
+	// nothing, and answers no ping either.
+	Handling func(Entry)
 	// SpacesAsPercent has spaces in a socket's URL sent as %20 instead of +.
 	SpacesAsPercent bool
 }

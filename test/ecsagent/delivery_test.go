@@ -322,6 +322,19 @@ func TestAReportThatIsRepeatedBecauseItsAnswerWasLostChangesNothing(t *testing.T
 	}
 }
 
+func TestAnAgentThatTakesItsTimeOverAPayloadStaysConnected(t *testing.T) {
+	p, a := ready(t, func(c *ecsagent.Config) {
+		c.Handling = func(ecsagent.Entry) { <-time.After(1500 * time.Millisecond) }
+	})
+	for _, name := range []string{"one", "two"} {
+		p.runs(a, p.define(name))
+	}
+	a.expect("both run", 2, ecsagent.Is(ecsagent.Sent, submit), ecsagent.With("RUNNING"))
+	if ends := a.Journal(ecsagent.Is(ecsagent.Ended, "")); len(ends) != 0 {
+		t.Errorf("connections ended: %v", ends)
+	}
+}
+
 func TestHeartbeatsComeOftenEnoughForAnAgentThatGivesUpAfterTwiceTheirTime(t *testing.T) {
 	// The real ones come every 30 to 45 s, and agents give up after 60 s at the earliest: here all of it is 50 times as fast.
 	p := scaledPlane(t, poll.Config{Heartbeat: 600 * time.Millisecond, HeartbeatJitter: 300 * time.Millisecond})

@@ -17,6 +17,9 @@ func (c *channel) payload(message json.RawMessage) error {
 		e.Task, e.Status = deref(m.Tasks[0].Arn), deref(m.Tasks[0].DesiredStatus)
 	}
 	c.a.write(e)
+	if c.a.cfg.Handling != nil {
+		c.a.cfg.Handling(e)
+	}
 	if deref(m.ClusterArn) == "" || deref(m.ContainerInstanceArn) == "" || deref(m.MessageID) == "" {
 		e.Kind, e.Text = Ignored, "clusterArn, containerInstanceArn or messageId is empty"
 		c.a.write(e)

@@ -248,6 +248,7 @@ func TestAManifestIsObeyedOnlyWhenItIsNewerThanEverything(t *testing.T) {
 	conn := s.control()
 	conn.sends("PayloadMessage", payload("m-1", 5, oneTask("1", "")))
 	conn.hears("AckRequest")
+	a.expect("RUNNING", 1, ecsagent.Is(ecsagent.Sent, submit), ecsagent.With("RUNNING"))
 	manifest := func(id, timeline string) {
 		conn.sends("TaskManifestMessage", `{"clusterArn":"`+stageCluster+`","containerInstanceArn":"`+stageInstance+`","messageId":"`+id+`","generatedAt":1,"timeline":`+timeline+`,"tasks":[]}`)
 	}
