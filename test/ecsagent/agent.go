@@ -2,6 +2,7 @@ package ecsagent
 
 import (
 	"context"
+	"crypto/tls"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -44,6 +45,8 @@ type Config struct {
 	Timers   Timers
 	// Lose says of a message about to be sent that it is lost on the way.
 	Lose func(Entry) bool
+	// AnyCertificate is the flag -k.
+	AnyCertificate bool
 	// Handling runs before a payload is acted upon, where the frames are read: while it takes its time the agent reads
 	// nothing, and answers no ping either.
 	Handling func(Entry)
@@ -65,6 +68,10 @@ type Timers struct {
 	Retry                        time.Duration // first pause of an API call's attempts: 1 s
 	SubmitRetry                  time.Duration // first pause of a state change's attempts: 30 ms
 	SubmitAgain, SubmitAgainMost time.Duration // around those: 1 s to 30 s
+}
+
+func (c *Config) tls() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.AnyCertificate}
 }
 
 func (t Timers) complete() Timers {
@@ -144,7 +151,7 @@ func (m *Machine) Start(cfg Config) *Agent {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &Agent{
 		m: m, cfg: cfg, number: number, signer: v4.NewSigner(), ctx: ctx, cancel: cancel, done: make(chan struct{}), slots: make(chan struct{}, 10),
-		client: &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: 42 * time.Second},
+		client: &http.Client{Transport: &http.Transport{DisableCompression: true, TLSClientConfig: cfg.tls()}, Timeout: 42 * time.Second},
 		exit:   ExitNormal, sendCredentials: true, credentials: map[string]credentials{}, tasks: map[string]*managed{}, deregistered: make(chan struct{}),
 	}
 	a.wg.Go(a.run)

@@ -40,7 +40,8 @@ func (a *Agent) dial(name, base string, query map[string]string) (*channel, erro
 	if err := a.sign(r, nil, signedByFrame); err != nil {
 		return nil, err
 	}
-	dialer := websocket.Dialer{HandshakeTimeout: 30 * time.Second, ReadBufferSize: 4096, WriteBufferSize: 32768}
+	dialer := websocket.Dialer{HandshakeTimeout: 30 * time.Second, ReadBufferSize: 4096, WriteBufferSize: 32768,
+		TLSClientConfig: a.cfg.tls(), Proxy: http.ProxyFromEnvironment}
 	header := http.Header{"Authorization": r.Header["Authorization"], "X-Amz-Date": r.Header["X-Amz-Date"]}
 	conn, answer, err := dialer.DialContext(a.ctx, u.String(), header)
 	if err != nil {

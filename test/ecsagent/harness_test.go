@@ -2,6 +2,7 @@ package ecsagent_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -57,7 +58,7 @@ func newPlane(t *testing.T, change ...func(*controlplane.Config)) *plane {
 	for _, f := range change {
 		f(&p.cfg)
 	}
-	p.web = &http.Client{Transport: &http.Transport{}}
+	p.web = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	p.start()
 	t.Cleanup(p.stop)
 	p.admin = p.client()
@@ -70,7 +71,12 @@ func (p *plane) client() *ecs.Client {
 		Credentials: credentials.StaticCredentialsProvider{Value: p.key(auth.AdminFile)}})
 }
 
-func (p *plane) url() string { return "http://" + p.cfg.Listen }
+func (p *plane) url() string {
+	if p.cfg.TLSCert != "" {
+		return "https://" + p.cfg.Listen
+	}
+	return "http://" + p.cfg.Listen
+}
 
 func (p *plane) start() {
 	p.Helper()

@@ -1,8 +1,13 @@
 package ecsagent_test
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +15,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/test/ecsagent"
 )
 
@@ -91,6 +98,37 @@ func TestSpacesInASocketsAddressMayBeWrittenEitherWay(t *testing.T) {
 	p.cluster("daemonset")
 	a := p.join(func(c *ecsagent.Config) { c.SpacesAsPercent = true })
 	p.connected(a)
+}
+
+func TestWithTLSAnAgentThatTakesAnyCertificateJoinsAndOthersDoNot(t *testing.T) {
+	borrowed := httptest.NewTLSServer(nil)
+	defer borrowed.Close()
+	pair := borrowed.TLS.Certificates[0]
+	dir := t.TempDir()
+	for file, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: pair.Certificate[0]},
+		"key.pem":  {Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(pair.PrivateKey))(t)},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := newPlane(t, func(c *controlplane.Config) {
+		c.TLSCert, c.TLSKey = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+		c.Log = zap.NewNop() // the agent that does not join would be a warning after the test
+	})
+	p.cluster("daemonset")
+	a := p.join(func(c *ecsagent.Config) { c.AnyCertificate = true })
+	p.connected(a)
+	for _, e := range a.Journal(func(e ecsagent.Entry) bool { return e.Kind == ecsagent.Connected }) {
+		if !strings.HasPrefix(e.Text, "wss://") {
+			t.Errorf("%s is at %s", e.Type, e.Text)
+		}
+	}
+	b := p.join()
+	if code := b.Wait(); code != ecsagent.ExitError {
+		t.Errorf("an agent that does not trust the certificate exits with %d", code)
+	}
 }
 
 func TestAnEC2MachineIsKnownByItsIdentityDocument(t *testing.T) {
