@@ -165,8 +165,11 @@ func (p *ControlPlane) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	embedded := len(p.cfg.EtcdEndpoints) == 0
-	p.store, err = store.Open(ctx, store.Config{Client: client, Log: p.log.Named("store"), Maintain: embedded})
+	cfg := store.Config{Client: client, Log: p.log.Named("store")}
+	if len(p.cfg.EtcdEndpoints) == 0 {
+		cfg.Maintain, cfg.Disk = true, p.cfg.DataDir
+	}
+	p.store, err = store.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}

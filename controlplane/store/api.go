@@ -40,6 +40,7 @@ const (
 	DefaultTimeout       = 5 * time.Second
 	DefaultSpaceInterval = 5 * time.Second
 	DefaultFullAt        = 0.9
+	DefaultDiskReserve   = 128 << 20
 )
 
 // maxWriters is how many transactions may be under way at once. More only makes the watch lag.
@@ -59,6 +60,10 @@ type Config struct {
 	FullAt float64
 	// SpaceInterval is how often the size is looked at. Default 5 s.
 	SpaceInterval time.Duration
+	// Disk is a directory of the embedded server's file system. The store also counts as nearly full while less than
+	// DiskReserve bytes (default 128 MiB) are free there: an etcd that can't write ends its process.
+	Disk        string
+	DiskReserve int64
 	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short. It is for the
 	// embedded server; whoever runs an external cluster does that with their own tools.
 	Maintain bool
@@ -109,6 +114,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if cfg.SpaceInterval <= 0 {
 		cfg.SpaceInterval = DefaultSpaceInterval
+	}
+	if cfg.DiskReserve <= 0 {
+		cfg.DiskReserve = DefaultDiskReserve
 	}
 	if cfg.FullAt <= 0 || cfg.FullAt > 1 {
 		cfg.FullAt = DefaultFullAt

@@ -306,6 +306,14 @@ func TestAFullStoreTakesDeletesAndStateChangesAndRecoversByItself(t *testing.T) 
 	commit(t, s.Txn().Create(cluster("more")))
 }
 
+func TestADiskWithoutReserveTakesNothingNew(t *testing.T) {
+	s := storetest.OpenWith(t, store.Config{Client: storetest.Etcd(t), Log: zap.NewNop(), Disk: t.TempDir(), DiskReserve: 1 << 60})
+	if err := s.Txn().Create(cluster("c")).Commit(t.Context()); !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), "free on its disk") {
+		t.Errorf("a new record: %v", err)
+	}
+	commit(t, s.Txn().Create(cluster("c")).StateChange())
+}
+
 func TestWhatWasAcknowledgedIsThereAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	for run := range 3 {

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // etcdDefaultQuota is the backend quota of an etcd that was not told one.
@@ -18,11 +19,8 @@ const etcdDefaultQuota = 2 << 30
 
 // space knows whether the store is nearly full.
 type space struct {
-	mu    sync.Mutex
-	full  bool
-	size  int64
-	quota int64
-	alarm bool
+	mu   sync.Mutex
+	last Space // what was found at the last look
 	// compacted is the revision up to which the history was dropped; the watching goroutine's own.
 	compacted int64
 	look      chan struct{} // have a look now
@@ -34,17 +32,21 @@ func (p *space) init() { p.look = make(chan struct{}, 1) }
 func (p *space) refuse() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.full {
+	switch now := p.last; {
+	case !now.Full:
 		return nil
+	case now.DiskShort:
+		return fmt.Errorf("%w: only %d MiB are free on its disk; make room there", ErrFull, now.DiskFree>>20)
+	default:
+		return fmt.Errorf("%w: %d of %d MiB are used; stopped tasks and old events are being purged, try again later",
+			ErrFull, now.Size>>20, now.Quota>>20)
 	}
-	return fmt.Errorf("%w: %d of %d MiB are used; stopped tasks and old events are being purged, try again later",
-		ErrFull, p.size>>20, p.quota>>20)
 }
 
 // noSpace is called when etcd refused a write for want of space.
 func (p *space) noSpace() {
 	p.mu.Lock()
-	p.full, p.alarm = true, true
+	p.last.Full, p.last.Alarm = true, true
 	p.mu.Unlock()
 	select {
 	case p.look <- struct{}{}:
@@ -56,6 +58,8 @@ func (p *space) noSpace() {
 type Space struct {
 	Size, Quota int64 // bytes of the largest member's database, and what it may have
 	Alarm       bool  // etcd refuses writes by itself
+	DiskFree    int64 // bytes free on the disk of the embedded server
+	DiskShort   bool  // these are too few
 	Full        bool  // only deletes and state changes are accepted
 }
 
@@ -64,7 +68,7 @@ func (s *Store) Space() Space {
 	p := &s.space
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Space{Size: p.size, Quota: p.quota, Alarm: p.alarm, Full: p.full}
+	return p.last
 }
 
 // watchSpace looks at etcd's size from time to time.
@@ -100,13 +104,16 @@ func (s *Store) checkSpace() {
 			return
 		}
 	}
-	now.Full = now.Alarm || now.Size >= limit
+	now.Full = now.Alarm || now.Size >= limit || now.DiskShort
 	p := &s.space
 	p.mu.Lock()
-	was := p.full
-	p.size, p.quota, p.alarm, p.full = now.Size, now.Quota, now.Alarm, now.Full
+	was := p.last.Full
+	p.last = now
 	p.mu.Unlock()
 	fields := []zap.Field{zap.Int64("size", now.Size), zap.Int64("quota", now.Quota), zap.Bool("alarm", now.Alarm)}
+	if s.cfg.Disk != "" {
+		fields = append(fields, zap.String("disk", s.cfg.Disk), zap.Int64("disk_free", now.DiskFree), zap.Int64("disk_reserve", s.cfg.DiskReserve))
+	}
 	switch {
 	case now.Full && !was:
 		s.log.Error("the store is nearly full: until there is room only deletes and state changes are accepted", fields...)
@@ -115,10 +122,18 @@ func (s *Store) checkSpace() {
 	}
 }
 
-// measure asks all members.
+// measure asks all members, and the disk.
 func (s *Store) measure() (now Space, inUse int64, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Timeout)
 	defer cancel()
+	if s.cfg.Disk != "" {
+		var disk unix.Statfs_t
+		if err := unix.Statfs(s.cfg.Disk, &disk); err != nil {
+			return now, 0, fmt.Errorf("look at the disk of %s: %w", s.cfg.Disk, err)
+		}
+		now.DiskFree = int64(disk.Bavail) * disk.Bsize
+		now.DiskShort = now.DiskFree < s.cfg.DiskReserve
+	}
 	answered := 0
 	for _, endpoint := range s.endpoints() {
 		status, e := s.client.Status(ctx, endpoint)
