@@ -311,6 +311,24 @@ func TestAnotherReplicaTakesOver(t *testing.T) {
 	s.wait("the second one goes on", func(v *store.View) bool { return runs(v, "agent") == "host-1:1 host-2:1 host-3:1 host-4:1" })
 }
 
+func TestALostSessionCostsLatencyOnly(t *testing.T) {
+	s := newStage(t, 1)
+	st := storetest.Open(t, s.client)
+	session, err := st.Session(t.Context(), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Session = session
+	s.scheduleOn(st)
+	s.create("agent", s.define(256))
+	s.wait("it runs", func(v *store.View) bool { return runs(v, "agent") == "host-1:1" })
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.join("host-2")
+	s.wait("it goes on with a session of its own", func(v *store.View) bool { return runs(v, "agent") == "host-1:1 host-2:1" })
+}
+
 func TestManyHostsGetTheirTasksInBatches(t *testing.T) {
 	s := newStage(t, 0)
 	for i := range 60 {
