@@ -146,7 +146,7 @@ func (p *plane) joinOn(m *ecsagent.Machine, change ...func(*ecsagent.Config)) *a
 				if strings.HasPrefix(e.Type, "Publish") || strings.HasPrefix(e.Type, "AckPublish") {
 					continue
 				}
-				p.Log(fmt.Sprintf("%.300s", e.String()))
+				p.Logf("%.300s", e.String())
 			}
 		}
 	})
