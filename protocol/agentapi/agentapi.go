@@ -15,6 +15,9 @@
 // The operations: CreateCluster, DeregisterContainerInstance, DiscoverPollEndpoint, GetTaskProtection, ListTagsForResource,
 // RegisterContainerInstance, SubmitAttachmentStateChanges, SubmitContainerStateChange, SubmitTaskStateChange,
 // UpdateContainerInstancesState, UpdateTaskProtection.
+//
+// With [Config.Service] and [Config.Target] a Client speaks to another service of the same protocol, and [Client.Get] is a
+// signed GET for those that are no JSON services; package awsapi builds on both.
 package agentapi
 
 import (
@@ -23,6 +26,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +59,9 @@ type Config struct {
 	Endpoint string
 	// Region is what requests are signed for.
 	Region string
+	// Service is the name that requests are signed for, "ecs" if empty; Target is what the operation's name follows in
+	// X-Amz-Target, that of ECS if empty. Both or none are set, and with them an Endpoint.
+	Service, Target string
 	// Credentials sign each attempt. Without a cache in it, it is asked each time.
 	Credentials aws.CredentialsProvider
 	// HTTPClient sends; nil is one with the default transport. Redirects are never followed.
@@ -84,6 +91,12 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.Credentials == nil {
 		return nil, errors.New("agentapi: no credentials to sign with")
+	}
+	if cfg.Service != "" && cfg.Endpoint == "" {
+		return nil, fmt.Errorf("agentapi: no endpoint for the service %s", cfg.Service)
+	}
+	if cfg.Service == "" {
+		cfg.Service, cfg.Target = "ecs", "AmazonEC2ContainerServiceV20141113."
 	}
 	u, err := endpoint(cfg.Endpoint, cfg.Region)
 	if err != nil {
@@ -136,6 +149,7 @@ type APIError struct {
 	Message    string
 	StatusCode int
 	RequestID  string
+	Region     string // where S3 says that a bucket is
 }
 
 func (e *APIError) Error() string {
@@ -169,8 +183,40 @@ func (c *Client) Call(ctx context.Context, operation string, in, out any) error 
 		return fmt.Errorf("%s: %w", operation, err)
 	}
 	id := newID()
+	return c.retry(ctx, operation, func(ctx context.Context, attempt int) error {
+		answer, err := c.attempt(ctx, operation, maxAnswer, func() (*http.Request, error) { return c.post(ctx, operation, id, attempt, body) })
+		if err != nil || out == nil {
+			return err
+		}
+		if _, err := awsjson.Unmarshal(answer, out); err != nil {
+			return &answerError{err}
+		}
+		return nil
+	})
+}
+
+// Get fetches url, at most limit bytes, with retries and errors as those of [Client.Call]; operation names it in errors.
+// The request is signed as S3 wants it. An answer of more than limit bytes is an error.
+func (c *Client) Get(ctx context.Context, operation, url string, limit int64) (answer []byte, err error) {
+	err = c.retry(ctx, operation, func(ctx context.Context, _ int) (err error) {
+		if answer, err = c.attempt(ctx, operation, limit, func() (*http.Request, error) { return c.get(ctx, url) }); err != nil {
+			return err
+		}
+		if int64(len(answer)) > limit {
+			return &answerError{fmt.Errorf("it has more than the %d bytes that are allowed", limit)}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// retry makes attempts until one succeeds, another one is of no use, or there were enough.
+func (c *Client) retry(ctx context.Context, operation string, once func(ctx context.Context, attempt int) error) error {
 	for attempt := 1; ; attempt++ {
-		err := c.attempt(ctx, operation, id, attempt, body, out)
+		err := c.bounded(ctx, attempt, once)
 		if err == nil {
 			return nil
 		}
@@ -190,45 +236,67 @@ func (c *Client) Call(ctx context.Context, operation string, in, out any) error 
 	}
 }
 
+func (c *Client) bounded(ctx context.Context, attempt int, once func(ctx context.Context, attempt int) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.AttemptTimeout, fmt.Errorf("no answer within %s", c.cfg.AttemptTimeout))
+	defer cancel()
+	return once(ctx, attempt)
+}
+
 // answerError is a successful answer that cannot be used; asking again would repeat the side effect.
 type answerError struct{ err error }
 
 func (e *answerError) Error() string { return "the answer cannot be used: " + e.err.Error() }
 func (e *answerError) Unwrap() error { return e.err }
 
-func (c *Client) attempt(ctx context.Context, operation, id string, attempt int, body []byte, out any) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.AttemptTimeout, fmt.Errorf("no answer within %s", c.cfg.AttemptTimeout))
-	defer cancel()
-	resp, err := c.send(ctx, operation, id, attempt, body)
-	if err != nil {
+// attempt makes and sends one request and reads the answer, of which at most limit+1 bytes count.
+func (c *Client) attempt(ctx context.Context, operation string, limit int64, request func() (*http.Request, error)) ([]byte, error) {
+	answer, err := c.exchange(operation, limit, request)
+	var api *APIError
+	if err != nil && !errors.As(err, &api) {
 		if cause := context.Cause(ctx); cause != nil {
-			return cause
+			return nil, cause
 		}
-		return err
+	}
+	return answer, err
+}
+
+func (c *Client) exchange(operation string, limit int64, request func() (*http.Request, error)) ([]byte, error) {
+	req, err := request()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if resp.StatusCode/100 != 2 {
+		limit = maxAnswer
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return fmt.Errorf("reading the answer: %w", err)
+		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return apiError(operation, resp, answer)
+		return nil, apiError(operation, resp, answer)
 	}
-	if out == nil {
-		return nil
-	}
-	if _, err := awsjson.Unmarshal(answer, out); err != nil {
-		return &answerError{err}
-	}
-	return nil
+	return answer, nil
 }
 
 func apiError(operation string, resp *http.Response, answer []byte) error {
-	e := &APIError{Operation: operation, StatusCode: resp.StatusCode, RequestID: resp.Header.Get("X-Amzn-RequestId")}
-	if e.Code, e.Message = awsjson.DecodeError(resp.Header, answer); e.Code == "" {
+	e := &APIError{Operation: operation, StatusCode: resp.StatusCode, RequestID: resp.Header.Get("X-Amzn-RequestId"), Region: resp.Header.Get("X-Amz-Bucket-Region")}
+	var document struct {
+		XMLName   xml.Name `xml:"Error"`
+		Code      string
+		Message   string
+		RequestID string `xml:"RequestId"`
+	}
+	if xml.Unmarshal(answer, &document) == nil { // S3
+		e.Code, e.Message, e.RequestID = document.Code, document.Message, document.RequestID
+	} else {
+		e.Code, e.Message = awsjson.DecodeError(resp.Header, answer)
+	}
+	if e.Code == "" {
 		e.Code = http.StatusText(resp.StatusCode)
 	}
 	if len(e.Message) > 1024 {
@@ -237,28 +305,48 @@ func apiError(operation string, resp *http.Response, answer []byte) error {
 	return e
 }
 
-func (c *Client) send(ctx context.Context, operation, id string, attempt int, body []byte) (*http.Response, error) {
+// post is one attempt of an operation, signed.
+func (c *Client) post(ctx context.Context, operation, id string, attempt int, body []byte) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	h := req.Header
 	h.Set("Content-Type", awsjson.ContentType)
-	h.Set("X-Amz-Target", "AmazonEC2ContainerServiceV20141113."+operation)
+	h.Set("X-Amz-Target", c.cfg.Target+operation)
 	h.Set("Amz-Sdk-Invocation-Id", id)
 	h.Set("Amz-Sdk-Request", fmt.Sprintf("attempt=%d; max=%d", attempt, c.cfg.MaxAttempts))
+	return req, c.sign(ctx, req, hash(body))
+}
+
+// get is one attempt to fetch a URL, signed over the path as it is and with the hash of the body that it doesn't have.
+func (c *Client) get(ctx context.Context, url string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	empty := hash(nil)
+	req.Header.Set("X-Amz-Content-Sha256", empty)
+	return req, c.sign(ctx, req, empty, func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+}
+
+func (c *Client) sign(ctx context.Context, req *http.Request, sum string, options ...func(*v4.SignerOptions)) error {
 	if c.cfg.UserAgent != "" {
-		h.Set("User-Agent", c.cfg.UserAgent)
+		req.Header.Set("User-Agent", c.cfg.UserAgent)
 	}
 	credentials, err := c.cfg.Credentials.Retrieve(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("no credentials: %w", err)
+		return fmt.Errorf("no credentials: %w", err)
 	}
+	if err := c.signer.SignHTTP(ctx, credentials, req, sum, c.cfg.Service, c.cfg.Region, time.Now(), options...); err != nil {
+		return fmt.Errorf("signing: %w", err)
+	}
+	return nil
+}
+
+func hash(body []byte) string {
 	sum := sha256.Sum256(body)
-	if err := c.signer.SignHTTP(ctx, credentials, req, hex.EncodeToString(sum[:]), "ecs", c.cfg.Region, time.Now()); err != nil {
-		return nil, fmt.Errorf("signing: %w", err)
-	}
-	return c.http.Do(req)
+	return hex.EncodeToString(sum[:])
 }
 
 func newID() string {
