@@ -67,6 +67,12 @@ func checkPorts(d *types.TaskDefinition, c *types.ContainerDefinition) error {
 		return clientError("When networkMode=none, container '%s' can't have port mappings.", *c.Name)
 	}
 	for _, m := range c.PortMappings {
+		if m.ContainerPortRange != nil {
+			if err := checkPortRange(d, c, m); err != nil {
+				return err
+			}
+			continue
+		}
 		if m.ContainerPort == nil || *m.ContainerPort < 1 || *m.ContainerPort > 65535 {
 			return clientError("Invalid 'containerPort' setting for container '%s'.", *c.Name)
 		}
@@ -83,7 +89,7 @@ func checkPorts(d *types.TaskDefinition, c *types.ContainerDefinition) error {
 			return err
 		}
 	}
-	return nil
+	return checkPortOverlap(c)
 }
 
 func checkMounts(d *types.TaskDefinition, c *types.ContainerDefinition) error {
@@ -122,8 +128,8 @@ func checkNetworking(d *types.TaskDefinition, c *types.ContainerDefinition) erro
 			return setting("systemControls", c, "A namespace should not be null or empty.")
 		case strings.HasPrefix(namespace, "net.") && d.NetworkMode == types.NetworkModeHost:
 			return setting("systemControls", c, "%.200s can't be set when networkMode=host.", namespace)
-		case !strings.HasPrefix(namespace, "net.") && (d.IpcMode == types.IpcModeHost):
-			return setting("systemControls", c, "%.200s can't be set when ipcMode=host.", namespace)
+		case !strings.HasPrefix(namespace, "net.") && (d.IpcMode == types.IpcModeHost || d.IpcMode == types.IpcModeTask):
+			return setting("systemControls", c, "%.200s can't be set when ipcMode=%s.", namespace, d.IpcMode)
 		}
 	}
 	return nil
@@ -284,6 +290,10 @@ func completeContainer(d *types.TaskDefinition, c *types.ContainerDefinition) {
 	for i, m := range c.PortMappings {
 		if m.Protocol == "" {
 			m.Protocol = types.TransportProtocolTcp
+		}
+		if m.ContainerPortRange != nil {
+			mappings[i] = m
+			continue
 		}
 		if d.NetworkMode == types.NetworkModeBridge {
 			m.HostPort = aws.Int32(aws.ToInt32(m.HostPort))

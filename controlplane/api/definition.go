@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,16 +94,12 @@ func checkPlatform(p *types.RuntimePlatform) error {
 	return enumeration("runtimePlatform.cpuArchitecture", p.CpuArchitecture, p.CpuArchitecture.Values())
 }
 
-// checkSupportedModes refuses modes that need what Longshore does not make yet: network interfaces of tasks, and
-// namespaces that the containers of a task share. It comes after the rules that hold for these modes too.
+// checkSupportedModes refuses modes that need what Longshore does not make yet: network interfaces of tasks. It comes after
+// the rules that hold for these modes too.
 func checkSupportedModes(d *types.TaskDefinition) error {
 	switch {
 	case d.NetworkMode == types.NetworkModeAwsvpc:
 		return unsupported("networkMode awsvpc is not supported by this control plane; use bridge, host or none.")
-	case d.PidMode == types.PidModeTask:
-		return unsupported("pidMode task is not supported by this control plane; use host, or leave it out.")
-	case d.IpcMode == types.IpcModeTask:
-		return unsupported("ipcMode task is not supported by this control plane; use host or none, or leave it out.")
 	case slices.Contains(d.RequiresCompatibilities, types.CompatibilityManagedInstances):
 		return unsupported("requiresCompatibilities MANAGED_INSTANCES is not supported by this control plane; use EC2 or EXTERNAL.")
 	case slices.Contains(d.RequiresCompatibilities, types.CompatibilityFargate):
@@ -136,37 +131,6 @@ func checkCompatibilities(d *types.TaskDefinition) error {
 // compatibilities are the launch types that a definition works with.
 func compatibilities(*types.TaskDefinition) []types.Compatibility {
 	return []types.Compatibility{types.CompatibilityEc2, types.CompatibilityExternal} // nothing that EXTERNAL forbids is accepted
-}
-
-// completeVolumes says of a volume without configuration that the engine makes it.
-func completeVolumes(volumes []types.Volume) []types.Volume {
-	out := make([]types.Volume, len(volumes))
-	for i, v := range volumes {
-		if v.Host == nil {
-			v.Host = &types.HostVolumeProperties{}
-		}
-		out[i] = v
-	}
-	return out
-}
-
-func checkVolumes(d *types.TaskDefinition) error {
-	seen := map[string]bool{}
-	for _, v := range d.Volumes {
-		name := aws.ToString(v.Name)
-		switch source := aws.ToString(v.Host.SourcePath); {
-		case name == "":
-			return clientError("Volume.name should not be null or empty.")
-		case !namePattern.MatchString(name):
-			return clientError("Volume name %.300q is invalid: it must be 1 to 255 letters, digits, - and _.", name)
-		case seen[name]:
-			return clientError("Duplicate volume name '%s'.", name)
-		case source != "" && !path.IsAbs(source):
-			return clientError("Invalid sourcePath for volume '%s': %.300q is not an absolute path of the host.", name, source)
-		}
-		seen[name] = true
-	}
-	return nil
 }
 
 func checkDefinitionConstraints(d *types.TaskDefinition) error {

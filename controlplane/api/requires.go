@@ -48,6 +48,9 @@ func requiredAttributes(d *types.TaskDefinition) []types.Attribute {
 	if d.PidMode != "" || d.IpcMode != "" {
 		add(ecsCapability + "pid-ipc-namespace-sharing")
 	}
+	for i := range d.Volumes {
+		add(requiredByVolume(&d.Volumes[i])...)
+	}
 	if p := d.RuntimePlatform; p != nil && p.CpuArchitecture != "" {
 		need[attributeArchitecture] = strings.ToLower(string(p.CpuArchitecture))
 	}
@@ -87,6 +90,11 @@ func requiredByContainer(d *types.TaskDefinition, c *types.ContainerDefinition) 
 	if c.HealthCheck != nil && c.HealthCheck.Command[0] != "NONE" {
 		add(ecsCapability + "container-health-check")
 	}
+	for _, m := range c.PortMappings {
+		if m.ContainerPortRange != nil {
+			add(ecsCapability + "network.container-port-range")
+		}
+	}
 	if len(c.DependsOn) > 0 {
 		add(ecsCapability + "container-ordering")
 	}
@@ -102,6 +110,21 @@ func requiredByContainer(d *types.TaskDefinition, c *types.ContainerDefinition) 
 			add(awsCapability + "selinux")
 		case strings.HasPrefix(option, "apparmor:"), strings.HasPrefix(option, "apparmor="):
 			add(awsCapability + "apparmor")
+		}
+	}
+	return names
+}
+
+// requiredByVolume: a driver that is not the engine's own is a plugin of the host, and what only the EFS plugin can do
+// needs the host to have it.
+func requiredByVolume(v *types.Volume) (names []string) {
+	if d := v.DockerVolumeConfiguration; d != nil {
+		names = append(names, ecsCapability+"docker-plugin."+strings.ReplaceAll(dockerDriver(d), ":", "."))
+	}
+	if e := v.EfsVolumeConfiguration; e != nil {
+		names = append(names, ecsCapability+"efs")
+		if a := e.AuthorizationConfig; e.TransitEncryption == types.EFSTransitEncryptionEnabled || a != nil && aws.ToString(a.AccessPointId) != "" {
+			names = append(names, ecsCapability+"efsAuth")
 		}
 	}
 	return names
