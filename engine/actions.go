@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -150,6 +151,16 @@ func (w *worker) idOf(c *Container) string {
 }
 
 func (w *worker) pull(c *Container) deed {
+	if c.internal() {
+		return func(ctx context.Context) (func(*ContainerObserved), error) {
+			img, err := w.e.pause.ensure(ctx, w.e.cfg.Runtime)
+			return func(co *ContainerObserved) {
+				if err == nil {
+					co.Image = &img
+				}
+			}, err
+		}
+	}
 	req := ImageRequest{TaskArn: w.arn, Container: c.Name, Ref: c.Image, Priority: c.index, Auth: c.payload.RegistryAuthentication}
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		began := time.Now()
@@ -209,6 +220,9 @@ func (w *worker) check(c *Container, img *Image) deed {
 			var made []string
 			made, err = makeSources(ctx, binds)
 			warnings = append(warnings, made...)
+		}
+		if err == nil && c.Volumes {
+			err = ensureVolumes(ctx, w.e.cfg.Runtime, t, c, host)
 		}
 		return func(co *ContainerObserved) {
 			co.Checked = err == nil
@@ -301,10 +315,15 @@ func (w *worker) create(c *Container, img *Image) deed {
 	granted := w.ports[c.Name]
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		if granted == nil {
-			var err error
-			if granted, err = e.ledger.dynamic(t.Arn, c.Ports, e.occupied()); err != nil {
+			ports, err := e.ledger.dynamic(t.Arn, c.Ports, e.occupied())
+			if err != nil {
 				return nil, err
 			}
+			ranges, err := e.ledger.blocks(t.Arn, c.Ranges, e.occupied())
+			if err != nil {
+				return nil, err
+			}
+			granted = slices.Concat(ports, ranges)
 		}
 		keep := func(*ContainerObserved) { w.ports[c.Name] = granted }
 		spec, err := specOf(t, rec, c, img, e.cfg.Host, granted)
@@ -403,15 +422,8 @@ func (w *worker) remove(id string) deed {
 		if err != nil {
 			return nil, err
 		}
-		if r, ok := w.e.cfg.Runtime.(VolumeRemover); ok {
-			for _, name := range sortedKeys(t.volumes) {
-				if t.volumes[name].Host.SourcePath != "" {
-					continue
-				}
-				if err := r.RemoveVolume(ctx, volumeName(t, name)); err != nil && !errdefs.IsFailedPrecondition(err) {
-					return nil, fmt.Errorf("volume %s: %w", name, err)
-				}
-			}
+		if err := removeVolumes(ctx, w.e.cfg.Runtime, t); err != nil {
+			return nil, err
 		}
 		return func(co *ContainerObserved) { co.Removed = true }, nil
 	}

@@ -34,4 +34,7 @@ type NetworkBinding struct {
 	ContainerPort int32
 	HostPort      int32
 	Protocol      string
+	// Of a containerPortRange: both ranges, and the single ports are 0.
+	ContainerPortRange string `json:",omitempty"`
+	HostPortRange      string `json:",omitempty"`
 }

@@ -44,6 +44,9 @@ type Host struct {
 	DynamicPorts      [2]int32 // first and last; zero means the engine's choice
 	DisablePrivileged bool
 	VolumeCheck       string // enforce, warn or off
+	// MatchSharedVolumes refuses a shared volume that exists with another driver, options or labels.
+	MatchSharedVolumes bool
+	EFSPlugin          bool // EFS file systems are mounted by their own volume plugin
 }
 
 // Images is what the engine asks of the image cache (imagecache implements it).

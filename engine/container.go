@@ -49,7 +49,7 @@ func parseContainer(t *Task, p *acs.Container) (*Container, error) {
 	if err := checkMounts(t, p); err != nil {
 		return nil, err
 	}
-	c.Ports, err = portsOf(c)
+	c.Ports, c.Ranges, err = portsOf(c)
 	return c, err
 }
 
@@ -159,37 +159,41 @@ func checkMounts(t *Task, p *acs.Container) error {
 }
 
 // portsOf reads port mappings. In host mode the container's port is the host's; without a network there is none.
-func portsOf(c *Container) ([]Port, error) {
-	var ports []Port
+func portsOf(c *Container) (ports []Port, ranges []PortRange, err error) {
 	for i, m := range c.payload.PortMappings {
 		if m == nil {
-			return nil, fmt.Errorf("portMappings[%d] is null", i)
+			return nil, nil, fmt.Errorf("portMappings[%d] is null", i)
 		}
 		protocol := strings.ToLower(m.Protocol)
 		if protocol == "" {
 			protocol = "tcp"
 		}
 		switch {
-		case m.ContainerPortRange != "":
-			return nil, fmt.Errorf("portMappings[%d]: containerPortRange is not supported", i)
 		case protocol != "tcp" && protocol != "udp":
-			return nil, fmt.Errorf("portMappings[%d]: protocol %q is neither tcp nor udp", i, m.Protocol)
+			return nil, nil, fmt.Errorf("portMappings[%d]: protocol %q is neither tcp nor udp", i, m.Protocol)
+		case m.ContainerPortRange != "":
+			r, err := parseRange(m, protocol, c.NetworkMode)
+			if err != nil {
+				return nil, nil, fmt.Errorf("portMappings[%d]: %w", i, err)
+			}
+			ranges = append(ranges, r)
+			continue
 		case m.ContainerPort < 1 || m.ContainerPort > 65535:
-			return nil, fmt.Errorf("portMappings[%d]: containerPort %d is not a port", i, m.ContainerPort)
+			return nil, nil, fmt.Errorf("portMappings[%d]: containerPort %d is not a port", i, m.ContainerPort)
 		case m.HostPort < 0 || m.HostPort > 65535:
-			return nil, fmt.Errorf("portMappings[%d]: hostPort %d is not a port", i, m.HostPort)
+			return nil, nil, fmt.Errorf("portMappings[%d]: hostPort %d is not a port", i, m.HostPort)
 		}
 		port := Port{Container: int32(m.ContainerPort), Host: int32(m.HostPort), Protocol: protocol}
 		switch c.NetworkMode {
 		case "host":
 			if m.HostPort != 0 && m.HostPort != m.ContainerPort {
-				return nil, fmt.Errorf("portMappings[%d]: in networkMode host hostPort %d must be containerPort %d", i, m.HostPort, m.ContainerPort)
+				return nil, nil, fmt.Errorf("portMappings[%d]: in networkMode host hostPort %d must be containerPort %d", i, m.HostPort, m.ContainerPort)
 			}
 			port.Host = port.Container
 		case "none":
-			return nil, fmt.Errorf("portMappings[%d]: networkMode none has no ports", i)
+			return nil, nil, fmt.Errorf("portMappings[%d]: networkMode none has no ports", i)
 		}
 		ports = append(ports, port)
 	}
-	return ports, nil
+	return ports, ranges, nil
 }

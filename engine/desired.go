@@ -3,7 +3,6 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -74,9 +73,11 @@ type Container struct {
 	StartTimeout time.Duration
 	StopTimeout  time.Duration // 0: the engine's default
 	Restart      *RestartPolicy
-	NetworkMode  string // bridge, host or none
-	Ports        []Port // bridge: to publish; host: what it listens on
-	Binds        bool   // has bind mounts of its own or by volumesFrom
+	NetworkMode  string      // bridge, host or none
+	Ports        []Port      // bridge: to publish; host: what it listens on
+	Ranges       []PortRange // bridge: containerPortRanges to publish
+	Binds        bool        // has bind mounts of its own or by volumesFrom
+	Volumes      bool        // mounts volumes that the agent makes on the engine
 
 	index      int
 	config     acs.ContainerConfig
@@ -173,7 +174,7 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 		t.Cluster = host.Cluster
 	}
 	for i, v := range p.Volumes {
-		if err := checkVolume(v); err != nil {
+		if err := checkVolume(v, host); err != nil {
 			return nil, fmt.Errorf("volumes[%d]: %w", i, err)
 		}
 		if t.volumes[v.Name] != nil {
@@ -195,10 +196,13 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 		c.index = i
 		t.Containers = append(t.Containers, c)
 	}
+	if err := addPause(t); err != nil {
+		return nil, err
+	}
 	t.Need = needOf(t)
 	t.Doom = doomOf(t, host)
 	for _, c := range t.Containers {
-		c.Binds = hasBinds(t, c, map[string]bool{})
+		c.Binds, c.Volumes = hasBinds(t, c, map[string]bool{}), keepsVolumes(t, c)
 	}
 	if p.CPU > 0 {
 		t.Warnings = append(t.Warnings, fmt.Sprintf("the task's cpu %.3g is reserved on the host and given to the containers as shares; it is not a hard limit", p.CPU))
@@ -218,10 +222,10 @@ func unsupportedInTask(p *acs.Task) error {
 		return fmt.Errorf("attachments (%s) are not supported", p.Attachments[0].AttachmentType)
 	case p.EnableFaultInjection:
 		return fmt.Errorf("enableFaultInjection is not supported")
-	case p.PidMode != "" && p.PidMode != "host":
-		return fmt.Errorf("pidMode %q is not supported; use host, or leave it out", p.PidMode)
-	case p.IpcMode != "" && p.IpcMode != "host" && p.IpcMode != "none":
-		return fmt.Errorf("ipcMode %q is not supported; use host or none, or leave it out", p.IpcMode)
+	case p.PidMode != "" && p.PidMode != "host" && p.PidMode != modeTask:
+		return fmt.Errorf("pidMode %q is not supported; use host or task, or leave it out", p.PidMode)
+	case p.IpcMode != "" && p.IpcMode != "host" && p.IpcMode != "none" && p.IpcMode != modeTask:
+		return fmt.Errorf("ipcMode %q is not supported; use host, task or none, or leave it out", p.IpcMode)
 	}
 	return networkMode(p.NetworkMode)
 }
@@ -232,28 +236,6 @@ func networkMode(mode string) error {
 		return nil
 	}
 	return fmt.Errorf("networkMode %q is not supported; use bridge, host or none", mode)
-}
-
-func checkVolume(v *acs.Volume) error {
-	switch {
-	case v == nil || v.Name == "":
-		return fmt.Errorf("the volume has no name")
-	case v.Type != "" && v.Type != "host":
-		switch v.Type {
-		case "docker", "efs", "fsxWindowsFileServer":
-			return fmt.Errorf("volume %s: volume type %q is not supported; use a host volume", v.Name, v.Type)
-		}
-		return fmt.Errorf("volume %s: unrecognized volume type: %q", v.Name, v.Type)
-	case v.DockerVolumeConfiguration != nil:
-		return fmt.Errorf("volume %s: dockerVolumeConfiguration is not supported; use a host volume", v.Name)
-	case v.EFSVolumeConfiguration != nil:
-		return fmt.Errorf("volume %s: efsVolumeConfiguration is not supported; use a host volume", v.Name)
-	case v.Host == nil:
-		return fmt.Errorf("volume %s has no host member", v.Name)
-	case v.Host.SourcePath != "" && !strings.HasPrefix(v.Host.SourcePath, "/"):
-		return fmt.Errorf("volume %s: sourcePath %q is not absolute", v.Name, v.Host.SourcePath)
-	}
-	return nil
 }
 
 // withoutCredentials is the payload as it may be stored: role credentials live in memory only.
@@ -356,7 +338,7 @@ func hasBinds(t *Task, c *Container, seen map[string]bool) bool {
 	}
 	seen[c.Name] = true
 	for _, m := range c.payload.MountPoints {
-		if v := t.volumes[m.SourceVolume]; v != nil && v.Host.SourcePath != "" {
+		if v := t.volumes[m.SourceVolume]; v != nil && hostPath(v) != "" {
 			return true
 		}
 	}

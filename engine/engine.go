@@ -22,6 +22,7 @@ type Engine struct {
 	ledger     *ledger
 	observer   *observer
 	health     health
+	pause      pauseImage
 	inspecting chan struct{}
 
 	mu      sync.Mutex // guards what follows; never held over I/O

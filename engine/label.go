@@ -27,6 +27,7 @@ type taskLabel struct {
 	Restart      *RestartPolicy `json:"restartPolicy,omitempty"`
 	NetworkMode  string         `json:"networkMode,omitempty"`
 	Ports        []Port         `json:"ports,omitempty"`
+	Ranges       []PortRange    `json:"ranges,omitempty"`
 	Image        string         `json:"image,omitempty"`
 	Digest       string         `json:"digest,omitempty"`
 	Cluster      string         `json:"cluster,omitempty"` // the task's, an ARN
@@ -37,7 +38,7 @@ type taskLabel struct {
 // labelsOf are the labels of a container: the definition's own, ECS's, and ours. cluster is as the agent is configured.
 func labelsOf(t *Task, c *Container, attempt int, digest, cluster string) (map[string]string, error) {
 	l := taskLabel{Version: labelVersion, Attempt: attempt, Essential: c.Essential, DependsOn: c.DependsOn, StartTimeout: c.StartTimeout,
-		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need}
+		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need}
 	for _, s := range t.Containers {
 		l.Siblings = append(l.Siblings, s.Name)
 	}
@@ -82,7 +83,10 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 			continue
 		}
 		labels[name], siblings = l, l.Siblings
-		p.TaskClusterArn, p.Family, p.Version, p.NetworkMode = l.Cluster, st.Labels[LabelFamily], st.Labels[LabelVersion], l.NetworkMode
+		p.TaskClusterArn, p.Family, p.Version = l.Cluster, st.Labels[LabelFamily], st.Labels[LabelVersion]
+		if !internal(name) {
+			p.NetworkMode = l.NetworkMode
+		}
 		p.CPU, p.Memory = float64(l.Need.CPU)/1024, l.Need.Memory
 	}
 	for _, name := range siblings {
@@ -124,6 +128,9 @@ func (l taskLabel) container(name string) *acs.Container {
 	}
 	for _, m := range l.Ports {
 		c.PortMappings = append(c.PortMappings, &acs.PortMapping{ContainerPort: int64(m.Container), HostPort: int64(m.Host), Protocol: m.Protocol})
+	}
+	for _, r := range l.Ranges {
+		c.PortMappings = append(c.PortMappings, &acs.PortMapping{ContainerPortRange: r.String(), Protocol: r.Protocol})
 	}
 	return c
 }

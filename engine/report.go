@@ -58,11 +58,14 @@ func allRan(t *Task, rec *TaskRecord) bool {
 func newsOf(t *Task, rec *TaskRecord) bool {
 	begun, digest := false, false
 	for _, cr := range rec.Containers {
+		if internal(cr.Name) {
+			continue
+		}
+		c := t.container(cr.Name)
 		if s := reportedStatus(cr); s != statusPending && s != cr.Reported {
 			return true
 		}
 		begun = begun || cr.Intent != nil
-		c := t.container(cr.Name)
 		digest = digest || cr.ImageDigest != "" && cr.ReportedDigest == "" && c != nil && !strings.Contains(c.Image, "@")
 	}
 	return rec.Known == "" && begun && digest
@@ -85,6 +88,9 @@ func change(t *Task, rec *TaskRecord, obs *Observed, status string, now time.Tim
 		c.Reason = cut(rec.Reason, 1024)
 	}
 	for _, cr := range rec.Containers {
+		if internal(cr.Name) {
+			continue
+		}
 		cc := ContainerChange{Name: cr.Name, RuntimeID: cr.RuntimeID, ImageDigest: cr.ImageDigest, Status: reportedStatus(cr), NetworkBindings: cr.Bindings}
 		if f := cr.Final; f != nil {
 			cc.ExitCode, cc.Reason = f.ExitCode, cut(f.Reason, 1024)

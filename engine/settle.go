@@ -59,7 +59,7 @@ func (v *view) stopping() bool {
 			return true
 		}
 	}
-	return false
+	return v.onlyInternal()
 }
 
 // finished reports whether no container has a process and none will get one.
@@ -291,7 +291,7 @@ func bindingsOf(c *Container, st *State) []NetworkBinding {
 		}
 		bindings = append(bindings, NetworkBinding{BindIP: ip, ContainerPort: b.Container, HostPort: b.Host, Protocol: b.Protocol})
 	}
-	return bindings
+	return gather(c.Ranges, bindings)
 }
 
 func shortID(id string) string {

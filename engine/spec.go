@@ -25,6 +25,7 @@ func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports
 		Mounts: mountsOf(t, c), Config: c.config, HostConfig: c.hostConfig,
 	}
 	s.HostConfig.NetworkMode = c.NetworkMode
+	joinNamespaces(t, rec, &s.HostConfig)
 	if c.NetworkMode == "bridge" {
 		s.Ports = ports
 	}
@@ -90,9 +91,9 @@ func mountsOf(t *Task, c *Container) []Mount {
 		if v == nil { // a task that was rebuilt from labels makes no containers
 			continue
 		}
-		mount := Mount{Type: "bind", Source: filepath.Clean(v.Host.SourcePath), Target: m.ContainerPath, ReadOnly: m.ReadOnly}
-		if v.Host.SourcePath == "" {
-			mount.Type, mount.Source = "volume", volumeName(t, v.Name)
+		mount := Mount{Type: "bind", Source: filepath.Clean(hostPath(v)), Target: m.ContainerPath, ReadOnly: m.ReadOnly}
+		if hostPath(v) == "" {
+			mount.Type, mount.Source = "volume", engineName(t, v)
 		}
 		mounts = append(mounts, mount)
 	}

@@ -184,9 +184,13 @@ func TestWhatCannotBeDoneIsRefusedByName(t *testing.T) {
 		for want, change := range map[string]func(*acs.Task){
 			"awsvpc":                          func(x *acs.Task) { x.NetworkMode = "awsvpc" },
 			`unrecognized volume type: "ebs"`: func(x *acs.Task) { x.Volumes = []*acs.Volume{{Name: "v", Type: "ebs"}} },
-			`volume type "efs"`:               func(x *acs.Task) { x.Volumes = []*acs.Volume{{Name: "v", Type: "efs"}} },
-			`"environment"`:                   func(x *acs.Task) { x.Containers[0].Overrides = `{"environment":{}}` },
-			"overrides is not":                func(x *acs.Task) { x.Containers[0].Overrides = `nonsense` },
+			`volume v of type efs has no fileSystemId`: func(x *acs.Task) { x.Volumes = []*acs.Volume{{Name: "v", Type: "efs"}} },
+			`transitEncryption needs the volume plugin`: func(x *acs.Task) {
+				x.Volumes = []*acs.Volume{{Name: "v", Type: "efs", EFSVolumeConfiguration: &acs.EFSVolumeConfiguration{FileSystemID: "fs-1", TransitEncryption: "ENABLED"}}}
+			},
+			`pidMode "own" is not supported`: func(x *acs.Task) { x.PidMode = "own" },
+			`"environment"`:                  func(x *acs.Task) { x.Containers[0].Overrides = `{"environment":{}}` },
+			"overrides is not":               func(x *acs.Task) { x.Containers[0].Overrides = `nonsense` },
 			"dockerConfig.hostConfig.PidsLimit": func(x *acs.Task) {
 				x.Containers[0].DockerConfig = &acs.DockerConfig{HostConfig: `{"PidsLimit":5,"OomKillDisable":false}`}
 			},

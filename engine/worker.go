@@ -421,6 +421,9 @@ func (w *worker) publish() {
 		s.Known = "NONE"
 	}
 	for _, c := range w.task.Containers {
+		if c.internal() {
+			continue
+		}
 		s.Containers = append(s.Containers, containerStatus(w.task, c, w.rec.container(c.Name), w.obs.of(c.Name)))
 	}
 	w.status.Store(s)
