@@ -19,11 +19,15 @@ type PullError struct {
 	Elapsed  time.Duration // from the first request to the failure
 	Cause    error
 	Hint     string // what to do
+	ECR      bool   // the credentials were Amazon ECR's
 }
 
-// Name is the error name of Amazon ECS: CannotPullContainerAuthError if credentials were refused or can't be had,
-// CannotPullContainerError else.
+// Name is the error name of Amazon ECS: CannotPullContainerAuthError, with Amazon ECR CannotPullECRContainerError, if
+// credentials were refused or can't be had, CannotPullContainerError else.
 func (e *PullError) Name() string {
+	if e.ECR && (errdefs.IsUnauthorized(e.Cause) || errdefs.IsPermissionDenied(e.Cause)) {
+		return "CannotPullECRContainerError"
+	}
 	if errdefs.IsUnauthorized(e.Cause) || errdefs.IsPermissionDenied(e.Cause) {
 		return "CannotPullContainerAuthError"
 	}
@@ -67,11 +71,16 @@ func (c *Cache[I]) failure(f *flight[I], tries int, began time.Time, err error) 
 	if cause := context.Cause(f.ctx); cause != nil && cause != context.Canceled { //nolint:errorlint // the very value is meant
 		err = cause
 	}
-	e := &PullError{Image: f.name.given, Registry: f.name.registry, Tries: tries, Elapsed: time.Since(began), Cause: err}
+	e := &PullError{Image: f.name.given, Registry: f.name.registry, Tries: tries, Elapsed: time.Since(began), Cause: err, ECR: isECR(f.asked)}
 	switch {
 	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
 		e.Hint = "no credentials for it are configured, give them in ECS_ENGINE_AUTH_DATA; a registry also says this of an image that does not exist"
-		if f.auth != nil {
+		switch {
+		case isECR(f.asked):
+			e.Hint = "check that the role (the task's execution role, else this host's) may pull from the repository, and that the image exists"
+		case f.asked != nil:
+			e.Hint = "check the user and the password in the secret that repositoryCredentials names"
+		case f.auth != nil:
 			e.Hint = fmt.Sprintf("check the credentials that ECS_ENGINE_AUTH_DATA has for %s", f.auth.ServerAddress)
 		}
 	case errdefs.IsNotFound(err):
@@ -84,18 +93,11 @@ func (c *Cache[I]) failure(f *flight[I], tries int, began time.Time, err error) 
 	return e
 }
 
-// unsupported refuses registry credentials that a task definition asks for and this version can't fetch.
+// unsupported refuses registry credentials that a task definition asks for where nobody fetches them.
 func unsupported(name name, auth *acs.RegistryAuthentication) error {
-	what := "credentials of type " + auth.Type
-	switch auth.Type {
-	case "ecr":
-		what = "credentials of Amazon ECR (registryAuthentication type ecr)"
-	case "asm":
-		what = "credentials in AWS Secrets Manager (registryAuthentication type asm, repositoryCredentials in the task definition)"
-	}
 	return &PullError{
 		Image: name.given, Registry: name.registry,
-		Cause: &classed{errdefs.ErrNotImplemented, "it needs " + what + ", which this version of the agent can't fetch"},
+		Cause: &classed{errdefs.ErrNotImplemented, fmt.Sprintf("it needs registry credentials of type %q, and nothing here fetches such", auth.Type)},
 		Hint:  "give the host credentials for this registry in ECS_ENGINE_AUTH_DATA and leave them out of the task definition",
 	}
 }

@@ -10,12 +10,15 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 // flight is one pull and everyone who waits for it.
 type flight[I any] struct {
 	name   name
 	auth   *Credentials
+	asked  *acs.RegistryAuthentication // where auth came from; nil: the host's, or none
 	key    string
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -29,9 +32,8 @@ type flight[I any] struct {
 	last    Progress
 }
 
-// pull joins the flight for a reference, or begins one, and waits for its end or ctx's.
-func (c *Cache[I]) pull(ctx context.Context, name name, req *Request) (img I, err error) {
-	auth := c.cfg.Credentials.find(name.repository)
+// join joins the flight for a reference, or begins one, and waits for its end or ctx's.
+func (c *Cache[I]) join(ctx context.Context, name name, auth *Credentials, req *Request) (img I, err error) {
 	f := c.board(ctx, name, auth, req)
 	defer c.leave(f, req)
 	select {
@@ -52,7 +54,7 @@ func (c *Cache[I]) board(ctx context.Context, name name, auth *Credentials, req 
 		fctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), c.cfg.Timeout,
 			&classed{errdefs.ErrUnavailable, fmt.Sprintf("the pull did not end within %s", c.cfg.Timeout)})
 		f = &flight[I]{
-			name: name, auth: auth, key: key, ctx: fctx, cancel: cancel, claim: c.places.claim(req.Priority),
+			name: name, auth: auth, asked: req.Auth, key: key, ctx: fctx, cancel: cancel, claim: c.places.claim(req.Priority),
 			done: make(chan struct{}), waiters: map[*Request]struct{}{req: {}},
 		}
 		c.flights[key] = f

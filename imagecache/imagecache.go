@@ -9,6 +9,7 @@
 //	flight.go        one pull: tries, inactivity, progress to everyone who waits
 //	places.go        who may pull now
 //	credentials.go   ECS_ENGINE_AUTH_TYPE and ECS_ENGINE_AUTH_DATA
+//	authority.go     credentials that a task asks for: fetched, and renewed once when a registry refuses them
 //	errors.go        what a failed pull says
 //
 // The cache pulls by an [Engine], and the engine room asks for images by an interface of its own; neither imports the
@@ -85,6 +86,7 @@ const (
 type Config struct {
 	Behaviour   Behaviour
 	Credentials *Keyring      // none
+	Authority   Authority     // none: what a task asks for by RegistryAuthentication is refused
 	Ledger      Ledger        // in memory
 	Places      int           // pulls at the same time: 4
 	Inactivity  time.Duration // how long a pull may show no progress: 1 min (ECS_IMAGE_PULL_INACTIVITY_TIMEOUT)
@@ -195,7 +197,7 @@ func (c *Cache[I]) ensure(ctx context.Context, req *Request) (img I, pulled bool
 	if err != nil {
 		return img, false, err
 	}
-	if req.Auth != nil {
+	if req.Auth != nil && c.cfg.Authority == nil {
 		return img, false, unsupported(name, req.Auth)
 	}
 	if c.cfg.Behaviour == PreferCached || c.cfg.Behaviour == Once && c.cfg.Ledger.Pulled(name.String()) {

@@ -414,8 +414,8 @@ func TestAnImageIsHeldUntilItIsReleasedByAll(t *testing.T) {
 	}
 }
 
-func TestCredentialsThatCannotBeFetchedAreRefusedByName(t *testing.T) {
-	for kind, part := range map[string]string{"ecr": "Amazon ECR", "asm": "Secrets Manager", "other": "type other"} {
+func TestCredentialsThatNobodyFetchesAreRefusedByName(t *testing.T) {
+	for kind, part := range map[string]string{"ecr": `type "ecr"`, "asm": `type "asm"`, "other": `type "other"`} {
 		w := newWorld()
 		_, _, err := cache(t, w, imagecache.Config{}).Ensure(t.Context(), imagecache.Request{Ref: "app:1", Auth: &acs.RegistryAuthentication{Type: kind}})
 		if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), part) || w.count() != 0 {
