@@ -1,6 +1,7 @@
 package poll
 
 import (
+	"context"
 	"sync"
 
 	"go.uber.org/zap"
@@ -13,12 +14,14 @@ import (
 // disk or to a log, and after a restart the control plane sends them again (sendCredentials). It may be used concurrently;
 // the zero value is empty.
 type Credentials struct {
-	mu   sync.Mutex
-	byID map[string]heldCredentials
+	mu      sync.Mutex
+	byID    map[string]heldCredentials
+	arrived chan struct{} // closed when some have come; nil while nobody waits
 }
 
 type heldCredentials struct {
 	taskArn     string
+	roleType    string // acs.RoleTypeTask or acs.RoleTypeExecution
 	credentials acs.IAMRoleCredentials
 }
 
@@ -30,14 +33,48 @@ func (c *Credentials) Get(id string) (credentials acs.IAMRoleCredentials, taskAr
 	return held.credentials, held.taskArn, ok
 }
 
+// Execution returns the credentials of a task's execution role. It waits for them until ctx ends, and returns its error then.
+func (c *Credentials) Execution(ctx context.Context, taskArn string) (acs.IAMRoleCredentials, error) {
+	for {
+		credentials, arrived, ok := c.execution(taskArn)
+		if ok {
+			return credentials, nil
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return acs.IAMRoleCredentials{}, ctx.Err()
+		}
+	}
+}
+
+// execution looks once, and tells when to look again.
+func (c *Credentials) execution(taskArn string) (credentials acs.IAMRoleCredentials, arrived <-chan struct{}, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, held := range c.byID {
+		if held.taskArn == taskArn && held.roleType == acs.RoleTypeExecution {
+			return held.credentials, nil, true
+		}
+	}
+	if c.arrived == nil {
+		c.arrived = make(chan struct{})
+	}
+	return credentials, c.arrived, false
+}
+
 // set keeps credentials under their id, in place of older ones.
-func (c *Credentials) set(taskArn string, credentials *acs.IAMRoleCredentials) {
+func (c *Credentials) set(taskArn, roleType string, credentials *acs.IAMRoleCredentials) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byID == nil {
 		c.byID = map[string]heldCredentials{}
 	}
-	c.byID[credentials.CredentialsID] = heldCredentials{taskArn, *credentials}
+	c.byID[credentials.CredentialsID] = heldCredentials{taskArn, roleType, *credentials}
+	if c.arrived != nil {
+		close(c.arrived)
+		c.arrived = nil
+	}
 }
 
 // keep drops the credentials of all tasks but those given.
@@ -70,12 +107,16 @@ func (p *Poller) payloadCredentials(m *acs.PayloadMessage, answer func(any) erro
 		if !live[task.Arn] {
 			continue
 		}
-		for _, credentials := range []*acs.IAMRoleCredentials{task.RoleCredentials, task.ExecutionRoleCredentials} {
-			if credentials == nil || credentials.CredentialsID == "" {
+		for _, role := range []struct {
+			kind        string
+			credentials *acs.IAMRoleCredentials
+		}{{acs.RoleTypeTask, task.RoleCredentials}, {acs.RoleTypeExecution, task.ExecutionRoleCredentials}} {
+			got := role.credentials
+			if got == nil || got.CredentialsID == "" {
 				continue
 			}
-			p.cfg.Credentials.set(task.Arn, credentials)
-			if err := answer(&acs.IAMRoleCredentialsAckRequest{MessageID: m.MessageID, Expiration: credentials.Expiration, CredentialsID: credentials.CredentialsID}); err != nil {
+			p.cfg.Credentials.set(task.Arn, role.kind, got)
+			if err := answer(&acs.IAMRoleCredentialsAckRequest{MessageID: m.MessageID, Expiration: got.Expiration, CredentialsID: got.CredentialsID}); err != nil {
 				return err
 			}
 		}
@@ -95,7 +136,7 @@ func (p *Poller) credentials(m *acs.IAMRoleCredentialsMessage, answer func(any) 
 		log.Warn("Credentials for a task that does not run here are dropped")
 		return nil
 	}
-	p.cfg.Credentials.set(m.TaskArn, m.RoleCredentials)
+	p.cfg.Credentials.set(m.TaskArn, m.RoleType, m.RoleCredentials)
 	log.Info("Received credentials", zap.String("roleType", m.RoleType), zap.String("expiration", m.RoleCredentials.Expiration))
 	return answer(&acs.IAMRoleCredentialsAckRequest{MessageID: m.MessageID, Expiration: m.RoleCredentials.Expiration, CredentialsID: m.RoleCredentials.CredentialsID})
 }

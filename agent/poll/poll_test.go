@@ -360,6 +360,38 @@ func TestTasksThatAManifestDoesNotListAreAskedAboutAndStoppedOnlyWhenConfirmed(t
 	})
 }
 
+func TestWhoNeedsAnExecutionRoleWaitsForItsCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c Credentials
+		got := make(chan acs.IAMRoleCredentials, 2)
+		for range 2 {
+			go func() {
+				held, err := c.Execution(t.Context(), "t1")
+				if err != nil {
+					t.Error(err)
+				}
+				got <- held
+			}()
+		}
+		synctest.Wait()
+		c.set("t2", acs.RoleTypeExecution, &acs.IAMRoleCredentials{CredentialsID: "c-2", AccessKeyID: "another task's"})
+		c.set("t1", acs.RoleTypeTask, &acs.IAMRoleCredentials{CredentialsID: "c-3", AccessKeyID: "the task role's"})
+		synctest.Wait()
+		if len(got) != 0 {
+			t.Fatal("credentials of another task or role were taken")
+		}
+		c.set("t1", acs.RoleTypeExecution, &acs.IAMRoleCredentials{CredentialsID: "c-1", AccessKeyID: "it"})
+		if a, b := <-got, <-got; a.AccessKeyID != "it" || b.AccessKeyID != "it" {
+			t.Error(a, b)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := c.Execution(ctx, "t9"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestCredentialsAreKeptInMemoryAndAcknowledgedForTasksThatRunHere(t *testing.T) {
 	set := func(id, secret string) string {
 		return fmt.Sprintf(`{"credentialsId":%q,"roleArn":"r","accessKeyId":"AKIA","secretAccessKey":%q,"sessionToken":"t","expiration":"2026-01-01T06:00:00Z"}`, id, secret)
