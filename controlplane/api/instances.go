@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -219,6 +220,10 @@ func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in 
 				changed := *i
 				changed.Object.Status = aws.String(string(in.Status))
 				changed.Object.Version++
+				changed.Object.StatusReason, changed.DrainingSince = nil, time.Time{}
+				if in.Status == instanceDraining {
+					changed.DrainingSince = c.now
+				}
 				txn.Update(&changed)
 				if a := v.Allocation(cluster, i.ID); a != nil && in.Status == instanceDraining {
 					task.Fence(txn, a)

@@ -116,7 +116,7 @@ func (s *Server) registerNew(v *store.View, c *call, r *registration) (*store.In
 	}
 	registeredAt := s.cfg.Now().UTC()
 	i := &store.Instance{
-		Cluster: r.cluster, ID: id, RegisteredBy: c.identity.AccessKeyID, ClientToken: r.token,
+		Cluster: r.cluster, ID: id, RegisteredBy: c.identity.AccessKeyID, ClientToken: r.token, JoinedAt: registeredAt,
 		Object: types.ContainerInstance{
 			ContainerInstanceArn: aws.String(s.instanceARN(r.cluster, id)), Ec2InstanceId: r.ec2ID, Status: aws.String(instanceActive),
 			RegisteredAt: &registeredAt, RegisteredResources: r.resources, Attributes: r.attributes, Tags: orEmpty(r.tags),
@@ -152,7 +152,7 @@ func (s *Server) registerAgain(c *call, old *store.Instance, r *registration) (*
 		return nil, err
 	}
 	i := *old
-	i.ClientToken = r.token
+	i.ClientToken, i.JoinedAt = r.token, s.cfg.Now().UTC()
 	i.AgentAttributes = attributeNames(r.attributes)
 	o := &i.Object
 	o.Tags, o.RegisteredResources = tags, r.resources

@@ -7,6 +7,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 )
 
 var (
@@ -45,6 +47,9 @@ func checkTags(tags []types.Tag) error {
 		}
 		if utf8.RuneCountInString(value) > 256 || !tagPattern.MatchString(value) {
 			return invalid("The value of the tag %q is invalid: at most 256 letters, digits, spaces and + - = . _ : / @.", key)
+		}
+		if err := policy.Check(key, value); err != nil {
+			return invalid("Invalid tag: %v.", err)
 		}
 	}
 	return nil

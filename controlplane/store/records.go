@@ -54,7 +54,8 @@ type Service struct {
 	CreateHash  string // digest of CreateService's other parameters, for idempotent replay
 	// Rollouts is the state of each deployment of Object, by deployment id.
 	Rollouts map[string]Rollout
-	// Failures is what is known about failed starts, by instance id, for growing delays.
+	// Failures is what is known about failed starts, by instance id, for growing delays. Of a REPLICA service the one of the
+	// empty id is about all instances.
 	Failures map[string]Failure
 	// InactiveSince is when the service became INACTIVE.
 	InactiveSince time.Time
@@ -62,12 +63,14 @@ type Service struct {
 	SteadySince time.Time
 }
 
-// Rollout is how far a deployment of a DAEMON service has come: waves of 1, 2, 4 … instances.
+// Rollout is how far a deployment has come: of a DAEMON service in waves of 1, 2, 4 … instances.
 type Rollout struct {
 	Wave      int32     // number of the current wave, from 0
 	Instances []string  // ids of the instances in waves begun so far
 	HealthyAt time.Time // when every task of the current wave was first seen healthy
 	Held      string    // why the roll-out holds; empty while it proceeds
+	// Ahead is the id of the task beyond desiredCount that was started to balance availability zones, until it is healthy.
+	Ahead string
 }
 
 // Failure counts the consecutive failures of one deployment of a service on one instance.
@@ -78,6 +81,27 @@ type Failure struct {
 	At         time.Time // the last one
 	NotBefore  time.Time // the next attempt
 	Reason     string
+	// Of the one about all instances of a REPLICA service:
+	Rounds int32 // how often the delay has grown
+	Seen   int64 // revision up to which ends of tasks were counted
+}
+
+// ServiceDeployment is the history of one deployment of a service. Counts of Object are computed when it is described.
+type ServiceDeployment struct {
+	Meta
+	Cluster string
+	Service string
+	ID      string // the digits of the deployment's id
+	Object  types.ServiceDeployment
+}
+
+// ServiceRevision is what a deployment of a service runs. It never changes.
+type ServiceRevision struct {
+	Meta
+	Cluster string
+	Service string
+	ID      string // the digits of the deployment's id
+	Object  types.ServiceRevision
 }
 
 // Instance is a container instance. AgentConnected, RemainingResources and task counts of Object are computed when it is
@@ -99,6 +123,10 @@ type Instance struct {
 	DisconnectedSince time.Time
 	// InactiveSince is when the instance was deregistered.
 	InactiveSince time.Time
+	// JoinedAt is when the agent last registered the instance, new or again: from then on daemons come first.
+	JoinedAt time.Time
+	// DrainingSince is when the instance last became DRAINING; zero while it is not.
+	DrainingSince time.Time
 }
 
 // Resources is an amount of what an instance offers.
@@ -138,6 +166,8 @@ type Task struct {
 	AcceptedAt time.Time
 	// Warnings are lines that the agent or the control plane attached to the task.
 	Warnings []string
+	// ProtectedUntil is until when the task is protected from scale-in and roll-outs; zero: it is not.
+	ProtectedUntil time.Time
 }
 
 // DaemonSlot is the claim of a DAEMON service on an instance. It is created in the transaction that creates the task and

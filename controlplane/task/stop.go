@@ -26,6 +26,18 @@ func Stop(t *store.Task, code types.TaskStopCode, reason string, now time.Time) 
 	return n
 }
 
+// Protected tells whether a service may not stop the task to scale in or to roll out. StopTask, force and the loss of the
+// host end it nevertheless.
+func Protected(t *store.Task, now time.Time) bool { return now.Before(t.ProtectedUntil) }
+
+// Protect sets until when the task is protected; zero: no longer.
+func Protect(t *store.Task, until time.Time) *store.Task {
+	n := clone(t)
+	n.ProtectedUntil = until
+	n.Object.Version++
+	return n
+}
+
 // Lost makes the task STOPPED without a report of its agent, because the instance is gone: lost, or deregistered by
 // force. A reason that was given to Stop before stays. It returns nil for a task that is STOPPED already.
 //
