@@ -24,6 +24,9 @@ const (
 	kindKey            = "key"
 	kindSetting        = "setting"
 	kindLeader         = "leader"
+
+	kindServiceDeployment = "service-deployment"
+	kindServiceRevision   = "service-revision"
 )
 
 // kinds makes an empty record of each kind.
@@ -41,6 +44,9 @@ var kinds = map[string]func() Record{
 	kindEvent:          func() Record { return new(ServiceEvent) },
 	kindKey:            func() Record { return new(Key) },
 	kindSetting:        func() Record { return new(AccountSetting) },
+
+	kindServiceDeployment: func() Record { return new(ServiceDeployment) },
+	kindServiceRevision:   func() Record { return new(ServiceRevision) },
 }
 
 func (c *Cluster) key() string { return join(kindCluster, aws.ToString(c.Object.ClusterName)) }
@@ -78,6 +84,11 @@ func (d *DaemonSlot) key() string { return join(kindDaemonSlot, d.Cluster, d.Ser
 func (c *Connection) key() string { return join(kindConnection, c.Cluster, c.Instance) }
 func (k *Key) key() string        { return join(kindKey, k.AccessKeyID) }
 
+func (d *ServiceDeployment) key() string {
+	return join(kindServiceDeployment, d.Cluster, d.Service, d.ID)
+}
+func (r *ServiceRevision) key() string { return join(kindServiceRevision, r.Cluster, r.Service, r.ID) }
+
 func (a *AccountSetting) key() string { return accountSettingKey(a.Name, a.Principal) }
 
 // accountSettingKey escapes the principal: an ARN has slashes.
@@ -108,7 +119,7 @@ func checkKey(key string) error {
 	parts := strings.Split(key, "/")
 	want := map[string]int{
 		kindTaskDefinition: 3, kindService: 3, kindServiceGone: 4, kindInstance: 3, kindAllocation: 3, kindTask: 3,
-		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3,
+		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4,
 	}[parts[0]]
 	if want == 0 {
 		want = 2
@@ -139,6 +150,9 @@ func under(parts ...string) string { return strings.Join(parts, sep) + sep }
 const (
 	indexTaskOn   = "@task-on"
 	indexTaskOf   = "@task-of"
+	indexLiveOn   = "@live-on"
+	indexLiveOf   = "@live-of"
+	indexEndedOf  = "@ended-of"
 	indexServices = "@services"
 )
 
@@ -146,11 +160,20 @@ const (
 func indexes(r Record) []string {
 	switch r := r.(type) {
 	case *Task:
-		on := placeOf(indexTaskOn, r.Cluster, r.Instance, r.ID)
-		if r.Service == "" {
-			return []string{on}
+		at := []string{placeOf(indexTaskOn, r.Cluster, r.Instance, r.ID)}
+		live := aws.ToString(r.Object.LastStatus) != "STOPPED"
+		if live {
+			at = append(at, placeOf(indexLiveOn, r.Cluster, r.Instance, r.ID))
 		}
-		return []string{on, placeOf(indexTaskOf, r.Cluster, r.Service, r.ID)}
+		switch {
+		case r.Service == "":
+			return at
+		case live:
+			at = append(at, placeOf(indexLiveOf, r.Cluster, r.Service, r.ID))
+		default:
+			at = append(at, placeOf(indexEndedOf, r.Cluster, r.Service, fmt.Sprintf("%020d", r.revision), r.ID))
+		}
+		return append(at, placeOf(indexTaskOf, r.Cluster, r.Service, r.ID))
 	case *Service:
 		// The one that is there sorts first, then those that are gone, the last one first.
 		order := "0"

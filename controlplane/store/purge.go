@@ -186,6 +186,12 @@ func purgeService(v *View, s *Service) [][]Record {
 	for e := range v.Events(s.Cluster, name) {
 		doomed = append(doomed, []Record{e})
 	}
+	for d := range v.ServiceDeployments(s.Cluster, name) {
+		doomed = append(doomed, []Record{d})
+	}
+	for r := range v.ServiceRevisions(s.Cluster, name) {
+		doomed = append(doomed, []Record{r})
+	}
 	return doomed
 }
 

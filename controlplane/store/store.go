@@ -37,6 +37,8 @@
 //	<prefix>/daemonslot/<cluster>/<service>/<instance>   DaemonSlot: held until its task is STOPPED, so no second one can exist
 //	<prefix>/connection/<cluster>/<instance>             Connection, under the lease of the replica that holds the socket
 //	<prefix>/event/<cluster>/<service>/<time>-<id>       ServiceEvent
+//	<prefix>/service-deployment/<cluster>/<service>/<id> ServiceDeployment: the history of a deployment
+//	<prefix>/service-revision/<cluster>/<service>/<id>   ServiceRevision: what it runs
 //	<prefix>/key/<access key id>                         Key
 //	<prefix>/setting/<name>/<principal>                  AccountSetting (principal "default": the account; an ARN is escaped)
 //	<prefix>/leader/<name>                               leadership of a reconciler, under a replica's lease

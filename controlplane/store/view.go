@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -189,6 +190,47 @@ func (v *View) TasksOn(cluster, instance string) iter.Seq[*Task] {
 // TasksOf are the tasks of a service, in order of id.
 func (v *View) TasksOf(cluster, service string) iter.Seq[*Task] {
 	return scan[*Task](v, under(indexTaskOf, cluster, service))
+}
+
+// LiveOn are the tasks placed on an instance that are not STOPPED, in order of id.
+func (v *View) LiveOn(cluster, instance string) iter.Seq[*Task] {
+	return scan[*Task](v, under(indexLiveOn, cluster, instance))
+}
+
+// LiveOf are the tasks of a service that are not STOPPED, in order of id.
+func (v *View) LiveOf(cluster, service string) iter.Seq[*Task] {
+	return scan[*Task](v, under(indexLiveOf, cluster, service))
+}
+
+// EndedOf are the STOPPED tasks of a service whose records were last written after the revision, in order of that.
+func (v *View) EndedOf(cluster, service string, after int64) iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		prefix := under(indexEndedOf, cluster, service)
+		v.records.Ascend(prefix+fmt.Sprintf("%020d", after+1), func(place string, r Record) bool {
+			t, ok := r.(*Task)
+			return strings.HasPrefix(place, prefix) && ok && yield(t)
+		})
+	}
+}
+
+// ServiceDeployment returns the history of one deployment, by the digits of its id.
+func (v *View) ServiceDeployment(cluster, service, id string) *ServiceDeployment {
+	return get[*ServiceDeployment](v, placeOf(kindServiceDeployment, cluster, service, id))
+}
+
+// ServiceDeployments are the deployments of a service that are remembered, in order of their digits.
+func (v *View) ServiceDeployments(cluster, service string) iter.Seq[*ServiceDeployment] {
+	return scan[*ServiceDeployment](v, under(kindServiceDeployment, cluster, service))
+}
+
+// ServiceRevision returns what a deployment runs, by the digits of its id.
+func (v *View) ServiceRevision(cluster, service, id string) *ServiceRevision {
+	return get[*ServiceRevision](v, placeOf(kindServiceRevision, cluster, service, id))
+}
+
+// ServiceRevisions are the revisions of a service that are remembered, in order of their digits.
+func (v *View) ServiceRevisions(cluster, service string) iter.Seq[*ServiceRevision] {
+	return scan[*ServiceRevision](v, under(kindServiceRevision, cluster, service))
 }
 
 // DaemonSlot returns the claim of a service on an instance.
