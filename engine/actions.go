@@ -30,6 +30,7 @@ type Restarter interface {
 
 const (
 	checkTimeout     = time.Minute
+	fetchTimeout     = 3 * time.Minute // of which the role's credentials may take one
 	removeTimeout    = 2 * time.Minute
 	stopMargin       = 2 * time.Minute // what a stop gets beyond the grace period (agent protocol §7.5)
 	progressInterval = 5 * time.Second
@@ -105,6 +106,7 @@ func (w *worker) begin(ctx context.Context, a Action, now time.Time) {
 	w.obs.Containers[a.Container].Busy = a.Verb
 	w.actions.Go(func() {
 		apply, err := work(limited)
+		err = w.hidden.error(err)
 		if err != nil && limited.Err() == context.DeadlineExceeded && !isDeadline(err) {
 			err = fmt.Errorf("%w: %w", err, context.DeadlineExceeded)
 		}
@@ -123,6 +125,8 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 	switch a.Verb {
 	case VerbPull:
 		return w.pull(c), cfg.PullTimeout
+	case VerbFetch:
+		return w.fetch(c), fetchTimeout
 	case VerbCheck:
 		return w.check(c, co.Image), checkTimeout
 	case VerbCreate:
@@ -312,7 +316,7 @@ func awaitPorts(ctx context.Context, proc string, c *Container) error {
 
 func (w *worker) create(c *Container, img *Image) deed {
 	t, rec, e := w.task, w.rec, w.e
-	granted := w.ports[c.Name]
+	granted, secrets := w.ports[c.Name], w.obs.of(c.Name).Secrets
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		if granted == nil {
 			ports, err := e.ledger.dynamic(t.Arn, c.Ports, e.occupied())
@@ -330,6 +334,7 @@ func (w *worker) create(c *Container, img *Image) deed {
 		if err != nil {
 			return keep, err
 		}
+		withSecrets(&spec, c, secrets)
 		failpoint.Hit("engine/create-before")
 		id, err := e.cfg.Runtime.Create(ctx, spec)
 		failpoint.Hit("engine/create-after")
@@ -338,6 +343,7 @@ func (w *worker) create(c *Container, img *Image) deed {
 		}
 		return func(co *ContainerObserved) {
 			keep(co)
+			co.Secrets = nil
 			co.State, co.Absent, co.Stale = &State{ID: id, Name: spec.Name, Labels: spec.Labels, Image: spec.Image, ImageID: img.ID, Status: StatusCreated, CreatedAt: time.Now()}, false, false
 		}, nil
 	}
@@ -397,6 +403,7 @@ func (w *worker) inspect(id string) deed {
 		if err != nil {
 			return nil, err
 		}
+		st.Error = w.hidden.text(st.Error)
 		return func(co *ContainerObserved) {
 			co.State, co.Absent, co.Stale = &st, false, false
 			w.noteState(&st)

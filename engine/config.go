@@ -16,6 +16,7 @@ type Config struct {
 	Images  Images
 	Volumes VolumeChecker
 	State   TaskState
+	Secrets Secrets // may be nil: tasks that need some fail
 	Log     *zap.Logger
 	Host    Host
 	// Changed is called, without locks held, whenever TaskState has a new StateChange; it must return at once.

@@ -15,6 +15,9 @@ func parseContainer(t *Task, p *acs.Container) (*Container, error) {
 	if err := unsupportedInContainer(p); err != nil {
 		return nil, err
 	}
+	if err := checkSecrets(p); err != nil {
+		return nil, err
+	}
 	c := &Container{Name: p.Name, Image: p.Image, Essential: p.Essential, payload: p,
 		StartTimeout: time.Duration(p.StartTimeout) * time.Second, StopTimeout: time.Duration(p.StopTimeout) * time.Second}
 	var err error
@@ -55,10 +58,6 @@ func parseContainer(t *Task, p *acs.Container) (*Container, error) {
 
 func unsupportedInContainer(p *acs.Container) error {
 	switch {
-	case len(p.EnvironmentFiles) > 0:
-		return fmt.Errorf("environmentFiles are not supported")
-	case len(p.Secrets) > 0:
-		return fmt.Errorf("secrets are not supported")
 	case p.FirelensConfiguration != nil:
 		return fmt.Errorf("firelensConfiguration is not supported")
 	case len(p.ManagedAgents) > 0:

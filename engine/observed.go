@@ -47,6 +47,7 @@ const (
 	VerbAdmit  Verb = "admit"         // ask the ledger for the task's needs
 	VerbPull   Verb = "pull"          // have the image local
 	VerbCheck  Verb = "check-volumes" // make missing sources, check the user against them, look for foreign listeners
+	VerbFetch  Verb = "fetch-secrets" // get what the container's definition only names: secrets, files of variables
 	VerbCreate Verb = "create"
 	VerbStart  Verb = "start"
 	VerbLook   Verb = "look" // inspect
@@ -59,13 +60,14 @@ const (
 
 // ContainerObserved is what is known of one container.
 type ContainerObserved struct {
-	State    *State // as last inspected; nil: none was seen
-	Absent   bool   // the engine said that there is none, after the last order that could have made one
-	Stale    bool   // something changed since: look again
-	Busy     Verb   // what is at work for it
-	Image    *Image // the image it will be made from
-	Checked  bool   // VerbCheck succeeded
-	Removed  bool   // VerbRemove succeeded
+	State    *State    // as last inspected; nil: none was seen
+	Absent   bool      // the engine said that there is none, after the last order that could have made one
+	Stale    bool      // something changed since: look again
+	Busy     Verb      // what is at work for it
+	Image    *Image    // the image it will be made from
+	Checked  bool      // VerbCheck succeeded
+	Secrets  *Resolved // what VerbFetch got; forgotten once the container is made
+	Removed  bool      // VerbRemove succeeded
 	Failures map[Verb]Failure
 }
 

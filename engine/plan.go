@@ -121,6 +121,8 @@ func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved)
 	case co.Image == nil:
 		p.do(c, VerbPull)
 	case p.obs.Grant.State != GrantHeld:
+	case co.Secrets == nil && needsSecrets(c):
+		p.do(c, VerbFetch)
 	case !p.dependenciesMet(c):
 	case !co.Checked && needsCheck(c):
 		p.do(c, VerbCheck)
@@ -186,7 +188,7 @@ func (p *planning) grace(c *Container) time.Duration {
 
 func (p *planning) stop(c *Container, cr *ContainerRecord, co *ContainerObserved) {
 	switch {
-	case co.Busy == VerbPull || co.Busy == VerbCheck:
+	case co.Busy == VerbPull || co.Busy == VerbFetch || co.Busy == VerbCheck:
 		p.Actions = append(p.Actions, Action{Verb: VerbCancel, Container: c.Name})
 	case co.alive():
 		for _, other := range p.t.Containers {

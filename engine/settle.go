@@ -126,13 +126,16 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 		return
 	}
 	co := s.obs.of(c.Name)
-	for _, verb := range []Verb{VerbPull, VerbCheck, VerbCreate, VerbStart} {
+	for _, verb := range []Verb{VerbPull, VerbFetch, VerbCheck, VerbCreate, VerbStart} {
 		f, failed := co.Failures[verb]
 		if !failed {
 			continue
 		}
 		if reason := s.verdict(c, verb, f); reason != "" {
 			cr.Fault = reason
+			if verb == VerbFetch && s.rec.Reason == "" { // the whole task can't have what it names, whichever container asked
+				s.rec.Reason = reason
+			}
 			return
 		}
 	}
@@ -164,7 +167,7 @@ func (s *settling) verdict(c *Container, verb Verb, f Failure) string {
 	switch verb {
 	case VerbPull:
 		return "CannotPullContainerError: " + text
-	case VerbCheck:
+	case VerbCheck, VerbFetch:
 		return "ResourceInitializationError: " + text
 	case VerbCreate:
 		if timeout {

@@ -37,6 +37,7 @@ type worker struct {
 	running   map[string]*running // by container: what is at work
 	ports     map[string][]Port   // by container: host ports granted
 	releases  []func()            // of images
+	hidden    hidden              // values that no text shows
 	released  bool                // the ledger's grant was given back
 	unsaved   int                 // saves that failed in a row
 	retrySave time.Time
@@ -294,6 +295,10 @@ func (w *worker) giveBack() {
 		release()
 	}
 	w.releases = nil
+	if w.e.cfg.Secrets != nil {
+		w.e.cfg.Secrets.Release(w.arn)
+	}
+	w.hidden.forget()
 }
 
 // absorb takes in the mail.
