@@ -359,14 +359,13 @@ func (a *Agent) userAgent() string {
 // register registers this host and makes its identity durable.
 func (a *Agent) register(ctx context.Context, api session.API) error {
 	begun, info := time.Now(), *a.info.Load()
-	_, restarts := a.runtime.(engine.Restarter)
 	engineVersion := info.Version
 	token, err := keptToken(a.cfg.DataDir)
 	if err != nil {
 		return err
 	}
 	r := &registration{
-		cfg: a.cfg, host: a.host, engine: info, restarts: restarts, ec2: a.ec2, arn: a.savedArn(), token: token,
+		cfg: a.cfg, host: a.host, engine: info, can: abilitiesOf(a.runtime), ec2: a.ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
 	failpoint.Hit("agent/register-before")

@@ -30,9 +30,23 @@ var apiSince = map[string]int{
 	"json-file": 0, "syslog": 18, "journald": 19, "none": 19, "gelf": 20, "fluentd": 20, "awslogs": 21, "splunk": 22, "logentries": 25, "sumologic": 29,
 }
 
+// abilities are what a container engine can do beyond the contract that every one keeps.
+type abilities struct {
+	restarts   bool // start an ended container again
+	volumes    bool // volumes with drivers and options
+	namespaces bool // pid and ipc namespaces of a task
+}
+
+func abilitiesOf(r engine.Runtime) (can abilities) {
+	_, can.restarts = r.(engine.Restarter)
+	_, can.volumes = r.(engine.VolumeKeeper)
+	can.namespaces = engine.CanShareNamespaces(r)
+	return can
+}
+
 // capabilities are the attributes that say what tasks may ask of this host. Each stands for something that this version
 // of the agent does and that this host's engine answered that it can do; agent-protocol section 1.4 has the conditions.
-func capabilities(cfg *config.Config, info engine.Info, restarts bool) map[string]string {
+func capabilities(cfg *config.Config, info engine.Info, can abilities) map[string]string {
 	out := map[string]string{}
 	add := func(family string, names ...string) {
 		for _, n := range names {
@@ -63,9 +77,20 @@ func capabilities(cfg *config.Config, info engine.Info, restarts bool) map[strin
 	if !cfg.HealthChecksDisabled && newest >= 24 {
 		add(ecsCapability, "container-health-check")
 	}
-	add(ecsCapability, "container-ordering", "full-sync")
-	if restarts {
+	add(ecsCapability, "container-ordering", "full-sync", "network.container-port-range")
+	if can.restarts {
 		add(ecsCapability, "container-restart-policy")
+	}
+	if can.namespaces {
+		add(ecsCapability, "pid-ipc-namespace-sharing")
+	}
+	if can.volumes {
+		add(ecsCapability, "docker-plugin.local", "efs")
+		for _, driver := range info.VolumeDrivers {
+			name := strings.ReplaceAll(driver, ":", ".")
+			add(ecsCapability, "docker-plugin."+name, "docker-plugin."+strings.TrimSuffix(name, ".latest"))
+		}
+		add(ecsCapability, cfg.VolumePlugin...)
 	}
 	if cfg.TaskLimits {
 		add(ecsCapability, "task-cpu-mem-limit", "increased-task-cpu-limit")
@@ -91,7 +116,7 @@ func hasSecurity(info engine.Info, name string) bool {
 }
 
 // attributes are all attributes of a registration, in order of name. first adds those that are sent only with the first.
-func attributes(cfg *config.Config, host Host, info engine.Info, restarts bool, ec2 *ec2Instance, first bool) []agentapi.Attribute {
+func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, ec2 *ec2Instance, first bool) []agentapi.Attribute {
 	all := map[string]string{"ecs.os-type": "linux", "ecs.os-family": "LINUX", "ecs.os-type-detailed": cfg.DetailedOSFamily}
 	if ec2 == nil {
 		for name, value := range map[string]string{
@@ -103,7 +128,7 @@ func attributes(cfg *config.Config, host Host, info engine.Info, restarts bool, 
 			}
 		}
 	}
-	maps.Copy(all, capabilities(cfg, info, restarts))
+	maps.Copy(all, capabilities(cfg, info, can))
 	if first {
 		maps.Copy(all, cfg.InstanceAttributes)
 	}

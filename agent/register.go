@@ -25,14 +25,14 @@ const maxThrottled = time.Hour
 
 // registration is what is known when the agent registers.
 type registration struct {
-	cfg      *config.Config
-	host     Host
-	engine   engine.Info
-	restarts bool         // the engine can start an ended container again
-	ec2      *ec2Instance // nil outside EC2
-	arn      string       // of the instance to register again; empty for a new one
-	token    string       // the same for every attempt of one registration
-	version  agentapi.VersionInfo
+	cfg     *config.Config
+	host    Host
+	engine  engine.Info
+	can     abilities    // of the engine
+	ec2     *ec2Instance // nil outside EC2
+	arn     string       // of the instance to register again; empty for a new one
+	token   string       // the same for every attempt of one registration
+	version agentapi.VersionInfo
 }
 
 // input is the call's input.
@@ -43,7 +43,7 @@ func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
 	}
 	in := &agentapi.RegisterContainerInstanceInput{
 		Cluster: &cluster, ClientToken: &r.token, InstanceIdentityDocument: &document, InstanceIdentityDocumentSignature: &signature,
-		Attributes: attributes(r.cfg, r.host, r.engine, r.restarts, r.ec2, r.arn == ""), VersionInfo: &r.version,
+		Attributes: attributes(r.cfg, r.host, r.engine, r.can, r.ec2, r.arn == ""), VersionInfo: &r.version,
 		TotalResources: []agentapi.Resource{
 			integerResource("CPU", r.host.CPU), integerResource("MEMORY", r.host.Memory),
 			portResource("PORTS", r.cfg.ReservedPorts), portResource("PORTS_UDP", r.cfg.ReservedPortsUDP),

@@ -205,28 +205,28 @@ func names(attributes []agentapi.Attribute) []string {
 func TestOnlyCapabilitiesThatThisHostHasAreAdvertised(t *testing.T) {
 	always := []string{"ecs.os-family=LINUX", "ecs.os-type=linux", "ecs.os-type-detailed=LINUX"}
 	old := engine.Info{APIVersion: "1.21", LogDrivers: []string{"json-file", "syslog", "awslogs"}}
-	now := engine.Info{APIVersion: "1.41", LogDrivers: []string{"json-file", "fluentd"}, SecurityOpts: []string{"name=apparmor", "name=seccomp,profile=default"}}
+	now := engine.Info{APIVersion: "1.41", LogDrivers: []string{"json-file", "fluentd"}, VolumeDrivers: []string{"local", "rexray/ebs:latest"}, SecurityOpts: []string{"name=apparmor", "name=seccomp,profile=default"}}
 	modern := []string{"docker-remote-api.1.17", "docker-remote-api.1.18", "docker-remote-api.1.19", "docker-remote-api.1.20", "docker-remote-api.1.21", "docker-remote-api.1.22", "docker-remote-api.1.23", "docker-remote-api.1.24", "docker-remote-api.1.25", "docker-remote-api.1.28", "docker-remote-api.1.29", "docker-remote-api.1.30", "docker-remote-api.1.32"}
 	for _, c := range []struct {
-		name     string
-		cfg      config.Config
-		info     engine.Info
-		restarts bool
-		ec2      *ec2Instance
-		want     []string
+		name string
+		cfg  config.Config
+		info engine.Info
+		can  abilities
+		ec2  *ec2Instance
+		want []string
 	}{
 		{name: "an old engine", info: old, cfg: config.Config{LoggingDrivers: []string{"json-file", "none", "awslogs", "fluentd", "splunk", "invented"}}, ec2: &ec2Instance{},
-			want: slices.Concat([]string{"docker-remote-api.1.17", "docker-remote-api.1.18", "docker-remote-api.1.19", "docker-remote-api.1.20", "docker-remote-api.1.21", "logging-driver.awslogs", "logging-driver.json-file", "logging-driver.none", "privileged-container", "container-ordering", "full-sync"}, always)},
-		{name: "a new engine with everything on", info: now, restarts: true, cfg: config.Config{LoggingDrivers: []string{"json-file"}, SELinuxCapable: true, AppArmorCapable: true, TaskLimits: true, External: true}, ec2: &ec2Instance{},
-			want: slices.Concat([]string{"apparmor"}, modern, []string{"logging-driver.json-file", "privileged-container", "container-health-check", "container-ordering", "container-restart-policy", "external", "full-sync", "increased-task-cpu-limit", "task-cpu-mem-limit"}, always)},
-		{name: "what is switched off", info: now, cfg: config.Config{PrivilegedDisabled: true, HealthChecksDisabled: true}, ec2: &ec2Instance{}, want: slices.Concat(modern, []string{"container-ordering", "full-sync"}, always)},
+			want: slices.Concat([]string{"docker-remote-api.1.17", "docker-remote-api.1.18", "docker-remote-api.1.19", "docker-remote-api.1.20", "docker-remote-api.1.21", "logging-driver.awslogs", "logging-driver.json-file", "logging-driver.none", "privileged-container", "container-ordering", "full-sync", "network.container-port-range"}, always)},
+		{name: "a new engine with everything on", info: now, can: abilities{restarts: true, volumes: true, namespaces: true}, cfg: config.Config{LoggingDrivers: []string{"json-file"}, SELinuxCapable: true, AppArmorCapable: true, TaskLimits: true, External: true, VolumePlugin: []string{"efsAuth"}}, ec2: &ec2Instance{},
+			want: slices.Concat([]string{"apparmor"}, modern, []string{"logging-driver.json-file", "privileged-container", "container-health-check", "container-ordering", "container-restart-policy", "docker-plugin.local", "docker-plugin.rexray/ebs", "docker-plugin.rexray/ebs.latest", "efs", "efsAuth", "external", "full-sync", "increased-task-cpu-limit", "network.container-port-range", "pid-ipc-namespace-sharing", "task-cpu-mem-limit"}, always)},
+		{name: "what is switched off", info: now, cfg: config.Config{PrivilegedDisabled: true, HealthChecksDisabled: true}, ec2: &ec2Instance{}, want: slices.Concat(modern, []string{"container-ordering", "full-sync", "network.container-port-range"}, always)},
 		{name: "an own host says what it is", info: engine.Info{APIVersion: "1.16"}, cfg: config.Config{PrivilegedDisabled: true, AvailabilityZone: "cellar", InstanceType: "box", ImageID: "debian-12"},
-			want: []string{"ecs.ami-id=debian-12", "ecs.availability-zone=cellar", "container-ordering", "full-sync", "ecs.cpu-architecture=x86_64", "ecs.instance-type=box", "ecs.os-family=LINUX", "ecs.os-type=linux", "ecs.os-type-detailed=LINUX", "longshore.address=10.0.0.7", "longshore.hostname=vm", "longshore.instance-id=lh-1"}},
+			want: []string{"ecs.ami-id=debian-12", "ecs.availability-zone=cellar", "container-ordering", "full-sync", "network.container-port-range", "ecs.cpu-architecture=x86_64", "ecs.instance-type=box", "ecs.os-family=LINUX", "ecs.os-type=linux", "ecs.os-type-detailed=LINUX", "longshore.address=10.0.0.7", "longshore.hostname=vm", "longshore.instance-id=lh-1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.cfg.DetailedOSFamily = "LINUX"
 			host := Host{Architecture: "x86_64", MachineID: "lh-1", Name: "vm", Address: "10.0.0.7"}
-			if d := cmp.Diff(c.want, names(attributes(&c.cfg, host, c.info, c.restarts, c.ec2, true))); d != "" {
+			if d := cmp.Diff(c.want, names(attributes(&c.cfg, host, c.info, c.can, c.ec2, true))); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})

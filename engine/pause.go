@@ -19,8 +19,8 @@ import (
 
 // Importer is a Runtime that can make an image out of a file system, without a registry.
 type Importer interface {
-	// Import makes a local image with the name ref from a tar archive of its root file system. An image that has the
-	// name already loses it.
+	// Import makes a local image with the name ref from a tar archive of its root file system; of config it takes
+	// EntryPoint, Command and Env. An image that has the name already loses it.
 	Import(ctx context.Context, ref string, root io.Reader, config ImageConfig) (Image, error)
 }
 
@@ -114,7 +114,7 @@ func (p *pauseImage) ensure(ctx context.Context, r Runtime) (Image, error) {
 		return img, err
 	}
 	failpoint.Hit("engine/import-pause-before")
-	img, err = importer.Import(ctx, pauseRef, root, ImageConfig{EntryPoint: []string{"/pause"}, StopSignal: "SIGKILL"})
+	img, err = importer.Import(ctx, pauseRef, root, ImageConfig{EntryPoint: []string{"/pause"}})
 	failpoint.Hit("engine/import-pause-after")
 	return img, err
 }

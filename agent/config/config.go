@@ -70,6 +70,8 @@ type Config struct {
 	MetricsDisabled         bool
 	HostVolumeCheck         string
 	HostVolumeCreateAsUser  bool
+	MatchSharedVolumes      bool
+	VolumePlugin            []string // capabilities of the EFS volume plugin
 	TaskCleanupWait         time.Duration
 	ContainerStopTimeout    time.Duration
 	ContainerStartTimeout   time.Duration

@@ -252,6 +252,12 @@ func (r *Reporter) container(c *engine.ContainerChange) agentapi.ContainerStateC
 		if r.cfg.IPv6BindingsExcluded && strings.Contains(b.BindIP, ":") {
 			continue
 		}
+		if b.ContainerPortRange != "" {
+			out.NetworkBindings = append(out.NetworkBindings, agentapi.NetworkBinding{
+				BindIP: optional(b.BindIP), ContainerPortRange: &b.ContainerPortRange, HostPortRange: &b.HostPortRange, Protocol: agentapi.TransportProtocol(b.Protocol),
+			})
+			continue
+		}
 		out.NetworkBindings = append(out.NetworkBindings, agentapi.NetworkBinding{
 			BindIP: optional(b.BindIP), ContainerPort: &b.ContainerPort, HostPort: &b.HostPort, Protocol: agentapi.TransportProtocol(b.Protocol),
 		})

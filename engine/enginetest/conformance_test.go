@@ -55,7 +55,7 @@ func TestTheFakePassesTheSuite(t *testing.T) {
 			hung := enginetest.NewFake()
 			for _, m := range []string{
 				"Info", "List", "Inspect", "Create", "Start", "Stop", "Remove", "Logs", "Events", "Image", "Images", "Pull",
-				"RemoveImage", "ReadFile", "Stat",
+				"RemoveImage", "ReadFile", "Stat", "CreateVolume", "InspectVolume", "RemoveVolume", "Import",
 			} {
 				hung.Hang(m)
 			}

@@ -160,7 +160,7 @@ func startTests(t *testing.T, s *suite) {
 	})
 }
 
-// restartTests and volumeTests hold for Runtimes that can do what engine.Restarter and engine.VolumeRemover say.
+// restartTests hold for Runtimes that can do what engine.Restarter says.
 func restartTests(t *testing.T, s *suite) {
 	r, can := s.Runtime.(interface {
 		Restart(ctx context.Context, id string) error
@@ -187,27 +187,6 @@ func restartTests(t *testing.T, s *suite) {
 		t.Errorf("a running container was started again: %+v", st)
 	}
 	class(t, "restart of a missing one", r.Restart(s.ctx(t), "longshore-test-none"), errdefs.IsNotFound, "NotFound")
-}
-
-func volumeTests(t *testing.T, s *suite) {
-	r, can := s.Runtime.(interface {
-		RemoveVolume(ctx context.Context, name string) error
-	})
-	if !can {
-		return
-	}
-	spec := s.spec(ScriptServe)
-	volume := spec.Name + "-volume"
-	spec.Mounts = []engine.Mount{{Type: "volume", Source: volume, Target: "/data"}}
-	id := s.create(t, spec)
-	t.Cleanup(func() { ok(t, "clean-up", r.RemoveVolume(context.WithoutCancel(t.Context()), volume)) })
-	if m := s.inspect(t, id).Mounts; len(m) != 1 || m[0] != spec.Mounts[0] {
-		t.Errorf("the state shows the mounts %+v", m)
-	}
-	class(t, "remove while in use", r.RemoveVolume(s.ctx(t), volume), errdefs.IsFailedPrecondition, "FailedPrecondition")
-	ok(t, "remove container", s.Runtime.Remove(s.ctx(t), id))
-	ok(t, "remove", r.RemoveVolume(s.ctx(t), volume))
-	ok(t, "remove again", r.RemoveVolume(s.ctx(t), volume))
 }
 
 func stopTests(t *testing.T, s *suite) {
@@ -425,6 +404,24 @@ func failureTests(t *testing.T, s *suite) {
 		"RemoveImage": func(ctx context.Context, r engine.Runtime) error { return r.RemoveImage(ctx, "x") },
 		"ReadFile":    func(ctx context.Context, r engine.Runtime) error { _, err := r.ReadFile(ctx, "x", "/x", 1); return err },
 		"Stat":        func(ctx context.Context, r engine.Runtime) error { _, err := r.Stat(ctx, "x", "/x"); return err },
+	}
+	if _, can := s.Runtime.(engine.VolumeKeeper); can {
+		calls["CreateVolume"] = func(ctx context.Context, r engine.Runtime) error {
+			return r.(engine.VolumeKeeper).CreateVolume(ctx, engine.EngineVolume{Name: "x"})
+		}
+		calls["InspectVolume"] = func(ctx context.Context, r engine.Runtime) error {
+			_, err := r.(engine.VolumeKeeper).InspectVolume(ctx, "x")
+			return err
+		}
+		calls["RemoveVolume"] = func(ctx context.Context, r engine.Runtime) error {
+			return r.(engine.VolumeKeeper).RemoveVolume(ctx, "x")
+		}
+	}
+	if _, can := s.Runtime.(engine.Importer); can {
+		calls["Import"] = func(ctx context.Context, r engine.Runtime) error {
+			_, err := r.(engine.Importer).Import(ctx, "x:1", strings.NewReader(""), engine.ImageConfig{})
+			return err
+		}
 	}
 	t.Run("an engine that is down is Unavailable", func(t *testing.T) {
 		down := s.Down(t)

@@ -26,11 +26,11 @@ import (
 type Fake struct {
 	mu         sync.Mutex
 	info       engine.Info
-	images     map[string]*image     // local, by id
-	published  map[string]*FakeImage // what Pull finds, by normalised reference
-	pullErrors map[string]error      // by normalised reference
-	containers map[string]*container // by id
-	volumes    map[string]bool       // named ones
+	images     map[string]*image              // local, by id
+	published  map[string]*FakeImage          // what Pull finds, by normalised reference
+	pullErrors map[string]error               // by normalised reference
+	containers map[string]*container          // by id
+	volumes    map[string]engine.EngineVolume // named ones
 	serial     int
 	nextPort   int32
 	behave     func(engine.Spec) Behaviour
@@ -77,7 +77,7 @@ func NewFake() *Fake {
 		published:  map[string]*FakeImage{},
 		pullErrors: map[string]error{},
 		containers: map[string]*container{},
-		volumes:    map[string]bool{},
+		volumes:    map[string]engine.EngineVolume{},
 		nextPort:   32768,
 		behave:     func(engine.Spec) Behaviour { return Behaviour{} },
 		faults:     map[string]*fault{},
@@ -215,7 +215,7 @@ func (f *Fake) make(spec engine.Spec, img *image) *container {
 	f.containers[c.state.ID] = c
 	for _, m := range spec.Mounts {
 		if m.Type == "volume" && m.Source != "" {
-			f.volumes[m.Source] = true
+			f.keep(engine.EngineVolume{Name: m.Source})
 		}
 	}
 	f.creates[spec.Name]++
@@ -401,23 +401,6 @@ func (f *Fake) Remove(ctx context.Context, id string) error {
 	}
 	delete(f.containers, c.state.ID)
 	f.publish(c, "destroy")
-	return nil
-}
-
-// RemoveVolume removes a named volume; it makes Fake an engine.VolumeRemover.
-func (f *Fake) RemoveVolume(ctx context.Context, name string) error {
-	if err := f.enter(ctx, "RemoveVolume", name); err != nil {
-		return err
-	}
-	defer f.mu.Unlock()
-	for _, c := range f.containers {
-		for _, m := range c.spec.Mounts {
-			if m.Type == "volume" && m.Source == name {
-				return fmt.Errorf("volume %s is in use by container %s: %w", name, c.state.Name, errdefs.ErrFailedPrecondition)
-			}
-		}
-	}
-	delete(f.volumes, name)
 	return nil
 }
 
