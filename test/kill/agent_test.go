@@ -18,6 +18,7 @@ import (
 // TestAnAgentThatIsKilledAtAnyStepRunsEachTaskOnce kills the agent at every failpoint that the start and the end of a task
 // pass, the first and the second time.
 func TestAnAgentThatIsKilledAtAnyStepRunsEachTaskOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "ag", 97)
 	join, walk := filepath.Join(w.dir, "join.trace"), filepath.Join(w.dir, "walk.trace")
 	w.startAgent("LONGSHORE_FAILPOINT_LOG=" + join)

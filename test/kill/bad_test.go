@@ -28,6 +28,7 @@ import (
 // TestBadInputHasAClearErrorAndChangesNothing is what only whole binaries can show of it. The daemon's container runs
 // through all of it, until its engine dies.
 func TestBadInputHasAClearErrorAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "bad", 100)
 	w.define("daemon", 1)
 	w.define("big", 40_000)

@@ -19,6 +19,7 @@ import (
 // TestAControlPlaneThatIsKilledAtAnyStepTouchesNoContainer kills the control plane at every failpoint, and at every pass of
 // it, that a host's registration, a DAEMON service and a task go through.
 func TestAControlPlaneThatIsKilledAtAnyStepTouchesNoContainer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "cp", 98)
 	w.define("daemon", 1)
 	w.startAgent()

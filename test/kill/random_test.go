@@ -12,6 +12,7 @@ import (
 // TestKillsAtRandomInstantsLeaveEachTaskRunOnce kills the agent, the control plane, or both while a task comes and goes.
 // KILL_ROUNDS says how often; the seed of a run is in its log.
 func TestKillsAtRandomInstantsLeaveEachTaskRunOnce(t *testing.T) {
+	t.Parallel()
 	rounds := 10
 	if v := os.Getenv("KILL_ROUNDS"); v != "" {
 		n, err := strconv.Atoi(v)

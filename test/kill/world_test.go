@@ -37,7 +37,7 @@ const (
 )
 
 // patience bounds every wait; what takes longer has failed.
-const patience = 40 * time.Second
+const patience = 90 * time.Second
 
 // serving runs until it is stopped, and ends then at once and always in the same way: a shell needs some time before it can
 // obey SIGTERM.
@@ -402,12 +402,16 @@ func (w *world) until(what string, holds func(ctx context.Context) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
+	began := time.Now()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		w.revive()
 		err := holds(ctx)
 		if err == nil {
+			if d := time.Since(began); d > 3*time.Second {
+				w.t.Logf("it took %v: %s", d.Round(time.Millisecond), what)
+			}
 			return
 		}
 		var final *fatal
