@@ -70,6 +70,8 @@ type Config struct {
 	Zone string
 	// InstanceHealth is what an agent last reported about its host, nil for nothing. Default: nothing is known.
 	InstanceHealth func(cluster, instance string) *types.ContainerInstanceHealthStatus
+	// GateWait is how long RunTask waits for the daemons of an instance that joined; default 20 s, negative: not at all.
+	GateWait time.Duration
 	// MaxBody bounds a request's body in bytes; default 1 MiB.
 	MaxBody int64
 	// CallTimeout bounds a call; default 30 s.
@@ -98,6 +100,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Zone == "" {
 		cfg.Zone = cfg.Region + "a"
+	}
+	if cfg.GateWait == 0 {
+		cfg.GateWait = defaultGateWait
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody

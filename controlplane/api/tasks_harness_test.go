@@ -75,10 +75,13 @@ func newPlaneOn(t *testing.T, st *store.Store) *plane {
 
 // serve serves the API from a store, and points the clients to it.
 func (p *plane) serve(st *store.Store) {
-	server := httptest.NewServer(api.New(api.Config{
-		Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st), auth.Options{}), Region: "us-west-2", AccountID: "123456789012",
-		BaseURL: func(r *http.Request) string { return "http://" + r.Host },
-	}))
+	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st), auth.Options{})})
+}
+
+func (p *plane) serveWith(cfg api.Config) {
+	cfg.Region, cfg.AccountID = "us-west-2", "123456789012"
+	cfg.BaseURL = func(r *http.Request) string { return "http://" + r.Host }
+	server := httptest.NewServer(api.New(cfg))
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	p.url, p.http = server.URL, &http.Client{Transport: transport}
 	p.t.Cleanup(func() {

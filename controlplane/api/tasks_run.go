@@ -32,7 +32,8 @@ type start struct {
 	managedTags bool
 }
 
-// runTask places count tasks, all in one transaction. What does not fit is told in failures; there is no retry later.
+// runTask places count tasks, all in one transaction. What does not fit is told in failures; there is no retry later. When
+// tasks would fit only where daemons come first, the call waits for these up to GateWait, and places nothing before.
 //
 // A client token makes a repeated call answer the tasks of the first one: their ids are made from it, so that two calls
 // can't both create them.
@@ -51,7 +52,8 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		mark = token + " " + c.digest("clientToken", "cluster")
 	}
 	out := &ecs.RunTaskOutput{}
-	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+	last := false
+	decide := func(v *store.View, txn *store.Txn) error {
 		out.Tasks, out.Failures = []types.Task{}, []types.Failure{}
 		cluster, err := s.activeCluster(v, in.Cluster)
 		if err != nil {
@@ -71,11 +73,14 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		if err != nil {
 			return err
 		}
-		hosts := placement.HostsOf(v, name)
+		hosts := placement.HostsOf(v, name, s.cfg.Now())
 		if len(hosts) == 0 {
 			return invalid("No Container Instances were found in your cluster.")
 		}
 		chosen, refusals := placement.Choose(hosts, req, in.PlacementStrategy, count)
+		if !last && waitsAtGate(refusals) {
+			return errAtGate
+		}
 		out.Failures = s.failures(name, refusals)
 		ids := make([]string, len(chosen))
 		for i := range ids {
@@ -87,6 +92,10 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		}
 		txn.Unchanged(cluster)
 		return err
+	}
+	err := s.atGate(ctx, func(now bool) error {
+		last, c.now = now, s.cfg.Now()
+		return s.change(ctx, decide)
 	})
 	if err != nil {
 		return nil, err

@@ -497,6 +497,7 @@ func TestANearlyFullStoreTakesStopsAndReportsButNoNewTasks(t *testing.T) {
 	a := p.register(p.host, 1024, 1000)
 	p.daemon("s", "agent")
 	daemon := p.schedule("s", a)
+	p.submit(daemon, "RUNNING")
 	arn := p.run(&ecs.RunTaskInput{TaskDefinition: aws.String("job")}).Tasks[0].TaskArn
 	full := storetest.OpenWith(t, store.Config{Client: client, FullAt: 1e-9, SpaceInterval: time.Millisecond, Log: zap.NewNop()})
 	for !full.Space().Full {

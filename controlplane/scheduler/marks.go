@@ -86,7 +86,7 @@ func (s *Scheduler) note(changes []store.Change) {
 		}
 		switch r := r.(type) {
 		case *store.Cluster:
-			s.marksOf(*r.Object.ClusterName)
+			s.marksOf(*r.Object.ClusterName).add(true, "", "") // its tags may have changed
 		case *store.Service:
 			s.marksOf(r.Cluster).add(false, *r.Object.ServiceName, "")
 		case *store.Task:

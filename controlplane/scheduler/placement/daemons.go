@@ -1,17 +1,20 @@
 package placement
 
 import (
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
 
-// Kept is room on an instance that only one service may take: its daemon belongs there and is not placed yet.
+// Kept is room on an instance that only one service may take: its daemon belongs there and does not have it yet.
 type Kept struct {
 	Service string
 	Need    store.Resources
@@ -36,9 +39,19 @@ func ForDaemon(svc *store.Service, def *store.TaskDefinition) (*Request, error) 
 	})
 }
 
-// keepForDaemons takes from the hosts what daemons need that belong there and are not placed yet: those of an instance
-// that just joined, or whose daemon is being replaced. A daemon that is too large for the instance keeps nothing.
-func keepForDaemons(v *store.View, cluster string, hosts []*Host) {
+// DaemonsFirst is the hosts, as daemons see them, as they are for all other tasks:
+//
+//   - With room kept for each daemon that belongs there and is not placed yet, or that the service's definition now wants
+//     larger than it is. A daemon that is too large for the instance keeps nothing.
+//   - With a [Gate] for each daemon that does not run yet on an instance that joined a short time ago.
+//
+// wake is when the first gate opens though nothing else changes; zero: there is none. The given hosts stay as they are.
+func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (first []*Host, wake time.Time) {
+	first = slices.Clone(hosts)
+	var tags []types.Tag
+	if c := v.Cluster(cluster); c != nil {
+		tags = c.Object.Tags
+	}
 	for svc := range v.Services(cluster) {
 		if svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) != "ACTIVE" {
 			continue
@@ -51,23 +64,100 @@ func keepForDaemons(v *store.View, cluster string, hosts []*Host) {
 		if err != nil {
 			continue
 		}
-		for _, h := range hosts {
-			if v.DaemonSlot(cluster, req.Service, h.Instance.ID) == nil {
-				h.keep(req)
+		d := daemon{v: v, svc: svc, req: req, limit: policy.Gate(tags, svc.Object.Tags), reserves: policy.Reserves(tags)}
+		for i, h := range hosts {
+			n, gate := d.come(h, first[i], now)
+			first[i] = n
+			if gate != nil && (wake.IsZero() || gate.Until.Before(wake)) {
+				wake = gate.Until
 			}
 		}
 	}
+	return first, wake
 }
 
-// keep takes room for a daemon, if it belongs on h.
-func (h *Host) keep(r *Request) {
+// A daemon is a DAEMON service that comes first.
+type daemon struct {
+	v        *store.View
+	svc      *store.Service
+	req      *Request
+	limit    time.Duration // of its gate
+	reserves bool
+}
+
+// come puts the daemon before the tasks that may come to a host: bare is the host as it is, n as the daemons before left
+// it, a copy when it is another one than bare.
+func (d *daemon) come(bare, n *Host, now time.Time) (_ *Host, gate *Gate) {
+	own := d.on(bare)
+	lacks, lacking := d.lacks(own)
+	joined := bare.Instance.JoinedAt
+	until := joined.Add(d.limit)
+	young := !joined.IsZero() && now.Before(until)
+	if (!lacking || !d.reserves) && !young || status(d.req, bare) != nil || d.req.Matches(bare) != nil {
+		return n, nil
+	}
+	if n == bare {
+		n = new(*bare)
+		n.Free.PortsTCP, n.Free.PortsUDP, n.Free.GPUs = slices.Clone(n.Free.PortsTCP), slices.Clone(n.Free.PortsUDP), slices.Clone(n.Free.GPUs)
+	}
+	if lacking && d.reserves {
+		n.keep(d.req, lacks)
+	}
+	if young {
+		if gate = d.gate(bare, own, until, now); gate != nil {
+			n.Gates = append(n.Gates[:len(n.Gates):len(n.Gates)], *gate)
+		}
+	}
+	return n, gate
+}
+
+// on is the daemon's task on a host, nil when there is none that is not STOPPED.
+func (d *daemon) on(h *Host) *store.Task {
+	for _, t := range h.Tasks {
+		if t.Service == d.req.Service {
+			return t
+		}
+	}
+	return nil
+}
+
+// lacks is what the daemon needs beyond what its task has; false: nothing.
+func (d *daemon) lacks(own *store.Task) (r store.Resources, lacking bool) {
+	r = d.req.Need
+	if own != nil {
+		has := own.Reserved
+		r.CPU, r.Memory = max(r.CPU-has.CPU, 0), max(r.Memory-has.Memory, 0)
+		r.PortsTCP, r.PortsUDP = without(r.PortsTCP, has.PortsTCP), without(r.PortsUDP, has.PortsUDP)
+	}
+	return r, own == nil || r.CPU > 0 || r.Memory > 0 || len(r.PortsTCP)+len(r.PortsUDP) > 0
+}
+
+func without(ports, these []int32) []int32 {
+	return slices.DeleteFunc(slices.Clone(ports), func(p int32) bool { return slices.Contains(these, p) })
+}
+
+// keep takes room for what a daemon lacks, unless the daemon is too large for the instance.
+func (h *Host) keep(r *Request, lacks store.Resources) {
 	all := Registered(h.Instance)
-	if status(r, h) != nil || r.Matches(h) != nil || r.Need.CPU > all.CPU || r.Need.Memory > all.Memory {
+	if r.Need.CPU > all.CPU || r.Need.Memory > all.Memory || r.gpus > len(all.GPUs) {
 		return
 	}
-	h.take(r.Need)
+	if len(lacks.GPUs) < r.gpus && h.holds(r.Service) == 0 {
+		lacks.GPUs = slices.Clone(h.Free.GPUs[:min(r.gpus, len(h.Free.GPUs))])
+	}
+	h.take(lacks)
 	h.Free.PortsTCP, h.Free.PortsUDP = sortedCopy(h.Free.PortsTCP), sortedCopy(h.Free.PortsUDP)
-	h.Kept = append(h.Kept, Kept{r.Service, r.Need})
+	h.Kept = append(h.Kept[:len(h.Kept):len(h.Kept)], Kept{r.Service, lacks})
+}
+
+// holds is how many tasks of a service are on the host.
+func (h *Host) holds(service string) (n int) {
+	for _, t := range h.Tasks {
+		if t.Service == service {
+			n++
+		}
+	}
+	return n
 }
 
 // kept names who room is kept for, to be added to a refusal; empty when nobody is meant.

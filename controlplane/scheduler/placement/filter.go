@@ -16,13 +16,14 @@ import (
 type filter func(*Request, *Host) *Refusal
 
 // The pipeline. Its order is that of the package comment.
-var filters = []filter{status, connection, attributes, members, distinct, cpu, memory, hostPorts, gpu}
+var filters = []filter{status, connection, attributes, members, distinct, cpu, memory, hostPorts, gpu, gates}
 
 // Where the parts of the pipeline begin.
 const (
 	attributesFilter = 2
 	memberOfFilter   = 3
 	cpuFilter        = 5
+	gateFilter       = 9
 )
 
 func status(_ *Request, h *Host) *Refusal {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -25,15 +26,16 @@ type Host struct {
 	Tasks []*store.Task
 	// Kept is the room that is kept for daemons; Free is without it.
 	Kept []Kept
+	// Gates are the daemons for which tasks that are no daemons have to wait here; none when the instance takes any.
+	Gates []Gate
 
 	subject *query.Subject // made when first needed
 }
 
 // HostsOf are the registered instances of a cluster (ACTIVE, DRAINING …, not INACTIVE), in order of id, as they are for
-// tasks that are no daemons: with room kept for the daemons that belong there.
-func HostsOf(v *store.View, cluster string) []*Host {
-	hosts := HostsForDaemons(v, cluster)
-	keepForDaemons(v, cluster, hosts)
+// tasks that are no daemons: see [DaemonsFirst].
+func HostsOf(v *store.View, cluster string, now time.Time) []*Host {
+	hosts, _ := DaemonsFirst(v, cluster, HostsForDaemons(v, cluster), now)
 	return hosts
 }
 
@@ -47,13 +49,16 @@ func HostsForDaemons(v *store.View, cluster string) (hosts []*Host) {
 	return hosts
 }
 
-// HostOf is one instance (INACTIVE too) as it is for tasks that are no daemons, or nil when there is none.
+// HostOf is one instance (INACTIVE too) as it is for a task that was sent there by name, or nil when there is none: with
+// room kept for the daemons that belong there, but no gate.
 func HostOf(v *store.View, cluster, id string) *Host {
 	h := HostForDaemons(v, cluster, id)
-	if h != nil {
-		keepForDaemons(v, cluster, []*Host{h})
+	if h == nil {
+		return nil
 	}
-	return h
+	hosts, _ := DaemonsFirst(v, cluster, []*Host{h}, time.Time{})
+	hosts[0].Gates = nil
+	return hosts[0]
 }
 
 // HostForDaemons is one instance (INACTIVE too) with nothing kept, or nil when there is none.
@@ -66,10 +71,8 @@ func HostForDaemons(v *store.View, cluster, id string) *Host {
 
 func hostOf(v *store.View, inst *store.Instance) *Host {
 	var tasks []*store.Task
-	for t := range v.TasksOn(inst.Cluster, inst.ID) {
-		if !task.IsStopped(t) {
-			tasks = append(tasks, t)
-		}
+	for t := range v.LiveOn(inst.Cluster, inst.ID) {
+		tasks = append(tasks, t)
 	}
 	return NewHost(inst, v.Allocation(inst.Cluster, inst.ID), v.Connection(inst.Cluster, inst.ID) != nil, tasks)
 }

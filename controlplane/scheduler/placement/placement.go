@@ -15,6 +15,7 @@
 //	memory      RESOURCE:MEMORY
 //	ports       RESOURCE:PORTS                                      no host port is taken, tcp and udp apart
 //	gpu         RESOURCE:GPU
+//	gate        DAEMON                                              no daemon comes first there, see [Gate]
 //
 // An instance is the nearer a miss the later the filter that refused it, and among those of one filter the less of the
 // resource is missing: that is the "closest matching" instance of ECS's service events.
@@ -46,6 +47,8 @@ const (
 	ReasonMemory    = "RESOURCE:MEMORY"
 	ReasonPorts     = "RESOURCE:PORTS"
 	ReasonGPU       = "RESOURCE:GPU"
+	// ReasonDaemon is no reason that ECS has: a daemon comes first there.
+	ReasonDaemon = "DAEMON"
 )
 
 // Request is a task that wants a place. [NewRequest] makes it ready to use; it is then immutable and safe for concurrent
@@ -157,6 +160,11 @@ type Refusal struct {
 	Detail string // for a person, with numbers
 	Short  int64  // how much of the resource is missing, in its unit; 0 for other reasons
 	stage  int    // which filter refused: the later, the nearer
+}
+
+// Refuse is a refusal of a host that all filters let pass.
+func Refuse(h *Host, reason, detail string) *Refusal {
+	return &Refusal{Host: h, Reason: reason, Detail: detail, stage: len(filters)}
 }
 
 // Failure is the entry that RunTask and StartTask answer for the instance.
