@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/engine/firelens"
 	"github.com/longshore-project/longshore/internal/failpoint"
 )
 
@@ -75,7 +76,10 @@ func (w *worker) admit(now time.Time) {
 
 func (w *worker) forget() bool {
 	failpoint.Hit("engine/forget-before")
-	err := w.e.cfg.State.Delete(w.arn)
+	err := firelens.Remove(firelens.Dir(w.e.cfg.Host.FirelensDir, w.arn))
+	if err == nil {
+		err = w.e.cfg.State.Delete(w.arn)
+	}
 	failpoint.Hit("engine/forget-after")
 	w.e.health.saved(err)
 	if err != nil {
@@ -228,6 +232,9 @@ func (w *worker) check(c *Container, img *Image) deed {
 		if err == nil && c.Volumes {
 			err = ensureVolumes(ctx, w.e.cfg.Runtime, t, c, host)
 		}
+		if err == nil {
+			err = placeRouter(t, c, host)
+		}
 		return func(co *ContainerObserved) {
 			co.Checked = err == nil
 			for _, text := range warnings {
@@ -316,7 +323,7 @@ func awaitPorts(ctx context.Context, proc string, c *Container) error {
 
 func (w *worker) create(c *Container, img *Image) deed {
 	t, rec, e := w.task, w.rec, w.e
-	granted, secrets := w.ports[c.Name], w.obs.of(c.Name).Secrets
+	granted, secrets, router := w.ports[c.Name], w.obs.of(c.Name).Secrets, w.routerAddress()
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		if granted == nil {
 			ports, err := e.ledger.dynamic(t.Arn, c.Ports, e.occupied())
@@ -335,6 +342,9 @@ func (w *worker) create(c *Container, img *Image) deed {
 			return keep, err
 		}
 		withSecrets(&spec, c, secrets)
+		if err := route(t, c, e.cfg.Host, router, &spec); err != nil {
+			return keep, err
+		}
 		failpoint.Hit("engine/create-before")
 		id, err := e.cfg.Runtime.Create(ctx, spec)
 		failpoint.Hit("engine/create-after")

@@ -45,6 +45,8 @@ type Host struct {
 	DynamicPorts      [2]int32 // first and last; zero means the engine's choice
 	DisablePrivileged bool
 	VolumeCheck       string // enforce, warn or off
+	FirelensDir       string // where the files of log routers go; empty refuses FireLens
+	FirelensAsync     bool   // containers don't wait for their log router
 	// MatchSharedVolumes refuses a shared volume that exists with another driver, options or labels.
 	MatchSharedVolumes bool
 	EFSPlugin          bool // EFS file systems are mounted by their own volume plugin

@@ -58,8 +58,6 @@ func parseContainer(t *Task, p *acs.Container) (*Container, error) {
 
 func unsupportedInContainer(p *acs.Container) error {
 	switch {
-	case p.FirelensConfiguration != nil:
-		return fmt.Errorf("firelensConfiguration is not supported")
 	case len(p.ManagedAgents) > 0:
 		return fmt.Errorf("managedAgents (%s) are not supported", p.ManagedAgents[0].Name)
 	case len(p.CredentialSpecs) > 0:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/longshore-project/longshore/engine/firelens"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -62,6 +63,9 @@ type Task struct {
 
 	volumes map[string]*acs.Volume
 	payload *acs.Task
+
+	routed *Container       // the log router; nil without FireLens
+	router *firelens.Router // its configuration
 }
 
 // Container is one container of a [Task].
@@ -78,6 +82,8 @@ type Container struct {
 	Ranges       []PortRange // bridge: containerPortRanges to publish
 	Binds        bool        // has bind mounts of its own or by volumesFrom
 	Volumes      bool        // mounts volumes that the agent makes on the engine
+
+	outputSecrets bool // a log router whose outputs have options that are secrets
 
 	index      int
 	config     acs.ContainerConfig
@@ -195,6 +201,9 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 		}
 		c.index = i
 		t.Containers = append(t.Containers, c)
+	}
+	if err := routing(t, host); err != nil {
+		return nil, err
 	}
 	if err := addPause(t); err != nil {
 		return nil, err

@@ -133,7 +133,7 @@ func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved)
 
 // needsCheck reports whether there is anything about the container that VerbCheck looks at.
 func needsCheck(c *Container) bool {
-	return c.Binds || c.Volumes || slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Host != 0 })
+	return c.Binds || c.Volumes || c.payload != nil && c.payload.FirelensConfiguration != nil || slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Host != 0 })
 }
 
 func (p *planning) start(c *Container, co *ContainerObserved) {

@@ -70,7 +70,7 @@ func checkSecrets(p *acs.Container) error {
 
 // needsSecrets reports whether the container gets values from elsewhere.
 func needsSecrets(c *Container) bool {
-	return len(c.payload.Secrets)+len(c.payload.EnvironmentFiles) > 0
+	return len(c.payload.Secrets)+len(c.payload.EnvironmentFiles) > 0 || c.outputSecrets
 }
 
 // fetch gets a container's values from elsewhere and keeps them in memory for its creation.
@@ -81,6 +81,9 @@ func (w *worker) fetch(c *Container) deed {
 			return nil, errors.New("this agent fetches no secrets and no environment files")
 		}
 		got, err := secrets.Resolve(ctx, t.payload, c.Name)
+		if err == nil && c.outputSecrets {
+			err = resolveOutputs(ctx, secrets, t, &got)
+		}
 		if err != nil {
 			return nil, err
 		}

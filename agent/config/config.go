@@ -66,6 +66,7 @@ type Config struct {
 	AppArmorCapable         bool
 	HealthChecksDisabled    bool
 	TaskLimits              bool
+	FirelensAsync           bool
 	IPv6BindingsExcluded    bool
 	MetricsDisabled         bool
 	HostVolumeCheck         string

@@ -142,7 +142,7 @@ var Knobs = []Knob{
 	later("ECS_FSX_WINDOWS_FILE_SERVER_SUPPORTED", "boolean", "false", "FSx for Windows File Server volumes"),
 	later("ECS_ENABLE_SPOT_INSTANCE_DRAINING", "boolean", "false", "drain when a spot instance is to be interrupted"),
 	later("ECS_WARM_POOLS_CHECK", "boolean", "false", "wait while the instance is in a warm pool"),
-	later("ECS_ENABLE_FIRELENS_ASYNC", "boolean", "true", "asynchronous connection to a log router"),
+	boolean("ECS_ENABLE_FIRELENS_ASYNC", "FirelensAsyncEnabled", "true", "containers start, and go on, without waiting for their task's log router (Docker's fluentd-async)", func(c *Config) *bool { return &c.FirelensAsync }),
 	later("ECS_PAUSE_LABELS", "json map", "", "labels of pause containers"),
 	hostService("ECS_AGENT_LABELS", "json map", "", "labels of the agent's container"),
 	hostService("ECS_AGENT_APPARMOR_PROFILE", "string", "", "AppArmor profile of the agent's container"),

@@ -147,8 +147,6 @@ func checkLogging(_ *types.TaskDefinition, c *types.ContainerDefinition) error {
 		return err
 	}
 	switch l.LogDriver {
-	case types.LogDriverAwsfirelens:
-		return unsupported("The log driver awsfirelens is not supported by this control plane.")
 	case types.LogDriverAwslogs:
 		var missing []string
 		for _, option := range []string{"awslogs-group", "awslogs-region"} {

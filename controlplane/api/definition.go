@@ -37,7 +37,7 @@ func newDefinition(in *ecs.RegisterTaskDefinitionInput) (*types.TaskDefinition, 
 	for _, check := range []func(*types.TaskDefinition) error{
 		checkFamily, checkModes, checkCompatibilities, checkVolumes, checkDefinitionConstraints,
 		func(d *types.TaskDefinition) error { return normalizeSize(d, in.Cpu, in.Memory) },
-		checkContainers, checkHostPorts, checkDependencies, checkMemory, checkSupportedModes,
+		checkContainers, checkHostPorts, checkFirelens, checkDependencies, checkMemory, checkSupportedModes,
 	} {
 		if err := check(d); err != nil {
 			return nil, err
@@ -282,6 +282,13 @@ func checkDependencies(d *types.TaskDefinition) error {
 				return clientError("The volumesFrom '%.300s' of container '%s' names no container of the task.", to, name)
 			}
 			edges[name] = append(edges[name], to)
+		}
+	}
+	if router := logRouter(d); router != nil { // it starts before those that log through it
+		for name, c := range byName {
+			if routed(c) {
+				edges[name] = append(edges[name], *router.Name)
+			}
 		}
 	}
 	if cycle := findCycle(edges); cycle != nil {

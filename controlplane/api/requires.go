@@ -81,6 +81,7 @@ func requiredByContainer(d *types.TaskDefinition, c *types.ContainerDefinition) 
 			add(ecsCapability+"execution-role-awslogs", dockerAPI+"1.19")
 		}
 	}
+	add(requiredByFirelens(c)...)
 	if ecrImage.MatchString(aws.ToString(c.Image)) {
 		add(awsCapability+"ecr-auth", dockerAPI+"1.19")
 		if execution {

@@ -40,7 +40,6 @@ var unsupportedInDefinition = []string{
 	"volumes[].s3filesVolumeConfiguration",
 	"containerDefinitions[].credentialSpecs",
 	"containerDefinitions[].environmentFiles",
-	"containerDefinitions[].firelensConfiguration",
 	"containerDefinitions[].logConfiguration.secretOptions",
 	"containerDefinitions[].repositoryCredentials",
 	"containerDefinitions[].resourceRequirements",
