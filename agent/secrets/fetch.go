@@ -111,7 +111,9 @@ func (f *fetching) plan(ctx context.Context, group *errgroup.Group, parameters m
 	ref, _ := secretOf(s, f.out.region)
 	f.mu.Lock()
 	_, begun := f.out.secrets[ref]
-	f.out.secrets[ref] = ""
+	if !begun {
+		f.out.secrets[ref] = ""
+	}
 	f.mu.Unlock()
 	if !begun {
 		group.Go(func() error { return f.secret(ctx, ref, s) })
