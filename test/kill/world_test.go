@@ -52,6 +52,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("go", "build", "-tags", "failpoint,grpcnotrace", "-o", dir, "./cmd/longshore-agent", "./cmd/longshore-control")
 	cmd.Dir = "../.."
 	if out, err := cmd.CombinedOutput(); err != nil {
+		_ = os.RemoveAll(dir)
 		return "", fmt.Errorf("building the binaries: %w: %s", err, out)
 	}
 	return dir, nil
