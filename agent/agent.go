@@ -34,6 +34,7 @@ import (
 	"github.com/longshore-project/longshore/agent/logging"
 	"github.com/longshore-project/longshore/agent/poll"
 	"github.com/longshore-project/longshore/agent/report"
+	"github.com/longshore-project/longshore/agent/secrets"
 	"github.com/longshore-project/longshore/agent/session"
 	"github.com/longshore-project/longshore/agent/telemetry"
 	"github.com/longshore-project/longshore/engine"
@@ -73,6 +74,8 @@ type Agent struct {
 	ec2      *ec2Instance
 	info     atomic.Pointer[engine.Info] // as the engine answered last
 	arn      atomic.Pointer[string]
+	roles    *poll.Credentials // of tasks; in memory only
+	secrets  *secrets.Resolver
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
 }
@@ -108,7 +111,7 @@ func Run(ctx context.Context, opt Options) error {
 	for _, w := range warnings {
 		log.Warn("Configuration: " + w)
 	}
-	a := &Agent{opt: opt, cfg: cfg, log: log}
+	a := &Agent{opt: opt, cfg: cfg, log: log, roles: &poll.Credentials{}}
 	err = a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
 		log.Info("Longshore agent leaves; containers stay as they are")
@@ -232,6 +235,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 		return &TerminalError{err}
 	}
 	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded})
+	a.secrets = a.newSecrets(credentials)
 	if a.engine, err = a.newEngine(); err != nil {
 		return err
 	}
@@ -405,7 +409,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	})
 	a.telling.Store(publisher)
 	poller, err := poll.New(poll.Config{
-		Engine: a.engine, Sequence: a.state, Credentials: &poll.Credentials{}, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
+		Engine: a.engine, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineName, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected,
 		Inactive: a.inactive,

@@ -77,6 +77,9 @@ func capabilities(cfg *config.Config, info engine.Info, can abilities) map[strin
 	if !cfg.HealthChecksDisabled && newest >= 24 {
 		add(ecsCapability, "container-health-check")
 	}
+	add(ecsCapability, "secrets.ssm.environment-variables", "secrets.ssm.bootstrap.log-driver", "secrets.asm.environment-variables",
+		"secrets.asm.bootstrap.log-driver", "env-files.s3", "private-registry-authentication.secretsmanager", "ecr-endpoint", "execution-role-ecr-pull")
+	add(awsCapability, "ecr-auth")
 	add(ecsCapability, "container-ordering", "full-sync", "network.container-port-range")
 	if can.restarts {
 		add(ecsCapability, "container-restart-policy")

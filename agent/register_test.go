@@ -202,6 +202,17 @@ func names(attributes []agentapi.Attribute) []string {
 	return out
 }
 
+// beside is what there is beside the names that every agent advertises, all of which must be there.
+func beside(t *testing.T, names []string, always ...string) []string {
+	t.Helper()
+	for _, name := range always {
+		if !slices.Contains(names, name) {
+			t.Errorf("%s is not advertised", name)
+		}
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(always, name) })
+}
+
 func TestOnlyCapabilitiesThatThisHostHasAreAdvertised(t *testing.T) {
 	always := []string{"ecs.os-family=LINUX", "ecs.os-type=linux", "ecs.os-type-detailed=LINUX"}
 	old := engine.Info{APIVersion: "1.21", LogDrivers: []string{"json-file", "syslog", "awslogs"}}
@@ -226,7 +237,8 @@ func TestOnlyCapabilitiesThatThisHostHasAreAdvertised(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.cfg.DetailedOSFamily = "LINUX"
 			host := Host{Architecture: "x86_64", MachineID: "lh-1", Name: "vm", Address: "10.0.0.7"}
-			if d := cmp.Diff(c.want, names(attributes(&c.cfg, host, c.info, c.can, c.ec2, true))); d != "" {
+			if d := cmp.Diff(c.want, beside(t, names(attributes(&c.cfg, host, c.info, c.can, c.ec2, true)), "ecr-auth", "ecr-endpoint", "env-files.s3", "execution-role-ecr-pull",
+				"private-registry-authentication.secretsmanager", "secrets.asm.bootstrap.log-driver", "secrets.asm.environment-variables", "secrets.ssm.bootstrap.log-driver", "secrets.ssm.environment-variables")); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})

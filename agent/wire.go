@@ -11,14 +11,16 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	"github.com/google/uuid"
-
+	"github.com/longshore-project/longshore/agent/secrets"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/engine/volume"
 	"github.com/longshore-project/longshore/imagecache"
+	"github.com/longshore-project/longshore/protocol/awsapi"
 )
 
 // newRuntime makes the Runtime of the configured engine; nothing is asked of it yet.
@@ -33,6 +35,12 @@ func (a *Agent) newRuntime() (engine.Runtime, error) {
 	return r, nil
 }
 
+// newSecrets makes what fetches the values, files and registry credentials that tasks name; host are this host's own.
+func (a *Agent) newSecrets(host aws.CredentialsProvider) *secrets.Resolver {
+	client := awsapi.New(awsapi.Config{Endpoints: a.cfg.Endpoints, HTTPClient: a.client, UserAgent: a.userAgent()})
+	return secrets.New(secrets.Config{AWS: client, Roles: a.roles, Host: host, Region: a.cfg.Region, Log: a.log})
+}
+
 // newEngine joins the engine to its parts.
 func (a *Agent) newEngine() (*engine.Engine, error) {
 	keyring, err := imagecache.ParseKeyring(a.cfg.EngineAuthType, string(a.cfg.EngineAuthData))
@@ -40,7 +48,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 		return nil, &TerminalError{fmt.Errorf("ECS_ENGINE_AUTH_DATA: %w", err)}
 	}
 	cache, err := imagecache.New(puller{a.runtime}, imagecache.Config{
-		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, Ledger: newPulled(a.cfg.DataDir, a.log),
+		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, Authority: a.secrets, Ledger: newPulled(a.cfg.DataDir, a.log),
 		Inactivity: a.cfg.ImagePullInactivity, Timeout: a.cfg.ImagePullTimeout, Log: a.log,
 	})
 	if err != nil {
@@ -52,7 +60,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 	}
 	return engine.New(engine.Config{
 		Runtime: a.runtime, Images: images{cache}, Volumes: volume.New(volume.Options{CreateAsUser: a.cfg.HostVolumeCreateAsUser}),
-		State: a.state, Log: a.log, Changed: a.changed,
+		State: a.state, Secrets: a.secrets, Log: a.log, Changed: a.changed,
 		Host: engine.Host{
 			Cluster: a.cfg.ClusterOrDefault(), InstanceArn: a.savedArn(), Region: a.cfg.Region, CPU: a.host.CPU, Memory: a.host.Memory,
 			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,

@@ -28,6 +28,8 @@ import (
 	"sort"
 	"strings"
 	"time"
+
+	"github.com/longshore-project/longshore/protocol/awsapi"
 )
 
 // DefaultFile is the environment file that operators edit.
@@ -42,7 +44,8 @@ type Config struct {
 	DockerEndpoint  string
 	Proxy           Proxy
 	CABundle        string
-	AllowNoIdentity bool // NoIID of the JSON file: register without an identity document
+	Endpoints       awsapi.Endpoints // of the services beside ECS
+	AllowNoIdentity bool             // NoIID of the JSON file: register without an identity document
 
 	InstanceAttributes map[string]string
 	InstanceTags       map[string]string

@@ -146,6 +146,16 @@ func TestBrokenJSONIsAnError(t *testing.T) {
 	}
 }
 
+func TestTheEndpointsOfServicesAreReadAndNeverGuessed(t *testing.T) {
+	c, _, err := load(t, []string{"AWS_ENDPOINT_URL=http://127.0.0.1:4566"}, "AWS_ENDPOINT_URL_S3=https://minio:9000\nAWS_USE_FIPS_ENDPOINT=true\n")
+	if err != nil || c.Endpoints.All != "http://127.0.0.1:4566" || c.Endpoints.S3 != "https://minio:9000" || !c.Endpoints.FIPS || c.Endpoints.DualStack {
+		t.Errorf("%+v %v", c, err)
+	}
+	if _, _, err := load(t, nil, "AWS_ENDPOINT_URL_SSM=127.0.0.1:4566\n"); err == nil || !strings.Contains(err.Error(), "AWS_ENDPOINT_URL_SSM") {
+		t.Error(err)
+	}
+}
+
 func TestTheContainersPathsMeanTheHosts(t *testing.T) {
 	c, _, err := load(t, nil, "ECS_DATADIR=/data/\nECS_LOGFILE=/log/ecs-agent.log\n")
 	if err != nil || c.DataDir != "/var/lib/ecs/data" || c.Log.File != "/var/log/ecs/ecs-agent.log" {

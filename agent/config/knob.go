@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/longshore-project/longshore/protocol/awsapi"
 )
 
 // Support says what a setting does in this version; all but [Supported] are warned about when they are set.
@@ -223,6 +225,17 @@ func address(name, member, meaning string, field func(*Config) *string) Knob {
 			return fmt.Errorf("%q is not an IP address", truncate(v))
 		}
 		*field(c) = a.String()
+		return nil
+	}}
+}
+
+// endpoint is the URL of a service. What is signed for one must not go to another, so that a mistake is an error.
+func endpoint(name, meaning string, field func(*Config) *string) Knob {
+	return Knob{Name: name, Type: "URL", Bounds: "http or https", Meaning: meaning, Strict: true, parse: func(c *Config, v string) error {
+		if err := (&awsapi.Endpoints{All: v}).Check(); err != nil {
+			return fmt.Errorf("%q is not like https://host:port", truncate(v))
+		}
+		*field(c) = v
 		return nil
 	}}
 }
