@@ -121,6 +121,7 @@ func New(cfg Config) *Server {
 		s.settingOperations(),
 		s.serviceOperations(),
 		s.taskOperations(),
+		s.protectionOperations(),
 		s.submitOperations(),
 	} {
 		for name, o := range resource {
@@ -242,6 +243,8 @@ var hostOperations = map[string]bool{
 	"SubmitAttachmentStateChanges":  true,
 	"UpdateContainerInstancesState": true,
 	"ListTagsForResource":           true,
+	"UpdateTaskProtection":          true, // of the host's own tasks
+	"GetTaskProtection":             true,
 	"CreateCluster":                 true, // default only
 }
 

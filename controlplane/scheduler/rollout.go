@@ -130,6 +130,9 @@ func (p *pass) hindrance(pl *place) string {
 		}
 		return fmt.Sprintf("its old task %s has been stopping since %s", t.ID, aws.ToTime(t.Object.StoppingAt).Format(time.RFC3339))
 	}
+	if p.protected(pl) {
+		return fmt.Sprintf("its old task %s is protected until %s", pl.task.ID, pl.task.ProtectedUntil.UTC().Format(time.RFC3339))
+	}
 	if !pl.host.Connected && p.notYet(p.away(pl.id).Add(p.cfg.AgentGrace)) {
 		return ""
 	}
@@ -141,6 +144,11 @@ func (p *pass) hindrance(pl *place) string {
 		p.refuse(pl, refusal)
 	}
 	return refusal.Detail
+}
+
+// protected tells whether the task of a place may not be replaced now.
+func (p *pass) protected(pl *place) bool {
+	return pl.runs() && !pl.task.ProtectedUntil.IsZero() && p.notYet(pl.task.ProtectedUntil)
 }
 
 // after is the host without the service's task.
@@ -256,7 +264,7 @@ func (p *pass) sayHeld(r *store.Rollout, reached map[string]bool) {
 func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 	var candidates []*place
 	for _, pl := range p.places {
-		if pl.belongs && pl.host.Connected && !reached[pl.id] && (pl.task == nil || task.Wanted(pl.task)) {
+		if pl.belongs && pl.host.Connected && !reached[pl.id] && (pl.task == nil || task.Wanted(pl.task)) && !p.protected(pl) {
 			candidates = append(candidates, pl)
 		}
 	}
@@ -311,7 +319,7 @@ func rank(pl *place) int {
 
 // replace stops the old task of a place that a wave reached. The new one is known to find room.
 func (p *pass) replace(pl *place) {
-	if !pl.belongs || !pl.runs() || pl.of == p.primary || !pl.host.Connected {
+	if !pl.belongs || !pl.runs() || pl.of == p.primary || !pl.host.Connected || p.protected(pl) {
 		return
 	}
 	if pl.healthy() && p.spare == 0 {

@@ -409,3 +409,21 @@ func TestADrainedHostDoesNotHoldARollOut(t *testing.T) {
 	w.expect("- 2 2 2")
 	w.expectSteady(t)
 }
+
+func TestAProtectedDaemonIsReplacedWhenItsProtectionEnds(t *testing.T) {
+	w := newWorld(t, 3)
+	w.create(w.define())
+	w.settle()
+	n := task.Protect(w.own("host-2"), w.now.Add(time.Hour))
+	w.replace(n)
+	w.deploy(w.define())
+	w.settle()
+	w.after(10 * time.Minute)
+	if got := w.running(); got != "2 1 2" {
+		t.Fatalf("a roll-out goes around a protected task: %s", got)
+	}
+	w.after(time.Hour)
+	if got := w.running(); got != "2 2 2" {
+		t.Errorf("a roll-out goes on when the protection ends: %s", got)
+	}
+}
