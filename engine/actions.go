@@ -78,10 +78,13 @@ func (w *worker) forget() bool {
 	failpoint.Hit("engine/forget-before")
 	err := firelens.Remove(firelens.Dir(w.e.cfg.Host.FirelensDir, w.arn))
 	if err == nil {
+		err = w.e.removeGroup(w.arn)
+	}
+	if err == nil {
 		err = w.e.cfg.State.Delete(w.arn)
+		w.e.health.saved(err)
 	}
 	failpoint.Hit("engine/forget-after")
-	w.e.health.saved(err)
 	if err != nil {
 		w.timeline.note("", "forget", OutcomeFailed, err.Error(), time.Now())
 		time.AfterFunc(unsentInterval, w.wake)
@@ -341,6 +344,12 @@ func (w *worker) create(c *Container, img *Image) deed {
 		if err != nil {
 			return keep, err
 		}
+		if err := e.denied(ctx, t); err != nil {
+			return keep, err
+		}
+		if err := e.limit(ctx, t, c, &spec); err != nil {
+			return keep, err
+		}
 		withSecrets(&spec, c, secrets)
 		if err := route(t, c, e.cfg.Host, router, &spec); err != nil {
 			return keep, err
@@ -365,7 +374,13 @@ func (w *worker) startUp(id string, again bool) deed {
 	if r, ok := w.e.cfg.Runtime.(Restarter); ok && again {
 		start = r.Restart
 	}
+	t, e, rebuilt := w.task, w.e, w.rec.Rebuilt
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		if !rebuilt { // a reboot leaves the container and takes its task's group
+			if _, err := e.ensureGroup(ctx, t); err != nil {
+				return nil, err
+			}
+		}
 		failpoint.Hit("engine/start-before")
 		err := start(ctx, id)
 		failpoint.Hit("engine/start-after")

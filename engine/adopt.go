@@ -17,7 +17,9 @@ func (e *Engine) handOut(engine EngineObserved, states []State, listed bool) {
 		byTask[st.Labels[LabelTaskArn]] = append(byTask[st.Labels[LabelTaskArn]], st)
 	}
 	if listed && !e.adopted {
-		e.adopted = e.adopt(byTask)
+		if e.adopted = e.adopt(byTask); e.adopted {
+			e.sweepGroups()
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -10,15 +10,18 @@ import (
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
-// Config configures an [Engine]. All fields but the durations and Changed are required.
+// Config configures an [Engine]. All fields but the durations, Changed and those that may be nil are required.
 type Config struct {
 	Runtime Runtime
 	Images  Images
 	Volumes VolumeChecker
 	State   TaskState
 	Secrets Secrets // may be nil: tasks that need some fail
-	Log     *zap.Logger
-	Host    Host
+	// Groups holds each task to its limits; nil: a task's cpu only gives shares, and its memory limits each container.
+	Groups TaskGroups
+	Policy Policy // nil: nothing is denied
+	Log    *zap.Logger
+	Host   Host
 	// Changed is called, without locks held, whenever TaskState has a new StateChange; it must return at once.
 	Changed func()
 	// Intervals; zero means the default in the comment.
@@ -47,6 +50,8 @@ type Host struct {
 	VolumeCheck       string // enforce, warn or off
 	FirelensDir       string // where the files of log routers go; empty refuses FireLens
 	FirelensAsync     bool   // containers don't wait for their log router
+	// PropagateMemory gives a task's memory limit to its containers without one, besides the task's control group.
+	PropagateMemory bool
 	// MatchSharedVolumes refuses a shared volume that exists with another driver, options or labels.
 	MatchSharedVolumes bool
 	EFSPlugin          bool // EFS file systems are mounted by their own volume plugin

@@ -213,9 +213,6 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 	for _, c := range t.Containers {
 		c.Binds, c.Volumes = hasBinds(t, c, map[string]bool{}), keepsVolumes(t, c)
 	}
-	if p.CPU > 0 {
-		t.Warnings = append(t.Warnings, fmt.Sprintf("the task's cpu %.3g is reserved on the host and given to the containers as shares; it is not a hard limit", p.CPU))
-	}
 	return t, nil
 }
 

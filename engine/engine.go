@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -196,7 +197,7 @@ func (e *Engine) begin(t *Task, rec *TaskRecord, step string) (taken bool, err e
 		return false, fmt.Errorf("task %s could not be saved, and was not accepted: %w", t.Arn, err)
 	}
 	w.timeline.note("", step, OutcomeDone, fmt.Sprintf("%s:%s, desiredStatus %s, %d containers", t.Family, t.Version, rec.Desired, len(t.Containers)), now)
-	for _, text := range t.Warnings {
+	for _, text := range slices.Concat(t.Warnings, e.unlimited(t)) {
 		w.timeline.note("", step, OutcomeWarning, text, now)
 	}
 	w.publish()

@@ -3,9 +3,11 @@ package engine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Policy is the host's own word on what tasks may ask for, whatever the control plane says (engine/policy implements it).
@@ -69,18 +71,74 @@ func policyTask(t *Task) PolicyTask {
 	return p
 }
 
-// localVolumes are host paths that come as volumes: the engine's local driver mounts whatever its options say.
-func localVolumes(t *Task, c *Container) []PolicyPath {
-	var paths []PolicyPath
-	for _, m := range c.payload.MountPoints {
-		v := t.volumes[m.SourceVolume]
-		if v == nil || v.DockerVolumeConfiguration == nil {
-			continue
+// localVolumes are host paths that come as volumes, the container's own and those of volumesFrom: the engine's local driver
+// mounts whatever a volume's options say.
+func localVolumes(t *Task, c *Container) (paths []PolicyPath) {
+	seen := map[string]bool{}
+	var collect func(c *Container, readOnly bool)
+	collect = func(c *Container, readOnly bool) {
+		if c == nil || seen[c.Name] {
+			return
 		}
-		if device := v.DockerVolumeConfiguration.DriverOpts["device"]; filepath.IsAbs(device) {
-			options := strings.Split(v.DockerVolumeConfiguration.DriverOpts["o"], ",")
-			paths = append(paths, PolicyPath{Path: filepath.Clean(device), ReadOnly: m.ReadOnly || slices.Contains(options, "ro")})
+		seen[c.Name] = true
+		for _, m := range c.payload.MountPoints {
+			v := t.volumes[m.SourceVolume]
+			if v == nil || v.DockerVolumeConfiguration == nil {
+				continue
+			}
+			if opts := v.DockerVolumeConfiguration.DriverOpts; filepath.IsAbs(opts["device"]) {
+				ro := readOnly || m.ReadOnly || slices.Contains(strings.Split(opts["o"], ","), "ro")
+				paths = append(paths, PolicyPath{Path: filepath.Clean(opts["device"]), ReadOnly: ro})
+			}
+		}
+		for _, from := range c.payload.VolumesFrom {
+			collect(t.container(from.SourceContainer), readOnly || from.ReadOnly)
 		}
 	}
+	collect(c, false)
 	return paths
+}
+
+// stepPolicy is the judgement in the timeline.
+const stepPolicy = "policy"
+
+// judge asks the host's policy about a task that nothing was started for yet, before anything is done for it. What runs is
+// not judged again.
+func (w *worker) judge(ctx context.Context) {
+	w.mu.Lock()
+	t, rec := w.task, w.rec
+	w.mu.Unlock()
+	if w.e.cfg.Policy == nil || rec.Rebuilt || rec.Desired == statusStopped || rec.Reason != "" || !rec.StoppedAt.IsZero() ||
+		slices.ContainsFunc(rec.Containers, func(cr *ContainerRecord) bool { return cr.Intent != nil || cr.Final != nil }) {
+		return
+	}
+	verdict := w.e.cfg.Policy.Judge(ctx, policyTask(t))
+	if ctx.Err() != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for _, text := range verdict.Warnings {
+		w.timeline.note("", stepPolicy, OutcomeWarning, text, now)
+	}
+	if verdict.Denial != "" && w.task == t && t.Doom == "" {
+		t.Doom = verdict.Denial
+		w.timeline.note("", stepPolicy, OutcomeFailed, verdict.Denial, now)
+	}
+}
+
+// denied asks once more before a container is made, because the policy, or where a path leads, may have changed.
+func (e *Engine) denied(ctx context.Context, t *Task) error {
+	if e.cfg.Policy == nil {
+		return nil
+	}
+	verdict := e.cfg.Policy.Judge(ctx, policyTask(t))
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case verdict.Denial != "":
+		return errors.New(verdict.Denial)
+	}
+	return nil
 }

@@ -128,6 +128,7 @@ func (w *worker) prepare() {
 // run is the loop. It returns when the task is forgotten or ctx, the process's life, ends; containers stay as they are.
 func (w *worker) run(ctx context.Context) {
 	defer w.actions.Wait()
+	w.judge(ctx)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
