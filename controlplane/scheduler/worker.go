@@ -46,6 +46,7 @@ type worker struct {
 	waits    map[string]map[string]bool // by service: instances on which changes matter to it
 	gone     map[string]time.Time       // instances without a connection, by when this worker saw that
 	doomed   map[string]bool            // INACTIVE instances that may have tasks left
+	drains   map[string]bool            // DRAINING instances
 	problems map[string]string          // by service: what was logged about it
 	batch    int                        // starts in a transaction; smaller after conflicts
 }
@@ -54,7 +55,7 @@ func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Lo
 	return &worker{
 		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
 		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{},
-		gone: map[string]time.Time{}, doomed: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
+		gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
 	}
 }
 
@@ -119,7 +120,7 @@ func (w *worker) turn(ctx context.Context) (next time.Time) {
 	for _, at := range w.wakes {
 		next = sooner(next, at)
 	}
-	return next
+	return sooner(next, w.drainAll(ctx))
 }
 
 func sooner(a, b time.Time) time.Time {
@@ -155,6 +156,7 @@ func (w *worker) read(marked taken) {
 
 func (w *worker) readHost(v *store.View, id string) {
 	h := placement.HostForDaemons(v, w.cluster, id)
+	delete(w.drains, id)
 	if h == nil || aws.ToString(h.Instance.Object.Status) == inactive {
 		delete(w.hosts, id)
 		delete(w.gone, id)
@@ -165,6 +167,9 @@ func (w *worker) readHost(v *store.View, id string) {
 		return
 	}
 	w.hosts[id] = h
+	if aws.ToString(h.Instance.Object.Status) == draining {
+		w.drains[id] = true
+	}
 	if h.Connected {
 		delete(w.gone, id)
 	} else if w.gone[id].IsZero() {
