@@ -13,13 +13,13 @@ const breaking = "ECS deployment circuit breaker: "
 
 // breakCircuit ends a deployment as FAILED whose tasks failed as often in a row as its circuit breaker allows, and with
 // rollback makes the newest COMPLETED one PRIMARY again. It tells whether there is another PRIMARY now.
-func (p *pass) breakCircuit() bool {
+func (p *pass) breakCircuit(desired int) bool {
 	o := p.object(p.primary)
 	var breaker *types.DeploymentCircuitBreaker
 	if c := p.svc.Object.DeploymentConfiguration; c != nil {
 		breaker = c.DeploymentCircuitBreaker
 	}
-	if breaker == nil || !breaker.Enable || o.RolloutState != types.DeploymentRolloutStateInProgress || int(o.FailedTasks) < threshold(breaker, p.desired()) {
+	if breaker == nil || !breaker.Enable || o.RolloutState != types.DeploymentRolloutStateInProgress || int(o.FailedTasks) < threshold(breaker, desired) {
 		return false
 	}
 	now := aws.Time(p.now.UTC().Truncate(time.Millisecond))

@@ -34,6 +34,12 @@ type snapshot struct {
 	away        func(id string) time.Time        // since when an instance that is not connected was seen so
 	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
 	now         time.Time
+	revision    int64 // of the view
+
+	// Of a REPLICA service, which looks at no host that it need not:
+	find  func(id string) *placement.Host                  // a host, nil when it is INACTIVE
+	room  func() (hosts []*placement.Host, wake time.Time) // as they are for tasks that are no daemons, and when the first gate opens
+	zones func() map[string]int                            // how many hosts are in each availability zone
 }
 
 // plan is a decision.
@@ -57,7 +63,7 @@ func (p *plan) empty() bool {
 	return p.service == nil && len(p.stops) == 0 && len(p.starts) == 0 && len(p.events) == 0
 }
 
-// reconcile decides about a DAEMON service. It is pure but for the ids of the tasks it makes.
+// reconcile decides about a service. It is pure but for the ids of the tasks it makes.
 func reconcile(s snapshot, cfg *Config) *plan {
 	p := newPass(s, cfg)
 	switch aws.ToString(s.service.Object.Status) {
@@ -67,9 +73,13 @@ func reconcile(s snapshot, cfg *Config) *plan {
 		if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
 			return p.plan
 		}
+		if s.service.Object.SchedulingStrategy != types.SchedulingStrategyDaemon {
+			p.replicate()
+			break
+		}
 		p.locate()
 		p.countFailures()
-		if p.breakCircuit() { // with another PRIMARY, from the beginning
+		if p.breakCircuit(p.desired()) { // with another PRIMARY, from the beginning
 			if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
 				return p.plan
 			}

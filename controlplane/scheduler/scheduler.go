@@ -77,6 +77,9 @@ type Config struct {
 	RestartDelay, RestartDelayMax time.Duration
 	// RestartReset is how long a task must have run to end a row of failures. Default 1 m.
 	RestartReset time.Duration
+	// HealthyAfter is how long a task of a REPLICA service that has no health checks must have been RUNNING to count towards
+	// minimumHealthyPercent. Default 40 s, as ECS's.
+	HealthyAfter time.Duration
 	// AgentGrace is how long an agent may be away, as after a restart of the control plane, before a roll-out goes on
 	// without its instance and an event tells that no task could be placed there. Default 30 s.
 	AgentGrace time.Duration
@@ -91,6 +94,7 @@ func (c Config) withDefaults() Config {
 	c.RestartDelay = cmp.Or(c.RestartDelay, time.Second)
 	c.RestartDelayMax = cmp.Or(c.RestartDelayMax, 5*time.Minute)
 	c.RestartReset = cmp.Or(c.RestartReset, time.Minute)
+	c.HealthyAfter = cmp.Or(c.HealthyAfter, 40*time.Second)
 	c.AgentGrace = cmp.Or(c.AgentGrace, 30*time.Second)
 	c.SessionTTL = cmp.Or(c.SessionTTL, 10*time.Second)
 	if c.Now == nil {

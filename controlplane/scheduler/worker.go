@@ -16,7 +16,6 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
-	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/internal/failpoint"
 )
 
@@ -47,6 +46,11 @@ type worker struct {
 	gone     map[string]time.Time       // instances without a connection, by when this worker saw that
 	doomed   map[string]bool            // INACTIVE instances that may have tasks left
 	drains   map[string]bool            // DRAINING instances
+	kept     map[string]*placement.Host // hosts as they are for replicas, as far as they were needed
+	gates    map[string]time.Time       // when the gate of one of them opens
+	daemons  string                     // what of the DAEMON services these depend on
+	zones    map[string]int             // how many hosts are in each availability zone
+	seen     map[string]int64           // by service: revision up to which ends of its tasks were looked at
 	problems map[string]string          // by service: what was logged about it
 	batch    int                        // starts in a transaction; smaller after conflicts
 }
@@ -55,7 +59,7 @@ func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Lo
 	return &worker{
 		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
 		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{},
-		gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
+		kept: map[string]*placement.Host{}, gates: map[string]time.Time{}, zones: map[string]int{}, seen: map[string]int64{}, gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
 	}
 }
 
@@ -157,6 +161,7 @@ func (w *worker) read(marked taken) {
 func (w *worker) readHost(v *store.View, id string) {
 	h := placement.HostForDaemons(v, w.cluster, id)
 	delete(w.drains, id)
+	w.forget(id)
 	if h == nil || aws.ToString(h.Instance.Object.Status) == inactive {
 		delete(w.hosts, id)
 		delete(w.gone, id)
@@ -170,6 +175,7 @@ func (w *worker) readHost(v *store.View, id string) {
 	if aws.ToString(h.Instance.Object.Status) == draining {
 		w.drains[id] = true
 	}
+	w.zones[zone(h)]++
 	if h.Connected {
 		delete(w.gone, id)
 	} else if w.gone[id].IsZero() {
@@ -191,6 +197,7 @@ func (w *worker) look(ctx context.Context, name string) {
 	})
 	if s == nil {
 		delete(w.problems, name)
+		delete(w.seen, name)
 		return
 	}
 	if !p.wake.IsZero() {
@@ -203,12 +210,13 @@ func (w *worker) look(ctx context.Context, name string) {
 		w.problems[name] = text
 		w.log.Error("a service can't be scheduled as it is; update or delete it", zap.String("service", name), zap.Error(p.problem))
 	}
-	if p.empty() {
-		return
+	if !p.empty() {
+		if err := w.apply(ctx, s, p); err != nil {
+			w.retry(ctx, name, p, err)
+			return
+		}
 	}
-	if err := w.apply(ctx, s, p); err != nil {
-		w.retry(ctx, name, p, err)
-	}
+	w.seen[name] = s.revision
 }
 
 // retry has a service looked at again after its decision could not be applied.
@@ -234,7 +242,7 @@ func (w *worker) retry(ctx context.Context, name string, p *plan, err error) {
 // snapshot is nil when there is nothing to decide about. It is for use while v is.
 func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	svc := v.Service(w.cluster, name)
-	if svc == nil || svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) == inactive {
+	if svc == nil || aws.ToString(svc.Object.Status) == inactive {
 		return nil
 	}
 	s := &snapshot{
@@ -262,10 +270,14 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 			s.definitions[arn] = def
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
-		s.hosts = append(s.hosts, w.hosts[id])
+	s.tasks = slices.AppendSeq(slices.Collect(v.LiveOf(w.cluster, name)), v.EndedOf(w.cluster, name, w.seen[name]))
+	s.revision = v.Revision()
+	w.forReplicas(v, s)
+	if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) == draining {
+		for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
+			s.hosts = append(s.hosts, w.hosts[id])
+		}
 	}
-	s.tasks = slices.Collect(v.TasksOf(w.cluster, name))
 	return s
 }
 
@@ -276,12 +288,14 @@ type work struct {
 	stops   []*store.Task
 	starts  []start
 	events  []string
+	// allocations are those that were written, by instance.
+	allocations map[string]*store.Allocation
 }
 
 // apply writes a decision, in as many transactions as it takes. A store that is nearly full takes no new tasks, but the
 // rest.
 func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
-	todo := work{s.service, p.service, p.stops, p.starts, p.events}
+	todo := work{service: s.service, record: p.service, stops: p.stops, starts: p.starts, events: p.events, allocations: map[string]*store.Allocation{}}
 	var full error
 	for todo.record != nil || len(todo.stops) > 0 || len(todo.events) > 0 || len(todo.starts) > 0 && full == nil {
 		rest, err := w.step(ctx, todo, full == nil)
@@ -301,7 +315,7 @@ func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
 // step writes a part of the work in one transaction, whose condition is the service as it was decided on.
 func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, err error) {
 	txn := w.s.cfg.Store.Txn().Guard(w.lead)
-	rest = work{service: todo.service}
+	rest = work{service: todo.service, allocations: todo.allocations}
 	if todo.record != nil {
 		rest.service = todo.record
 		txn.Update(todo.record)
@@ -319,9 +333,9 @@ func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, er
 	}
 	var started []*store.Task
 	for _, st := range starts {
-		task.Place(txn, st.host.Allocation, true, st.task)
 		started = append(started, st.task)
 	}
+	placed := w.place(txn, todo, starts)
 	events := slices.Clone(todo.events)
 	if len(stops) > 0 {
 		events = append(events, fmt.Sprintf("(service %s) has stopped %d running tasks: %s.", name, len(stops), list(stops)))
@@ -337,6 +351,7 @@ func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, er
 	if err := w.commit(ctx, txn); err != nil {
 		return todo, err
 	}
+	maps.Copy(todo.allocations, placed)
 	w.tell(name, stops, starts, events)
 	return rest, nil
 }

@@ -1,0 +1,111 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+// forget drops what was made from a host that is read again.
+func (w *worker) forget(id string) {
+	delete(w.kept, id)
+	delete(w.gates, id)
+	old := w.hosts[id]
+	if old == nil {
+		return
+	}
+	if z := zone(old); w.zones[z] > 1 {
+		w.zones[z]--
+	} else {
+		delete(w.zones, z)
+	}
+}
+
+// forReplicas adds to a snapshot what a REPLICA service looks at only when it needs it. It is for use while v is.
+func (w *worker) forReplicas(v *store.View, s *snapshot) {
+	s.find = func(id string) *placement.Host { return w.hosts[id] }
+	s.zones = func() map[string]int { return w.zones }
+	s.room = func() ([]*placement.Host, time.Time) { return w.room(v, s.now) }
+}
+
+// room are the hosts as they are for tasks that are no daemons. Only those are made anew that changed, or whose gate
+// opened.
+func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wake time.Time) {
+	if d := daemonsOf(v, w.cluster); d != w.daemons {
+		w.daemons = d
+		clear(w.kept)
+		clear(w.gates)
+	}
+	ids := slices.Sorted(maps.Keys(w.hosts))
+	var stale []*placement.Host
+	for _, id := range ids {
+		if at, gated := w.gates[id]; w.kept[id] == nil || gated && !at.After(now) {
+			stale = append(stale, w.hosts[id])
+		}
+	}
+	if len(stale) > 0 {
+		made, _ := placement.DaemonsFirst(v, w.cluster, stale, now)
+		for _, h := range made {
+			w.kept[h.Instance.ID] = h
+			delete(w.gates, h.Instance.ID)
+			for _, g := range h.Gates {
+				w.gates[h.Instance.ID] = sooner(w.gates[h.Instance.ID], g.Until)
+			}
+		}
+	}
+	hosts = make([]*placement.Host, len(ids))
+	for i, id := range ids {
+		hosts[i] = w.kept[id]
+	}
+	for _, at := range w.gates {
+		wake = sooner(wake, at)
+	}
+	return hosts, wake
+}
+
+// daemonsOf is the state of a cluster's DAEMON services, on which depends what they leave to others.
+func daemonsOf(v *store.View, cluster string) string {
+	var b strings.Builder
+	if c := v.Cluster(cluster); c != nil {
+		fmt.Fprint(&b, c.Revision())
+	}
+	for svc := range v.Services(cluster) {
+		if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon && aws.ToString(svc.Object.Status) == active {
+			fmt.Fprint(&b, " ", aws.ToString(svc.Object.ServiceName), " ", svc.Revision())
+		}
+	}
+	return b.String()
+}
+
+// place adds starts to a transaction, and returns the allocations that it writes, by instance. What an earlier
+// transaction of the same decision wrote there is the condition now.
+func (w *worker) place(txn *store.Txn, todo work, starts []start) map[string]*store.Allocation {
+	daemon := todo.service.Object.SchedulingStrategy == types.SchedulingStrategyDaemon
+	tasks, from := map[string][]*store.Task{}, map[string]*store.Allocation{}
+	for _, st := range starts {
+		id := st.task.Instance
+		tasks[id] = append(tasks[id], st.task)
+		if from[id] = todo.allocations[id]; from[id] == nil {
+			from[id] = st.host.Allocation
+		}
+		txn.Create(st.task)
+		if daemon {
+			txn.Create(&store.DaemonSlot{Cluster: st.task.Cluster, Service: st.task.Service, Instance: id, Task: st.task.ID})
+		}
+	}
+	placed := map[string]*store.Allocation{}
+	for _, id := range slices.Sorted(maps.Keys(tasks)) {
+		placed[id] = task.Reserve(from[id], tasks[id]...)
+		txn.Update(placed[id])
+	}
+	return placed
+}
