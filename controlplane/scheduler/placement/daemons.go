@@ -64,7 +64,11 @@ func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (
 		if err != nil {
 			continue
 		}
-		d := daemon{v: v, svc: svc, req: req, limit: policy.Gate(tags, svc.Object.Tags), reserves: policy.Reserves(tags)}
+		d := daemon{
+			svc: svc, req: req, limit: policy.Gate(tags, svc.Object.Tags), reserves: policy.Reserves(tags),
+			definition: func(arn string) *store.TaskDefinition { return Definition(v, arn) },
+			connection: func(instance string) *store.Connection { return v.Connection(cluster, instance) },
+		}
 		for i, h := range hosts {
 			n, gate := d.come(h, first[i], now)
 			first[i] = n
@@ -78,11 +82,13 @@ func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (
 
 // A daemon is a DAEMON service that comes first.
 type daemon struct {
-	v        *store.View
 	svc      *store.Service
 	req      *Request
 	limit    time.Duration // of its gate
 	reserves bool
+
+	definition func(arn string) *store.TaskDefinition
+	connection func(instance string) *store.Connection
 }
 
 // come puts the daemon before the tasks that may come to a host: bare is the host as it is, n as the daemons before left

@@ -39,7 +39,7 @@ func (d *daemon) gate(h *Host, own *store.Task, until, now time.Time) *Gate {
 		}
 		return g
 	}
-	def := Definition(d.v, aws.ToString(own.Object.TaskDefinitionArn))
+	def := d.definition(aws.ToString(own.Object.TaskDefinitionArn))
 	switch {
 	case d.failed(own.Deployment):
 		return nil
@@ -55,7 +55,7 @@ func (d *daemon) gate(h *Host, own *store.Task, until, now time.Time) *Gate {
 			return nil
 		}
 		back := joined
-		if c := d.v.Connection(d.svc.Cluster, h.Instance.ID); c != nil && c.Since.After(back) {
+		if c := d.connection(h.Instance.ID); c != nil && c.Since.After(back) {
 			back = c.Since
 		}
 		if back = back.Add(settle); !now.Before(back) {

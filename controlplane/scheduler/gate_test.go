@@ -1,0 +1,50 @@
+package scheduler
+
+import (
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
+	"github.com/longshore-project/longshore/controlplane/store"
+)
+
+func TestADaemonThatAlwaysFailsCostsAJoiningHostAtMostTheLimit(t *testing.T) {
+	s := newStage(t, 0)
+	s.schedule()
+	s.fail("1", true)
+	const limit = 600 * time.Millisecond
+	s.create("agent", s.define(100), func(o *types.Service) {
+		o.Tags = []types.Tag{{Key: aws.String(policy.DaemonGate), Value: aws.String(limit.String())}}
+	})
+	joined := time.Now()
+	s.commit(func(_ *store.View, txn *store.Txn) {
+		inst := newWorld(t, 0).join("host-1").inst
+		inst.JoinedAt = joined
+		txn.Create(inst).Create(&store.Allocation{Cluster: "c", Instance: "host-1"})
+		txn.Put(&store.Connection{Cluster: "c", Instance: "host-1", Replica: "r"}, s.session.Lease())
+	})
+	req, err := placement.NewRequest(placement.Request{Definition: &types.TaskDefinition{}, Group: "family:job"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		now := time.Now()
+		var refusal *placement.Refusal
+		s.st.Peek(func(v *store.View) { refusal = req.Check(placement.HostsOf(v, "c", now)[0]) })
+		after := now.Sub(joined)
+		switch {
+		case refusal == nil && after < limit:
+			t.Fatalf("no replica before a matching daemon within the limit: the host takes one %s after it joined", after)
+		case refusal == nil:
+			return
+		case after >= limit:
+			t.Fatalf("a daemon that always fails costs a joining host at most the limit: %s after joining it refuses: %s", after, refusal.Detail)
+		}
+	}
+}
