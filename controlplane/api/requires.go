@@ -82,6 +82,7 @@ func requiredByContainer(d *types.TaskDefinition, c *types.ContainerDefinition) 
 		}
 	}
 	add(requiredByFirelens(c)...)
+	add(requiredBySecrets(c)...)
 	if ecrImage.MatchString(aws.ToString(c.Image)) {
 		add(awsCapability+"ecr-auth", dockerAPI+"1.19")
 		if execution {

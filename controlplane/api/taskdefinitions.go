@@ -39,11 +39,7 @@ var unsupportedInDefinition = []string{
 	"volumes[].fsxWindowsFileServerVolumeConfiguration",
 	"volumes[].s3filesVolumeConfiguration",
 	"containerDefinitions[].credentialSpecs",
-	"containerDefinitions[].environmentFiles",
-	"containerDefinitions[].logConfiguration.secretOptions",
-	"containerDefinitions[].repositoryCredentials",
 	"containerDefinitions[].resourceRequirements",
-	"containerDefinitions[].secrets",
 }
 
 var (
