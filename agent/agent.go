@@ -197,7 +197,7 @@ func (a *Agent) checkIdentity(dir string) error {
 	}
 	if a.identity.MachineID == "" || a.host.MachineID == "" || a.identity.MachineID == a.host.MachineID {
 		a.arn.Store(&a.identity.ContainerInstanceArn)
-		return nil
+		return a.noteBoot(dir)
 	}
 	stamp := time.Now().UTC().Format("20060102T150405Z")
 	a.log.Warn("The saved state is another machine's, which this one is a copy of; it is put away, and this host registers as a new container instance",
@@ -209,6 +209,24 @@ func (a *Agent) checkIdentity(dir string) error {
 		}
 	}
 	a.identity = nil
+	return nil
+}
+
+// noteBoot says whether the host was rebooted since the agent's last start, and remembers this boot. What a reboot ended is
+// the engine's to find out: it has the boot of each start on record.
+func (a *Agent) noteBoot(dir string) error {
+	if a.host.BootID == "" || a.identity.BootID == a.host.BootID {
+		return nil
+	}
+	if a.identity.BootID != "" {
+		a.log.Warn("The host was rebooted since the agent ran last: what ran on it has ended", zap.String("boot", a.host.BootID), zap.String("last", a.identity.BootID), zap.String("resumed", a.cfg.ResumeOnBoot))
+	}
+	next := *a.identity
+	next.BootID = a.host.BootID
+	if err := statemgr.SaveIdentity(dir, next); err != nil {
+		return err
+	}
+	a.identity = &next
 	return nil
 }
 
@@ -378,7 +396,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	if err != nil {
 		return err
 	}
-	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, InstanceID: a.host.MachineID}
+	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID}
 	if a.ec2 != nil {
 		identity.InstanceID = a.ec2.InstanceID
 	}

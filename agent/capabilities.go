@@ -22,7 +22,10 @@ const (
 	attributeHostID      = "longshore.instance-id"
 	attributeHostName    = "longshore.hostname"
 	attributeHostAddress = "longshore.address"
-	attributeZone        = "ecs.availability-zone"
+	// attributeResume says that this agent brings daemons back after a reboot. Longshore's control plane tells it, and no
+	// other agent, which tasks are daemons.
+	attributeResume = "longshore.resume-on-boot"
+	attributeZone   = "ecs.availability-zone"
 )
 
 // apiSince is the Docker API version from which a log driver is advertised.
@@ -134,6 +137,9 @@ func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, 
 				all[name] = value
 			}
 		}
+	}
+	if can.restarts && cfg.ResumeOnBoot == "daemons" {
+		all[attributeResume] = cfg.ResumeOnBoot
 	}
 	maps.Copy(all, capabilities(cfg, info, can))
 	if first {

@@ -21,6 +21,7 @@ type Host struct {
 	CPU          int64 // CPU units: logical CPUs × 1024
 	Memory       int64 // MiB, without ECS_RESERVED_MEMORY
 	Architecture string
+	BootID       string // the kernel's id of this boot; empty when there is none
 	MachineID    string // hashed, see machineID; empty when the host has none
 	Name         string
 	Address      string // primary address, empty when it has none
@@ -39,6 +40,7 @@ func hostFacts(root string, cfg *config.Config) (Host, error) {
 	h := Host{
 		CPU: int64(runtime.NumCPU()) * 1024, Memory: memory - cfg.ReservedMemory, Architecture: architecture(runtime.GOARCH),
 		MachineID: machineID(filepath.Join(root, "etc/machine-id")), Name: cfg.InstanceName, Address: cfg.InstanceAddress,
+		BootID:    bootID(filepath.Join(root, "proc/sys/kernel/random/boot_id")),
 		Ephemeral: ephemeralPorts(filepath.Join(root, "proc/sys/net/ipv4/ip_local_port_range")),
 	}
 	if h.Name == "" {
@@ -95,6 +97,16 @@ func machineID(name string) string {
 	mac := hmac.New(sha256.New, []byte(id))
 	mac.Write([]byte(machineIDKey))
 	return "lh-" + hex.EncodeToString(mac.Sum(nil))[:17]
+}
+
+// bootID is another one after each boot of the kernel; empty if it can't be read.
+func bootID(name string) string {
+	data, err := os.ReadFile(name)
+	id := strings.TrimSpace(string(data))
+	if err != nil || len(id) > 64 {
+		return ""
+	}
+	return id
 }
 
 // ephemeralPorts is the kernel's range of ephemeral ports, zero if it can't be read.

@@ -32,6 +32,10 @@ type Config struct {
 	StartTimeout   time.Duration // 3 min
 	PullTimeout    time.Duration // 2 h
 	ListTimeout    time.Duration // 10 s, for each look at all containers and each inspect
+	// BootID is the kernel's id of this boot of the host; empty: reboots are not told from restarts.
+	BootID string
+	// ResumeDaemons starts daemons again in place after a reboot of the host, where Runtime is a Restarter (ECS_RESUME_ON_BOOT).
+	ResumeDaemons bool
 	// Proc is where the listeners of the host are read, to find foreign ones on static host ports; "/proc" if empty.
 	Proc string
 }

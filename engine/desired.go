@@ -58,6 +58,8 @@ type Task struct {
 	Need       Need
 	// Doom is why a task that could be read can never run; it is accepted and then STOPPED with this reason.
 	Doom string
+	// Daemon says that a DAEMON service of Longshore's control plane wants it on this host as long as the host is there.
+	Daemon bool
 	// Warnings are remarks for the timeline.
 	Warnings []string
 
@@ -175,7 +177,7 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 		return nil, fmt.Errorf("the task has no containers")
 	}
 	t := &Task{Arn: p.Arn, Cluster: p.TaskClusterArn, Family: p.Family, Version: p.Version,
-		volumes: map[string]*acs.Volume{}, payload: withoutCredentials(p)}
+		volumes: map[string]*acs.Volume{}, payload: withoutCredentials(p), Daemon: p.SchedulingStrategy == schedulingDaemon}
 	if t.Cluster == "" {
 		t.Cluster = host.Cluster
 	}

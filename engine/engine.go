@@ -42,7 +42,9 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), workers: map[string]*worker{}}
-	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait}
+	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, Boot: cfg.BootID}
+	_, e.settings.ResumeDaemons = cfg.Runtime.(Restarter)
+	e.settings.ResumeDaemons = e.settings.ResumeDaemons && cfg.ResumeDaemons
 	e.observer = &observer{e: e, prodded: make(chan struct{}, 1)}
 	e.health.set("engine", "the container engine was not looked at yet")
 	records, err := cfg.State.Load()

@@ -33,12 +33,13 @@ type taskLabel struct {
 	Cluster      string         `json:"cluster,omitempty"` // the task's, an ARN
 	Siblings     []string       `json:"containers"`        // every container of the task, in the payload's order
 	Need         Need           `json:"need"`
+	Daemon       bool           `json:"daemon,omitempty"`
 }
 
 // labelsOf are the labels of a container: the definition's own, ECS's, and ours. cluster is as the agent is configured.
 func labelsOf(t *Task, c *Container, attempt int, digest, cluster string) (map[string]string, error) {
 	l := taskLabel{Version: labelVersion, Attempt: attempt, Essential: c.Essential, DependsOn: c.DependsOn, StartTimeout: c.StartTimeout,
-		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need}
+		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need, Daemon: t.Daemon}
 	for _, s := range t.Containers {
 		l.Siblings = append(l.Siblings, s.Name)
 	}
@@ -81,6 +82,9 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 		name := st.Labels[LabelContainerName]
 		if old, known := labels[name]; known && l.Attempt < old.Attempt {
 			continue
+		}
+		if l.Daemon {
+			p.SchedulingStrategy = schedulingDaemon
 		}
 		labels[name], siblings = l, l.Siblings
 		p.TaskClusterArn, p.Family, p.Version = l.Cluster, st.Labels[LabelFamily], st.Labels[LabelVersion]

@@ -113,7 +113,7 @@ func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved)
 		p.do(c, VerbLook)
 	case co.alive():
 	case co.exists():
-		p.start(c, co)
+		p.start(c, cr, co)
 	case cr.Intent != nil || !cr.StartedAt.IsZero():
 		p.do(c, VerbLook)
 	case p.rec.Rebuilt:
@@ -136,8 +136,8 @@ func needsCheck(c *Container) bool {
 	return c.Binds || c.Volumes || c.payload != nil && c.payload.FirelensConfiguration != nil || slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Host != 0 })
 }
 
-func (p *planning) start(c *Container, co *ContainerObserved) {
-	if p.obs.Grant.State == GrantHeld && (co.ended() || p.dependenciesMet(c)) {
+func (p *planning) start(c *Container, cr *ContainerRecord, co *ContainerObserved) {
+	if p.obs.Grant.State == GrantHeld && (co.ended() && !p.rebooted(cr, co) || p.dependenciesMet(c)) {
 		p.order(Action{Verb: VerbStart, Container: c.Name, From: co.State.StartedAt})
 	}
 }

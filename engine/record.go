@@ -58,6 +58,7 @@ type ContainerRecord struct {
 type StartIntent struct {
 	At   time.Time `json:"at"`
 	From time.Time `json:"from,omitzero"`
+	Boot string    `json:"boot,omitempty"` // the boot of the host in which it was ordered; empty: not known
 }
 
 // Final is how a container ended. ExitCode is nil when no process of it ended, or its code is unknown.

@@ -47,6 +47,8 @@ type Settings struct {
 	CreateTimeout time.Duration
 	StartTimeout  time.Duration
 	CleanupWait   time.Duration
+	Boot          string // of the host now; empty: not known
+	ResumeDaemons bool   // start daemons that a reboot ended again
 }
 
 // stopping reports whether the whole task is to end.
@@ -109,6 +111,7 @@ func (s *settling) observe(c *Container, cr *ContainerRecord) {
 		return
 	}
 	cr.RuntimeID = co.State.ID
+	s.accountFor(cr, co)
 	if cr.ImageDigest == "" {
 		cr.ImageDigest = digestOf(co.State)
 	}
@@ -126,6 +129,10 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 		return
 	}
 	co := s.obs.of(c.Name)
+	if s.rebooted(cr, co) && !s.resumes() {
+		cr.Fault = s.rebootReason(cr)
+		return
+	}
 	for _, verb := range []Verb{VerbPull, VerbFetch, VerbCheck, VerbCreate, VerbStart} {
 		f, failed := co.Failures[verb]
 		if !failed {
@@ -210,7 +217,7 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 	case co.alive(), s.obs.Engine.LookedAt.IsZero(), starting(co.Busy) && !co.ended():
 		// a process may be there
 	case co.ended() && performed(cr, co.State):
-		if !s.restarts(c, cr, co.State) {
+		if again := s.rebooted(cr, co) && s.resumes() && cr.Fault == ""; !again && !s.restarts(c, cr, co.State) {
 			cr.Final = exitOf(cr, co.State)
 		}
 	case co.Busy != "" || co.Stale:

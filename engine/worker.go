@@ -159,7 +159,7 @@ func (w *worker) turn(ctx context.Context) (time.Duration, bool) {
 	now := time.Now()
 	next := settle(w.task, w.rec, &w.obs, w.e.settings, now)
 	p := plan(w.task, next, &w.obs, w.e.settings, now)
-	intend(next, p, now)
+	intend(next, p, w.e.settings.Boot, now)
 	changes := report(w.task, next, &w.obs, now)
 	if !next.StoppedAt.IsZero() {
 		w.giveBack()
@@ -192,19 +192,20 @@ func orNever(t time.Time) time.Time {
 }
 
 // intend puts the starts that are about to be ordered on record.
-func intend(rec *TaskRecord, p Plan, now time.Time) {
+func intend(rec *TaskRecord, p Plan, boot string, now time.Time) {
 	for _, a := range p.Actions {
 		if a.Verb != VerbStart {
 			continue
 		}
 		cr := rec.container(a.Container)
-		if cr.Intent != nil && cr.Intent.From.Equal(a.From) {
+		same := cr.Intent != nil && cr.Intent.From.Equal(a.From)
+		if same && cr.Intent.Boot == boot {
 			continue
 		}
-		if cr.Intent != nil {
+		if cr.Intent != nil && !same {
 			cr.Restarts++
 		}
-		cr.Intent = &StartIntent{At: now, From: a.From}
+		cr.Intent = &StartIntent{At: now, From: a.From, Boot: boot}
 	}
 }
 
@@ -263,7 +264,9 @@ func (w *worker) remark(next *TaskRecord, changes []*StateChange, now time.Time)
 		if cr.Fault != "" && old.Fault == "" {
 			w.timeline.note(cr.Name, "fail", OutcomeFailed, cr.Fault, now)
 		}
-		if cr.Restarts > old.Restarts {
+		if cr.Restarts > old.Restarts && old.Intent != nil && old.Intent.Boot != cr.Intent.Boot {
+			w.timeline.note(cr.Name, "resume", OutcomeDone, fmt.Sprintf("the host was rebooted; the daemon is started again, its restart %d", cr.Restarts), now)
+		} else if cr.Restarts > old.Restarts {
 			w.timeline.note(cr.Name, "restart", OutcomeDone, fmt.Sprintf("restart %d by the restart policy", cr.Restarts), now)
 		}
 		if f := cr.Final; f != nil && old.Final == nil {

@@ -76,6 +76,7 @@ type Config struct {
 	HostVolumeCreateAsUser  bool
 	MatchSharedVolumes      bool
 	VolumePlugin            []string // capabilities of the EFS volume plugin
+	ResumeOnBoot            string
 	TaskCleanupWait         time.Duration
 	ContainerStopTimeout    time.Duration
 	ContainerStartTimeout   time.Duration

@@ -47,6 +47,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
+		ResumeOnBoot: "daemons",
 	}
 	if d := cmp.Diff(want, *c); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

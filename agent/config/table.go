@@ -88,6 +88,7 @@ var Knobs = []Knob{
 	duration("ECS_CONTAINER_CREATE_TIMEOUT", "ContainerCreateTimeout", "4m", time.Minute, "time the engine has to create a container", func(c *Config) *time.Duration { return &c.ContainerCreateTimeout }),
 	duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "TaskCleanupWaitDuration", "3h", time.Second, "time that a stopped task's containers are kept", func(c *Config) *time.Duration { return &c.TaskCleanupWait }),
 	later("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", "duration", "0", "random time added to it"),
+	enum("ECS_RESUME_ON_BOOT", "", "daemons", "what is started again when the host was rebooted, before the control plane answers: the tasks of DAEMON services, from the images that are there, or nothing. Only Longshore's control plane says which tasks are daemons; Amazon ECS does not", []string{"daemons", "off"}, func(c *Config) *string { return &c.ResumeOnBoot }),
 	boolean("ECS_EXCLUDE_IPV6_PORTBINDING", "ShouldExcludeIPv6PortBinding", "true", "leave IPv6 bindings out of what is reported", func(c *Config) *bool { return &c.IPv6BindingsExcluded }),
 
 	// Images.

@@ -185,11 +185,22 @@ type job struct {
 	replaced                bool // a newer connection has the instance
 	tasks                   []*store.Task
 	definitions             map[string]*store.TaskDefinition // by ARN
+	daemons                 map[string]bool                  // by task id: it holds the place of a DAEMON service on the instance
+}
+
+// resumeAttribute is how Longshore's agent says that it brings daemons back after a reboot of its host. Other agents are not
+// told which tasks are daemons: no member goes to them that they don't know.
+const resumeAttribute = "longshore.resume-on-boot"
+
+func resumesDaemons(i *store.Instance) bool {
+	return slices.ContainsFunc(i.Object.Attributes, func(a types.Attribute) bool {
+		return aws.ToString(a.Name) == resumeAttribute && aws.ToString(a.Value) == "daemons"
+	})
 }
 
 // look reads the instance's job off the store's view. Tasks that must stop come first, then the oldest.
 func (c *acsSession) look() job {
-	j := job{definitions: map[string]*store.TaskDefinition{}}
+	j := job{definitions: map[string]*store.TaskDefinition{}, daemons: map[string]bool{}}
 	c.cfg.Store.Peek(func(v *store.View) {
 		i := v.Instance(c.at.cluster, c.at.id)
 		if i == nil || !registered(i) {
@@ -209,6 +220,9 @@ func (c *acsSession) look() job {
 				continue
 			}
 			j.tasks = append(j.tasks, t)
+			if slot := v.DaemonSlot(c.at.cluster, t.Service, c.at.id); slot != nil && slot.Task == t.ID && resumesDaemons(i) {
+				j.daemons[t.ID] = true
+			}
 			ref := aws.ToString(t.Object.TaskDefinitionArn)
 			if a, err := arn.Parse(ref); err == nil && j.definitions[ref] == nil {
 				if family, revision, err := (arn.Owner{}).ParseTaskDefinition(a.ID()); err == nil {
@@ -308,6 +322,9 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	if err != nil {
 		c.cannotSend(t, err)
 		return true
+	}
+	if j.daemons[t.ID] {
+		body.SchedulingStrategy = string(types.SchedulingStrategyDaemon)
 	}
 	number, ok := c.nextNumber()
 	if !ok {

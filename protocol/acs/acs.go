@@ -57,6 +57,10 @@ type Task struct {
 	Associations             []*Association             `json:"associations,omitempty"`
 	Attachments              []*Attachment              `json:"attachments,omitempty"`
 	EnableFaultInjection     bool                       `json:"enableFaultInjection,omitempty"`
+	// SchedulingStrategy is that of the task's service, DAEMON or empty. It is a member of Longshore's own, which
+	// Amazon ECS never sends and Longshore's control plane sends only to agents with the attribute longshore.resume-on-boot:
+	// it lets them bring their daemons back after a reboot of the host although the control plane is away.
+	SchedulingStrategy string `json:"schedulingStrategy,omitempty"`
 }
 
 // Container is one container of a [Task].

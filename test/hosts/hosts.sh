@@ -1,6 +1,6 @@
 #!/bin/bash
 # hosts.sh: several whole hosts on one machine. Each has its own network, mount, PID, UTS and IPC namespaces, its own
-# machine-id, /run, /tmp/host, engine data and agent directories, and its own dockerd. Their eth0s hang on one bridge that
+# machine-id, boot id, /run, /tmp/host, engine data and agent directories, and its own dockerd. Their eth0s hang on one bridge that
 # lives in a namespace of its own, so nothing is added to the machine's own network. Needs root, iproute2, util-linux, tini
 # and docker.io.
 #
@@ -54,12 +54,14 @@ boot() {
   cable "$i"
   rm -f "$h/init.pid" "$h/docker.sock" "$h/mounted"
   for d in $OWN; do mkdir -p "$h/disk$d" "$d"; done
+  cat /proc/sys/kernel/random/uuid >"$h/boot-id"
   [ -e "$h/machine-id" ] || tr -d - </proc/sys/kernel/random/uuid >"$h/machine-id"
   # The outer shell is the host's power supply; unshare's child, tini, is PID 1 inside. `ip netns exec` would hide
   # /sys/fs/cgroup behind a new sysfs, so nsenter it is.
   setsid nsenter --net="/run/netns/$n" unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc \
     sh -c 'h=$1 n=$2; shift 2; hostname "$n"; mount --make-rprivate /; mount -t tmpfs -o mode=755 run /run; mkdir -p /run/lock
       mount --bind "$h/machine-id" /etc/machine-id
+      mount --bind "$h/boot-id" /proc/sys/kernel/random/boot_id
       for d; do mount --bind "$h/disk$d" "$d"; done; ip link set lo up; touch "$h/mounted"; exec tini -s -- sleep infinity' \
     sh "$h" "$n" $OWN >"$h/init.log" 2>&1 </dev/null &
   keeper=$!

@@ -1,0 +1,37 @@
+package engine
+
+import "fmt"
+
+// The boot id of the kernel tells a reboot of the host from a restart of the agent. Each start is on record with the boot
+// in which it was ordered, so that a process of another boot is known to be gone whatever the container engine says, and
+// however often the agent was started since.
+//
+// A reboot is the end of a task, and is reported as that. A daemon is another thing: it belongs to the host as long as the
+// control plane does not say otherwise, and the control plane may be away when the host comes up. With
+// Config.ResumeDaemons its containers are started again in place, from the images that are there. It stays the same task
+// with the same ARN, so that nothing is doubled when the control plane is back.
+
+// schedulingDaemon is the scheduling strategy whose tasks are daemons.
+const schedulingDaemon = "DAEMON"
+
+// rebooted reports whether a container's last process was ended by a reboot of the host.
+func (v *view) rebooted(cr *ContainerRecord, co *ContainerObserved) bool {
+	return v.set.Boot != "" && cr.Intent != nil && cr.Intent.Boot != "" && cr.Intent.Boot != v.set.Boot && co.ended() && performed(cr, co.State)
+}
+
+// resumes reports whether what a reboot ended is started again.
+func (v *view) resumes() bool { return v.set.ResumeDaemons && v.t.Daemon && !v.stopping() }
+
+// rebootReason is why a container that is not started again has ended.
+func (v *view) rebootReason(cr *ContainerRecord) string {
+	return fmt.Sprintf("HostRebootedError: the host was rebooted, which ended the container (it was started in boot %s, and this is boot %s)", cr.Intent.Boot, v.set.Boot)
+}
+
+// accountFor keeps the boot of a process that runs although it was started in another boot: something else started it.
+func (v *view) accountFor(cr *ContainerRecord, co *ContainerObserved) {
+	if i := cr.Intent; i != nil && i.Boot != "" && v.set.Boot != "" && i.Boot != v.set.Boot && co.alive() && performed(cr, co.State) {
+		again := *i
+		again.Boot = v.set.Boot
+		cr.Intent = &again
+	}
+}

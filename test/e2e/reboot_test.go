@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/longshore-project/longshore/test/images"
+)
+
+// TestThreeHostsRebootedWithoutAControlPlane cuts the power of three hosts while the control plane is away. Their daemons are
+// back within seconds of the agents' start, as the same tasks; when the control plane is back none is doubled, and what else
+// ran there has ended with the reason.
+func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
+	l := NewLab(t, "boot", 97, 3)
+	image := l.Push("logging-agent:1", images.LoggingAgent())
+	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
+	for i := 1; i <= 3; i++ {
+		if err := l.OnHost(i, "install", "-d", "-o", "1000", "-g", "1000", "/tmp/host/logs").Run(); err != nil {
+			t.Fatal(err)
+		}
+		l.StartAgent(i)
+	}
+	l.Do("ecs", "register-task-definition", "--cli-input-json", l.loggingAgent(image, ""))
+	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "datadog-agent", "--scheduling-strategy", "DAEMON", "--task-definition", "datadog-agent-task:1")
+	l.Until(60*time.Second, "three instances are connected", func() error {
+		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 3 {
+			return fmt.Errorf("%d", len(got))
+		}
+		return nil
+	})
+	l.Steady("datadog-agent", 3)
+	daemons := map[string]bool{}
+	for _, task := range l.Tasks("--service-name", "datadog-agent") {
+		daemons[task.TaskArn] = true
+	}
+	l.Do("ecs", "register-task-definition", "--family", "job", "--container-definitions", fmt.Sprintf(`[{"name":"job","image":"%s","memory":16}]`, image))
+	l.Do("ecs", "start-task", "--cluster", cluster, "--task-definition", "job", "--container-instances", l.InstanceOf(1))
+	l.Until(30*time.Second, "the job runs", func() error {
+		if n := len(l.Running(1, "job")); n != 1 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+
+	l.KillControl()
+	for i := 1; i <= 3; i++ {
+		if err := l.Farm.Cut(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		<-l.agents[i].done
+	}
+	for i := 1; i <= 3; i++ {
+		if err := l.Farm.Boot(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		l.StartAgent(i)
+		l.Until(5*time.Second, fmt.Sprintf("host %d's daemon runs", i), func() error {
+			if n := len(l.Running(i, "datadog-agent-task")); n != 1 {
+				return fmt.Errorf("%d run", n)
+			}
+			return nil
+		})
+		t.Logf("host %d: the daemon ran %v after the agent's start", i, time.Since(begun).Round(time.Millisecond))
+	}
+	started := map[int]string{}
+	for i := 1; i <= 3; i++ {
+		started[i] = l.Running(i, "datadog-agent-task")[0].ID
+	}
+	if n := len(l.Running(1, "job")); n != 0 {
+		t.Errorf("the job was started again: %d", n)
+	}
+
+	l.StartControl()
+	l.Until(60*time.Second, "three instances are connected again", func() error {
+		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 3 {
+			return fmt.Errorf("%d", len(got))
+		}
+		return nil
+	})
+	l.Steady("datadog-agent", 3)
+	for _, task := range l.Tasks("--service-name", "datadog-agent") {
+		if !daemons[task.TaskArn] || task.LastStatus != "RUNNING" {
+			t.Errorf("task %s (%s) is not one of those that ran before the reboot", task.TaskArn, task.LastStatus)
+		}
+	}
+	for i := 1; i <= 3; i++ {
+		cs := l.Running(i, "datadog-agent-task")
+		if len(cs) != 1 || cs[0].ID != started[i] {
+			t.Errorf("host %d runs %d daemons", i, len(cs))
+		}
+	}
+	l.Until(30*time.Second, "the job is reported STOPPED with the reason", func() error {
+		tasks := l.Tasks("--desired-status", "STOPPED", "--family", "job")
+		if len(tasks) != 1 || tasks[0].LastStatus != "STOPPED" || !strings.Contains(tasks[0].StoppedReason, "the host was rebooted") {
+			return fmt.Errorf("%+v", tasks)
+		}
+		return nil
+	})
+}
