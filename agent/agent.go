@@ -17,9 +17,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -71,6 +73,7 @@ type Agent struct {
 	runtime  engine.Runtime
 	engine   *engine.Engine
 	host     Host
+	gpus     map[string]engine.GPU // by id
 	ec2      *ec2Instance
 	info     atomic.Pointer[engine.Info] // as the engine answered last
 	arn      atomic.Pointer[string]
@@ -131,6 +134,7 @@ func (a *Agent) run(ctx context.Context) error {
 	if a.host, err = hostFacts(a.opt.Root, a.cfg); err != nil {
 		return err
 	}
+	a.findGPUs()
 	closeState, err := a.openState()
 	if err != nil {
 		return err
@@ -387,7 +391,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		return err
 	}
 	r := &registration{
-		cfg: a.cfg, host: a.host, engine: info, can: abilitiesOf(a.runtime), ec2: a.ec2, arn: a.savedArn(), token: token,
+		cfg: a.cfg, host: a.host, engine: info, can: abilitiesOf(a.runtime), gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
 	failpoint.Hit("agent/register-before")

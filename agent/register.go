@@ -29,6 +29,7 @@ type registration struct {
 	host    Host
 	engine  engine.Info
 	can     abilities    // of the engine
+	gpus    []string     // ids
 	ec2     *ec2Instance // nil outside EC2
 	arn     string       // of the instance to register again; empty for a new one
 	token   string       // the same for every attempt of one registration
@@ -48,6 +49,9 @@ func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
 			integerResource("CPU", r.host.CPU), integerResource("MEMORY", r.host.Memory),
 			portResource("PORTS", r.cfg.ReservedPorts), portResource("PORTS_UDP", r.cfg.ReservedPortsUDP),
 		},
+	}
+	for _, id := range r.gpus {
+		in.PlatformDevices = append(in.PlatformDevices, agentapi.PlatformDevice{Id: &id, Type: agentapi.PlatformDeviceTypeGpu})
 	}
 	if r.arn != "" {
 		in.ContainerInstanceArn = &r.arn

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/agent/gpu"
 	"github.com/longshore-project/longshore/agent/secrets"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/docker"
@@ -66,7 +68,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,
 			DisablePrivileged: a.cfg.PrivilegedDisabled, VolumeCheck: a.cfg.HostVolumeCheck,
 			FirelensDir: filepath.Join(a.cfg.DataDir, "firelens"), FirelensAsync: a.cfg.FirelensAsync,
-			MatchSharedVolumes: a.cfg.MatchSharedVolumes, EFSPlugin: slices.Contains(a.cfg.VolumePlugin, "efsAuth"),
+			MatchSharedVolumes: a.cfg.MatchSharedVolumes, EFSPlugin: slices.Contains(a.cfg.VolumePlugin, "efsAuth"), GPUs: a.gpus,
 		},
 		BootID: a.host.BootID, ResumeDaemons: a.cfg.ResumeOnBoot == "daemons",
 		StopTimeout: a.cfg.ContainerStopTimeout, CleanupWait: a.cfg.TaskCleanupWait, CreateTimeout: a.cfg.ContainerCreateTimeout,
@@ -216,4 +218,22 @@ func writeDurably(name string, data []byte) error {
 		err = closeErr
 	}
 	return err
+}
+
+// findGPUs looks for the host's GPUs where they are to be offered.
+func (a *Agent) findGPUs() {
+	if !a.cfg.GPUs {
+		return
+	}
+	var warnings []string
+	a.gpus, warnings = gpu.Discover(a.cfg.CDIDirs)
+	for _, w := range warnings {
+		a.log.Warn(w)
+	}
+	ids := slices.Sorted(maps.Keys(a.gpus))
+	if len(ids) == 0 {
+		a.log.Warn("ECS_ENABLE_GPU_SUPPORT is set, and no CDI specification names a GPU; nvidia-ctk cdi generate writes one", zap.Strings("directories", a.cfg.CDIDirs))
+		return
+	}
+	a.log.Info("The host's GPUs are offered to tasks", zap.Strings("gpus", ids))
 }

@@ -19,6 +19,7 @@ type ledger struct {
 	cpu     int64
 	memory  int64
 	ports   map[PortKey]string // the task that holds it
+	gpus    map[string]string  // the task that holds it
 	next    int32              // where the search for a dynamic port goes on
 }
 
@@ -34,7 +35,7 @@ type applicant struct {
 }
 
 func newLedger(host Host) *ledger {
-	l := &ledger{host: host, held: map[string]*holding{}, ports: map[PortKey]string{}, next: host.DynamicPorts[0]}
+	l := &ledger{host: host, held: map[string]*holding{}, ports: map[PortKey]string{}, gpus: map[string]string{}, next: host.DynamicPorts[0]}
 	for _, p := range host.ReservedTCP {
 		l.ports[PortKey{p, "tcp"}] = reserved
 	}
@@ -99,6 +100,9 @@ func (l *ledger) take(arn string, need Need) {
 	for _, p := range need.Ports {
 		l.ports[p] = arn
 	}
+	for _, g := range need.GPUs {
+		l.gpus[g] = arn
+	}
 }
 
 // release gives everything back that a task holds, or takes it off the waiting list.
@@ -114,6 +118,11 @@ func (l *ledger) release(arn string) {
 		for _, p := range append(h.dynamic, h.need.Ports...) {
 			if l.ports[p] == arn {
 				delete(l.ports, p)
+			}
+		}
+		for _, g := range h.need.GPUs {
+			if l.gpus[g] == arn {
+				delete(l.gpus, g)
 			}
 		}
 		awake = l.admit()
@@ -169,6 +178,11 @@ func (l *ledger) lacks(n Need) string {
 	for _, p := range n.Ports {
 		if by := l.ports[p]; by != "" {
 			why = append(why, fmt.Sprintf("host port %s is held by %s", p, by))
+		}
+	}
+	for _, g := range n.GPUs {
+		if by := l.gpus[g]; by != "" {
+			why = append(why, fmt.Sprintf("GPU %s is held by %s", g, by))
 		}
 	}
 	return strings.Join(why, "; ")

@@ -56,6 +56,7 @@ type Host struct {
 	FirelensAsync     bool   // containers don't wait for their log router
 	// PropagateMemory gives a task's memory limit to its containers without one, besides the task's control group.
 	PropagateMemory bool
+	GPUs            map[string]GPU // by id
 	// MatchSharedVolumes refuses a shared volume that exists with another driver, options or labels.
 	MatchSharedVolumes bool
 	EFSPlugin          bool // EFS file systems are mounted by their own volume plugin

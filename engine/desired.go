@@ -79,8 +79,9 @@ type Container struct {
 	StartTimeout time.Duration
 	StopTimeout  time.Duration // 0: the engine's default
 	Restart      *RestartPolicy
-	NetworkMode  string      // bridge, host or none
-	Ports        []Port      // bridge: to publish; host: what it listens on
+	NetworkMode  string // bridge, host or none
+	Ports        []Port // bridge: to publish; host: what it listens on
+	GPUs         []string
 	Ranges       []PortRange // bridge: containerPortRanges to publish
 	Binds        bool        // has bind mounts of its own or by volumesFrom
 	Volumes      bool        // mounts volumes that the agent makes on the engine
@@ -123,6 +124,7 @@ type Need struct {
 	CPU    int64     `json:"cpu,omitempty"`    // units
 	Memory int64     `json:"memory,omitempty"` // MiB
 	Ports  []PortKey `json:"ports,omitempty"`  // static host ports
+	GPUs   []string  `json:"gpus,omitempty"`
 }
 
 // PortKey is a port of the host.
@@ -211,6 +213,9 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 		return nil, err
 	}
 	t.Need = needOf(t)
+	if err := pinGPUs(t, host); err != nil {
+		return nil, err
+	}
 	t.Doom = doomOf(t, host)
 	for _, c := range t.Containers {
 		c.Binds, c.Volumes = hasBinds(t, c, map[string]bool{}), keepsVolumes(t, c)
@@ -224,8 +229,6 @@ func unsupportedInTask(p *acs.Task) error {
 		return fmt.Errorf("networkMode awsvpc is not supported; use bridge, host or none")
 	case p.ProxyConfiguration != nil:
 		return fmt.Errorf("proxyConfiguration is not supported")
-	case len(p.Associations) > 0:
-		return fmt.Errorf("associations (%s) are not supported", p.Associations[0].Type)
 	case len(p.Attachments) > 0:
 		return fmt.Errorf("attachments (%s) are not supported", p.Attachments[0].AttachmentType)
 	case p.EnableFaultInjection:

@@ -70,7 +70,7 @@ func digestOf(st *State) string {
 func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, error) {
 	p := &acs.Task{Arn: arn, DesiredStatus: statusRunning}
 	labels := map[string]taskLabel{}
-	var siblings []string
+	var siblings, gpus []string
 	for _, st := range states {
 		var l taskLabel
 		if err := json.Unmarshal([]byte(st.Labels[LabelTask]), &l); err != nil {
@@ -91,6 +91,7 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 		if !internal(name) {
 			p.NetworkMode = l.NetworkMode
 		}
+		gpus = l.Need.GPUs
 		p.CPU, p.Memory = float64(l.Need.CPU)/1024, l.Need.Memory
 	}
 	for _, name := range siblings {
@@ -100,7 +101,7 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 	if err != nil {
 		return nil, nil, err
 	}
-	t.Doom = ""
+	t.Doom, t.Need.GPUs = "", gpus
 	rec := newRecord(t, statusRunning, now)
 	rec.Rebuilt = true
 	for _, cr := range rec.Containers {

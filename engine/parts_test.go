@@ -16,7 +16,7 @@ import (
 
 func TestTheLedgerGivesBackExactlyWhatItTook(t *testing.T) {
 	l := newLedger(Host{CPU: 100, Memory: 100, DynamicPorts: [2]int32{5000, 5001}, ReservedUDP: []int32{53}})
-	need := func(cpu, memory int64, ports ...PortKey) Need { return Need{cpu, memory, ports} }
+	need := func(cpu, memory int64, ports ...PortKey) Need { return Need{CPU: cpu, Memory: memory, Ports: ports} }
 	web, dns := PortKey{80, "tcp"}, PortKey{53, "udp"}
 	if g := l.ask("a", need(60, 10, web), func() {}); g.State != GrantHeld {
 		t.Fatal(g)

@@ -26,6 +26,7 @@ func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports
 	}
 	s.HostConfig.NetworkMode = c.NetworkMode
 	joinNamespaces(t, rec, &s.HostConfig)
+	addGPUs(&s, c, host)
 	if c.NetworkMode == "bridge" {
 		s.Ports = ports
 	}

@@ -75,6 +75,8 @@ type Config struct {
 	HostVolumeCheck         string
 	HostVolumeCreateAsUser  bool
 	MatchSharedVolumes      bool
+	GPUs                    bool
+	CDIDirs                 []string
 	VolumePlugin            []string // capabilities of the EFS volume plugin
 	ResumeOnBoot            string
 	TaskCleanupWait         time.Duration

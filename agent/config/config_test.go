@@ -43,7 +43,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		DockerEndpoint: "unix:///var/run/docker.sock", ReservedPorts: []uint16{22, 2375, 2376, 51678, 51679}, ReservedPortsUDP: []uint16{},
 		DetailedOSFamily: "LINUX", DataDir: "/var/lib/ecs/data",
 		Log:            Log{File: "/var/log/ecs/ecs-agent.log", Level: "info", Format: "logfmt", RolloverType: "size", MaxSizeMB: 5, MaxRollCount: 24},
-		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{},
+		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",

@@ -32,7 +32,7 @@ func checkContainer(d *types.TaskDefinition, c *types.ContainerDefinition) error
 		return clientError("Container.image contains invalid characters: %.300q.", image)
 	}
 	for _, check := range []func(*types.TaskDefinition, *types.ContainerDefinition) error{
-		checkContainerSize, checkPorts, checkMounts, checkNetworking, checkLogging, checkHealthCheck, checkLifecycle, checkProcess, checkLinux, checkSecrets,
+		checkContainerSize, checkPorts, checkMounts, checkNetworking, checkLogging, checkHealthCheck, checkLifecycle, checkProcess, checkLinux, checkResources, checkSecrets,
 	} {
 		if err := check(d, c); err != nil {
 			return err

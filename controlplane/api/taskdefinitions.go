@@ -39,7 +39,7 @@ var unsupportedInDefinition = []string{
 	"volumes[].fsxWindowsFileServerVolumeConfiguration",
 	"volumes[].s3filesVolumeConfiguration",
 	"containerDefinitions[].credentialSpecs",
-	"containerDefinitions[].resourceRequirements",
+	"containerDefinitions[].resourceRequirements[].sharingStrategy",
 }
 
 var (

@@ -211,6 +211,11 @@ func (s *Server) place(v *store.View, txn *store.Txn, c *call, st *start, cluste
 		if err != nil {
 			return nil, err
 		}
+		var taken []string
+		for _, other := range byInstance[t.Instance] {
+			taken = append(taken, other.Reserved.GPUs...)
+		}
+		t.Reserved.GPUs = host.GPUs(&def.Object, taken)
 		byInstance[t.Instance] = append(byInstance[t.Instance], t)
 		objects = append(objects, taskObject(v, t, true))
 	}

@@ -394,6 +394,7 @@ func (p *pass) start() {
 			p.plan.problem = err
 			continue
 		}
+		t.Reserved.GPUs = pl.host.GPUs(&pl.target.def.Object, nil)
 		pl.task, pl.of, pl.last = t, pl.target, t
 		p.plan.starts = append(p.plan.starts, start{pl.host, t})
 	}
