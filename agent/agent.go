@@ -40,6 +40,7 @@ import (
 	"github.com/longshore-project/longshore/agent/session"
 	"github.com/longshore-project/longshore/agent/telemetry"
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/internal/failpoint"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/statemgr"
@@ -69,6 +70,7 @@ type Agent struct {
 	state *State
 
 	client   *http.Client
+	guard    *policy.Guard
 	identity *statemgr.Identity // nil before the first registration
 	runtime  engine.Runtime
 	engine   *engine.Engine
@@ -394,6 +396,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		cfg: a.cfg, host: a.host, engine: info, can: abilitiesOf(a.runtime), gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
+	r.policy = a.guard.Attributes()
 	failpoint.Hit("agent/register-before")
 	arn, err := r.register(ctx, api, a.log)
 	failpoint.Hit("agent/register-after")

@@ -34,6 +34,8 @@ type registration struct {
 	arn     string       // of the instance to register again; empty for a new one
 	token   string       // the same for every attempt of one registration
 	version agentapi.VersionInfo
+
+	policy map[string]string // attributes of the host's policy
 }
 
 // input is the call's input.
@@ -44,7 +46,7 @@ func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
 	}
 	in := &agentapi.RegisterContainerInstanceInput{
 		Cluster: &cluster, ClientToken: &r.token, InstanceIdentityDocument: &document, InstanceIdentityDocumentSignature: &signature,
-		Attributes: attributes(r.cfg, r.host, r.engine, r.can, r.ec2, r.arn == ""), VersionInfo: &r.version,
+		Attributes: withPolicy(attributes(r.cfg, r.host, r.engine, r.can, r.ec2, r.arn == ""), r.policy), VersionInfo: &r.version,
 		TotalResources: []agentapi.Resource{
 			integerResource("CPU", r.host.CPU), integerResource("MEMORY", r.host.Memory),
 			portResource("PORTS", r.cfg.ReservedPorts), portResource("PORTS_UDP", r.cfg.ReservedPortsUDP),

@@ -56,17 +56,22 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	groups, err := a.newGroups()
+	if err != nil {
+		return nil, err
+	}
+	a.guard = a.newGuard()
 	ports := a.host.Ephemeral
 	if p := a.cfg.DynamicPorts; p.First != 0 {
 		ports = [2]int32{int32(p.First), int32(p.Last)}
 	}
 	return engine.New(engine.Config{
 		Runtime: a.runtime, Images: images{cache}, Volumes: volume.New(volume.Options{CreateAsUser: a.cfg.HostVolumeCreateAsUser}),
-		State: a.state, Secrets: a.secrets, Log: a.log, Changed: a.changed,
+		State: a.state, Secrets: a.secrets, Groups: groups, Policy: a.guard, Log: a.log, Changed: a.changed,
 		Host: engine.Host{
 			Cluster: a.cfg.ClusterOrDefault(), InstanceArn: a.savedArn(), Region: a.cfg.Region, CPU: a.host.CPU, Memory: a.host.Memory,
 			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,
-			DisablePrivileged: a.cfg.PrivilegedDisabled, VolumeCheck: a.cfg.HostVolumeCheck,
+			DisablePrivileged: a.cfg.PrivilegedDisabled, VolumeCheck: a.cfg.HostVolumeCheck, PropagateMemory: a.cfg.PropagateTaskMemory && a.info.Load().CgroupVersion == 2,
 			FirelensDir: filepath.Join(a.cfg.DataDir, "firelens"), FirelensAsync: a.cfg.FirelensAsync,
 			MatchSharedVolumes: a.cfg.MatchSharedVolumes, EFSPlugin: slices.Contains(a.cfg.VolumePlugin, "efsAuth"), GPUs: a.gpus,
 		},

@@ -13,7 +13,8 @@
 // A value that can't be understood, or is out of bounds, is replaced by the default with a warning, because an agent that
 // runs with one setting wrong serves its host better than one that does not run. The exceptions are errors: the three JSON
 // settings that change what an instance is (ECS_INSTANCE_ATTRIBUTES, ECS_CONTAINER_INSTANCE_TAGS,
-// ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES), and the settings that guard a host (ECS_HOST_VOLUME_CHECK).
+// ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES), and the settings that guard a host (ECS_HOST_VOLUME_CHECK,
+// ECS_HOST_POLICY_FILE).
 //
 // Configurations written for the agent in its container keep working: /data and /log, where that container sees its state
 // and its logs, mean /var/lib/ecs/data and /var/log/ecs.
@@ -69,6 +70,12 @@ type Config struct {
 	AppArmorCapable         bool
 	HealthChecksDisabled    bool
 	TaskLimits              bool
+	TaskLimitsDemanded      bool // TaskLimits was set, and is not the default
+	CgroupPath              string
+	CgroupCPUPeriod         time.Duration
+	TaskPidsLimit           int64 // 0: none
+	PropagateTaskMemory     bool
+	HostPolicyFile          string
 	FirelensAsync           bool
 	IPv6BindingsExcluded    bool
 	MetricsDisabled         bool
@@ -308,6 +315,8 @@ func (l *loader) apply(c *Config, k *Knob) {
 
 // finish settles what depends on more than one setting.
 func (l *loader) finish(c *Config) {
+	_, c.TaskLimitsDemanded = l.values["ECS_ENABLE_TASK_CPU_MEM_LIMIT"]
+	c.TaskLimitsDemanded = c.TaskLimitsDemanded && c.TaskLimits
 	if v, ok := l.values["ECS_LOGLEVEL_ON_INSTANCE"]; ok && c.Log.File != "" {
 		level := strings.ToLower(strings.TrimSpace(v.text))
 		if logLevels[level] {

@@ -46,6 +46,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
+		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
 		ResumeOnBoot: "daemons",
 	}

@@ -161,6 +161,22 @@ func duration(name, json, def string, low time.Duration, meaning string, field f
 	return k
 }
 
+// upTo gives a duration an upper bound.
+func upTo(high time.Duration, k Knob, value func(*Config) time.Duration) Knob {
+	parse := k.parse
+	k.Bounds += ", at most " + high.String()
+	k.parse = func(c *Config, v string) error {
+		if err := parse(c, v); err != nil {
+			return err
+		}
+		if d := value(c); d > high {
+			return fmt.Errorf("%s is more than %s", d, high)
+		}
+		return nil
+	}
+	return k
+}
+
 func enum(name, json, def, meaning string, choices []string, field func(*Config) *string) Knob {
 	return Knob{Name: name, JSON: json, Type: "enum", Default: def, Bounds: "one of " + strings.Join(choices, ", "), Meaning: meaning, parse: func(c *Config, v string) error {
 		v = strings.ToLower(v)

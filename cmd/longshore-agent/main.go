@@ -19,6 +19,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent"
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/internal/version"
 )
 
@@ -67,7 +68,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		Long: "longshore-agent registers this host with an ECS control plane and runs the tasks that are assigned to it.\n\n" +
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
-	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newSettings(stdout))
+	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newSettings(stdout), newPolicy(stdout))
 	return root
 }
 
@@ -121,6 +122,22 @@ func newSettings(stdout io.Writer) *cobra.Command {
 		}
 		return nil
 	}}
+}
+
+func newPolicy(stdout io.Writer) *cobra.Command {
+	cmd := &cobra.Command{Use: "policy", Short: "The host's own word on what tasks may ask for"}
+	var check agent.PolicyCheck
+	run := &cobra.Command{
+		Use: "check", Short: "Check the policy file, and say what it would deny of what runs now", Args: cobra.NoArgs,
+		Long: "Read the policy, judge every running container of a task by it, and print what would be denied or warned about, with the rule. Nothing is changed.\n" +
+			"The exit status is 0 if nothing would be denied, and 1 if something would, or if the policy has a mistake in it.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return check.Run(cmd.Context(), stdout) },
+	}
+	run.Flags().StringVar(&check.File, "file", "", "policy file (default the configured one, "+policy.DefaultFile+")")
+	run.Flags().BoolVar(&check.All, "all", false, "every container of the engine, not only those of tasks")
+	run.Flags().StringVar(&check.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
+	cmd.AddCommand(run)
+	return cmd
 }
 
 func newHealthcheck() *cobra.Command {

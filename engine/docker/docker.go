@@ -12,6 +12,7 @@
 //	image.go       Image, Images, Pull, RemoveImage
 //	files.go       ReadFile, Stat
 //	overlay.go     … where the image's layers lie on this host
+//	asked.go       what running containers have of the host
 //	errors.go      Docker's errors → classes of errdefs
 //
 // The engine is asked as little as possible. A container that this Runtime has created is known to be ours and not to
