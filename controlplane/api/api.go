@@ -36,6 +36,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/awsjson"
@@ -72,6 +73,8 @@ type Config struct {
 	InstanceHealth func(cluster, instance string) *types.ContainerInstanceHealthStatus
 	// GateWait is how long RunTask waits for the daemons of an instance that joined; default 20 s, negative: not at all.
 	GateWait time.Duration
+	// Scheduling is the scheduler's configuration, for what is explained and tried out.
+	Scheduling scheduler.Config
 	// MaxBody bounds a request's body in bytes; default 1 MiB.
 	MaxBody int64
 	// CallTimeout bounds a call; default 30 s.
@@ -205,6 +208,9 @@ func (s *Server) answer(ctx context.Context, c *call, w http.ResponseWriter, r *
 	if err := c.authorize(); err != nil {
 		return nil, err
 	}
+	if c.op == explainOperation {
+		return s.explain(ctx, c, body)
+	}
 	o, served := s.table[c.op]
 	if !served {
 		return nil, unsupported("The operation %s is not supported by this control plane.", c.op)
@@ -225,6 +231,9 @@ func (s *Server) bodyError(err error) error {
 func operationOf(targets []string) (string, error) {
 	if len(targets) != 1 {
 		return "", exception("UnknownOperationException", "The request has %d X-Amz-Target headers; it needs one, of the form %s<operation>.", len(targets), ecsapi.TargetPrefix)
+	}
+	if targets[0] == OwnTargetPrefix+explainOperation {
+		return explainOperation, nil
 	}
 	op, err := ecsapi.ByTarget(targets[0])
 	if err != nil {
@@ -254,7 +263,7 @@ func (c *call) authorize() error {
 	case store.RoleAdmin:
 		return nil
 	case store.RoleReadOnly:
-		if strings.HasPrefix(c.op, "Describe") || strings.HasPrefix(c.op, "List") || strings.HasPrefix(c.op, "Get") {
+		if strings.HasPrefix(c.op, "Describe") || strings.HasPrefix(c.op, "List") || strings.HasPrefix(c.op, "Get") || c.op == explainOperation {
 			return nil
 		}
 	case store.RoleHost:

@@ -47,16 +47,35 @@ func ForDaemon(svc *store.Service, def *store.TaskDefinition) (*Request, error) 
 //
 // wake is when the first gate opens though nothing else changes; zero: there is none. The given hosts stay as they are.
 func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (first []*Host, wake time.Time) {
-	first = slices.Clone(hosts)
-	var tags []types.Tag
+	d := Daemons{
+		Definition: func(arn string) *store.TaskDefinition { return Definition(v, arn) },
+		Connection: func(instance string) *store.Connection { return v.Connection(cluster, instance) },
+	}
 	if c := v.Cluster(cluster); c != nil {
-		tags = c.Object.Tags
+		d.Tags = c.Object.Tags
 	}
 	for svc := range v.Services(cluster) {
+		d.Services = append(d.Services, svc)
+	}
+	return d.First(hosts, now)
+}
+
+// Daemons is a cluster as [DaemonsFirst] sees it.
+type Daemons struct {
+	Tags       []types.Tag // of the cluster
+	Services   []*store.Service
+	Definition func(arn string) *store.TaskDefinition
+	Connection func(instance string) *store.Connection
+}
+
+// First is DaemonsFirst.
+func (c *Daemons) First(hosts []*Host, now time.Time) (first []*Host, wake time.Time) {
+	first = slices.Clone(hosts)
+	for _, svc := range c.Services {
 		if svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) != "ACTIVE" {
 			continue
 		}
-		def := Definition(v, aws.ToString(svc.Object.TaskDefinition))
+		def := c.Definition(aws.ToString(svc.Object.TaskDefinition))
 		if def == nil {
 			continue
 		}
@@ -65,9 +84,8 @@ func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (
 			continue
 		}
 		d := daemon{
-			svc: svc, req: req, limit: policy.Gate(tags, svc.Object.Tags), reserves: policy.Reserves(tags),
-			definition: func(arn string) *store.TaskDefinition { return Definition(v, arn) },
-			connection: func(instance string) *store.Connection { return v.Connection(cluster, instance) },
+			svc: svc, req: req, limit: policy.Gate(c.Tags, svc.Object.Tags), reserves: policy.Reserves(c.Tags),
+			definition: c.Definition, connection: c.Connection,
 		}
 		for i, h := range hosts {
 			n, gate := d.come(h, first[i], now)

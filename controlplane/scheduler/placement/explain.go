@@ -68,3 +68,31 @@ func Event(service string, refusals []*Refusal) string {
 	}
 	return fmt.Sprintf("%s The closest matching (container-instance %s) %s. %s %s", head, near.Host.Instance.ID, trouble, troubleshooting, Explain(refusals))
 }
+
+// Change is what would have to change for the instance to take the task, for a person.
+func (r *Refusal) Change() string {
+	at := " on " + r.Host.Instance.ID
+	switch r.Reason {
+	case ReasonInactive:
+		return "make the container instance ACTIVE" + strings.Replace(at, " on ", ": ", 1)
+	case ReasonAgent:
+		return "bring the agent back" + at
+	case ReasonAttribute:
+		return "give it what the task definition requires" + at + ": " + r.Detail
+	case ReasonMemberOf:
+		return "change the constraint, or the attributes" + at + ": " + r.Detail
+	case ReasonDistinct:
+		return "have fewer tasks, or more container instances: only one task may be" + at
+	case ReasonCPU:
+		return fmt.Sprintf("free %d CPU units%s, or have the task need %d less", r.Short, at, r.Short)
+	case ReasonMemory:
+		return fmt.Sprintf("free %d MiB of memory%s, or have the task need %d less", r.Short, at, r.Short)
+	case ReasonPorts:
+		return "free the port" + at + ", or use another one: " + r.Detail
+	case ReasonGPU:
+		return fmt.Sprintf("free %d GPUs%s", r.Short, at)
+	case ReasonDaemon:
+		return "wait for the daemons" + at + ", or switch their gate off with the tag longshore:daemon-gate"
+	}
+	return r.Detail
+}

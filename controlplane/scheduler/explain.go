@@ -1,0 +1,350 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+)
+
+// An Explanation answers why things are as they are, or how they would be. Text is for a person; the rest has the same for
+// programs. Counts add up to Instances: each registered instance of the cluster is in one of them.
+type Explanation struct {
+	Text      []string `json:"text"`
+	Instances int      `json:"instances"`
+	Counts    []Count  `json:"counts,omitempty"`
+	// Nearest is the instance that comes closest to taking a task, of those that refuse it.
+	Nearest *Miss   `json:"nearest,omitempty"`
+	Hosts   []Miss  `json:"hosts,omitempty"` // one for each instance or, about a host, for each service
+	Gates   []Gate  `json:"gates,omitempty"`
+	Drains  []Drain `json:"drains,omitempty"`
+	// Stops and Starts are what a change or a request would stop and start.
+	Stops  []Move   `json:"stops,omitempty"`
+	Starts []Move   `json:"starts,omitempty"`
+	NoRoom []Miss   `json:"withoutRoom,omitempty"` // where a task would be missing afterwards
+	Events []string `json:"events,omitempty"`      // the newest of the service
+}
+
+// Count is how many instances a filter refuses, or are in a state.
+type Count struct {
+	Reason string `json:"reason"`
+	Count  int    `json:"count"`
+}
+
+// Miss is an instance and what it has of a task, or why it takes none.
+type Miss struct {
+	Instance string `json:"instance"`
+	Service  string `json:"service,omitempty"`
+	Reason   string `json:"reason"` // a state of a task, FITS, or why not: RESOURCE:CPU, AGENT …
+	Detail   string `json:"detail,omitempty"`
+	Short    int64  `json:"short,omitempty"`
+	Change   string `json:"change,omitempty"` // what would have to change
+}
+
+// Gate is an instance that takes no task before its daemons run.
+type Gate struct {
+	Instance string    `json:"instance"`
+	Service  string    `json:"service"`
+	Why      string    `json:"why"`
+	Until    time.Time `json:"until"`
+}
+
+// Drain is an instance that is being drained.
+type Drain struct {
+	Instance string `json:"instance"`
+	Reason   string `json:"reason"`
+}
+
+const (
+	fits = "FITS"
+)
+
+// ErrUnknown is that what is asked about does not exist. It is for the client.
+type ErrUnknown struct{ Kind, Name string }
+
+func (e *ErrUnknown) Error() string { return fmt.Sprintf("there is no %s %q", e.Kind, e.Name) }
+
+func (e *Explanation) say(format string, args ...any) {
+	e.Text = append(e.Text, fmt.Sprintf(format, args...))
+}
+
+// tally counts the verdicts and finds the nearest miss among the refusals.
+func (e *Explanation) tally(verdicts []Miss, refusals []*placement.Refusal) {
+	e.Instances = len(verdicts)
+	counts := map[string]int{}
+	for _, m := range verdicts {
+		counts[strings.TrimSuffix(m.Reason, ".")]++
+	}
+	for reason, n := range counts {
+		e.Counts = append(e.Counts, Count{reason, n})
+	}
+	slices.SortFunc(e.Counts, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason))
+	})
+	if near := placement.Nearest(refusals); near != nil {
+		m := missOf(near)
+		e.Nearest = &m
+	}
+	var parts []string
+	for _, c := range e.Counts {
+		parts = append(parts, fmt.Sprintf("%d %s", c.Count, c.Reason))
+	}
+	switch len(verdicts) {
+	case 0:
+		e.say("There is no container instance in the cluster.")
+	case 1:
+		e.say("1 instance: %s.", parts[0])
+	default:
+		e.say("%d instances: %s.", len(verdicts), strings.Join(parts, ", "))
+	}
+	if e.Nearest != nil {
+		e.say("%s", placement.Explain(refusals))
+		e.say("To change that, %s.", e.Nearest.Change)
+	}
+}
+
+func missOf(r *placement.Refusal) Miss {
+	return Miss{Instance: r.Host.Instance.ID, Reason: r.Reason, Detail: r.Detail, Short: r.Short, Change: r.Change()}
+}
+
+// states adds the gates and drains of the cluster, or of one instance.
+func (e *Explanation) states(m *Model, hosts []*placement.Host) {
+	for _, h := range hosts {
+		for _, g := range h.Gates {
+			e.Gates = append(e.Gates, Gate{h.Instance.ID, g.Service, g.Why, g.Until})
+			e.say("Gate of %s: %s.", h.Instance.ID, g.Detail(h.Instance.JoinedAt))
+		}
+		if aws.ToString(h.Instance.Object.Status) == draining {
+			d := m.drain(h.Instance.ID)
+			reason := d.reason(d.host.Instance, d.host.Tasks)
+			e.Drains = append(e.Drains, Drain{h.Instance.ID, reason})
+			e.say("Drain of %s: %s", h.Instance.ID, reason)
+		}
+	}
+}
+
+// Service explains where a service runs and where not.
+func (m *Model) Service(name string) (*Explanation, error) {
+	svc := m.services[name]
+	if svc == nil {
+		return nil, &ErrUnknown{"service", name}
+	}
+	e := &Explanation{Events: m.events[name]}
+	var running, pending, stopping int
+	for _, t := range m.tasksOf(name) {
+		switch {
+		case task.IsStopped(t):
+		case !task.Wanted(t):
+			stopping++
+		case task.LastStatus(t) == task.Running:
+			running++
+		default:
+			pending++
+		}
+	}
+	e.say("Service %s (%s, %s) wants %d tasks: %d are RUNNING, %d PENDING, %d being stopped.", name, svc.Object.SchedulingStrategy, aws.ToString(svc.Object.Status), svc.Object.DesiredCount, running, pending, stopping)
+	for _, d := range svc.Object.Deployments {
+		e.say("Deployment %s (%s) of %s is %s: %s", aws.ToString(d.Id), aws.ToString(d.Status), definitionName(aws.ToString(d.TaskDefinition)), d.RolloutState, aws.ToString(d.RolloutStateReason))
+	}
+	room, _ := m.room()
+	verdicts, refusals, err := m.verdicts(svc, room)
+	if err != nil {
+		return nil, err
+	}
+	e.Hosts = verdicts
+	e.tally(verdicts, refusals)
+	e.states(m, room)
+	for _, event := range e.Events {
+		e.say("Event: %s", event)
+	}
+	return e, nil
+}
+
+// verdicts are what a service is on each instance, and the refusals among them.
+func (m *Model) verdicts(svc *store.Service, room []*placement.Host) (verdicts []Miss, refusals []*placement.Refusal, err error) {
+	name := aws.ToString(svc.Object.ServiceName)
+	def := m.definition(aws.ToString(svc.Object.TaskDefinition))
+	if def == nil {
+		return nil, nil, &ErrUnknown{"task definition", definitionName(aws.ToString(svc.Object.TaskDefinition))}
+	}
+	req, err := placement.ForDaemon(svc, def)
+	if err != nil {
+		return nil, nil, err
+	}
+	isDaemon := m.isDaemon(name)
+	for _, h := range room {
+		id := h.Instance.ID
+		if isDaemon {
+			h = m.host(id)
+		}
+		v := Miss{Instance: id, Service: name, Reason: fits, Detail: "it would take a task"}
+		if own := taskOn(h, name); own != nil && isDaemon {
+			v.Reason, v.Detail = m.state(own)
+		} else if refusal := req.Check(h); refusal != nil {
+			refusals = append(refusals, refusal)
+			v = missOf(refusal)
+			v.Service = name
+		} else if f, ok := svc.Failures[id]; ok && f.NotBefore.After(m.now) {
+			v.Reason, v.Detail = reasonFailing, fmt.Sprintf("task %s failed, the %d. in a row: %s; the next attempt is at %s", f.Task, f.Count, f.Reason, f.NotBefore.UTC().Format(time.RFC3339))
+			v.Change = "make the task start; an update of the service tries again at once"
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts, refusals, nil
+}
+
+func taskOn(h *placement.Host, service string) *store.Task {
+	for _, t := range h.Tasks {
+		if t.Service == service {
+			return t
+		}
+	}
+	return nil
+}
+
+// state is the state of a task that is not STOPPED, and what it waits for.
+func (m *Model) state(t *store.Task) (state, detail string) {
+	connected := m.connection(t.Instance) != nil
+	var waits []string
+	if !connected {
+		waits = append(waits, "the agent is not connected")
+	}
+	switch {
+	case !task.Wanted(t):
+		state = "STOPPING"
+		waits = append(waits, fmt.Sprintf("asked to stop at %s: %s", aws.ToTime(t.Object.StoppingAt).UTC().Format(time.RFC3339), aws.ToString(t.Object.StoppedReason)))
+	case task.LastStatus(t) != task.Running:
+		state = task.LastStatus(t)
+		switch {
+		case t.AcceptedAt.IsZero():
+			waits = append(waits, "the agent has not acknowledged it")
+		case t.Object.PullStartedAt != nil && t.Object.PullStoppedAt == nil:
+			waits = append(waits, "images are being pulled since "+t.Object.PullStartedAt.UTC().Format(time.RFC3339))
+		default:
+			waits = append(waits, "the agent acknowledged it at "+t.AcceptedAt.UTC().Format(time.RFC3339))
+		}
+	default:
+		state = task.Running
+		if def := m.definition(aws.ToString(t.Object.TaskDefinitionArn)); def != nil && task.Checked(&def.Object) && t.Object.HealthStatus != types.HealthStatusHealthy {
+			state += " " + string(t.Object.HealthStatus)
+		}
+	}
+	for _, c := range t.Object.Containers {
+		if why := aws.ToString(c.Reason); why != "" {
+			waits = append(waits, "container "+aws.ToString(c.Name)+": "+why)
+		}
+	}
+	waits = append(waits, t.Warnings...)
+	if task.Protected(t, m.now) {
+		waits = append(waits, "protected from scale-in until "+t.ProtectedUntil.UTC().Format(time.RFC3339))
+	}
+	return state, "task " + t.ID + strings.Join(append([]string{""}, waits...), "; ")
+}
+
+// Task explains what a task does and waits for.
+func (m *Model) Task(id string) (*Explanation, error) {
+	t := m.tasks[id]
+	if t == nil {
+		return nil, &ErrUnknown{"task", id}
+	}
+	e := &Explanation{Instances: 1}
+	of := "of no service"
+	if t.Service != "" {
+		of = "of service " + t.Service + ", deployment " + t.Deployment
+	}
+	e.say("Task %s (%s), %s, on container instance %s: desiredStatus %s, lastStatus %s.", id, definitionName(aws.ToString(t.Object.TaskDefinitionArn)), of, t.Instance, aws.ToString(t.Object.DesiredStatus), task.LastStatus(t))
+	v := Miss{Instance: t.Instance, Service: t.Service, Reason: task.Stopped}
+	if task.IsStopped(t) {
+		v.Detail = fmt.Sprintf("since %s: %s", aws.ToTime(t.Object.StoppedAt).UTC().Format(time.RFC3339), whyStopped(t))
+		e.say("It is STOPPED %s (%s).", v.Detail, t.Object.StopCode)
+	} else {
+		v.Reason, v.Detail = m.state(t)
+		e.say("It is %s: %s.", v.Reason, v.Detail)
+	}
+	e.Hosts, e.Counts = []Miss{v}, []Count{{v.Reason, 1}}
+	if svc := m.services[t.Service]; svc != nil {
+		if f, ok := svc.Failures[t.Instance]; ok {
+			e.say("On this instance %d tasks of the service failed in a row, the last one at %s: %s. The next attempt is not before %s.", f.Count, f.At.UTC().Format(time.RFC3339), f.Reason, f.NotBefore.UTC().Format(time.RFC3339))
+		}
+	}
+	room, _ := m.room()
+	e.states(m, slices.DeleteFunc(room, func(h *placement.Host) bool { return h.Instance.ID != t.Instance }))
+	return e, nil
+}
+
+// Host explains what an instance has, keeps and takes, and what each service is there.
+func (m *Model) Host(id string) (*Explanation, error) {
+	if m.instances[id] == nil {
+		return nil, &ErrUnknown{"container instance", id}
+	}
+	room, _ := m.room()
+	h := room[slices.IndexFunc(room, func(h *placement.Host) bool { return h.Instance.ID == id })]
+	e := &Explanation{Instances: 1}
+	all := placement.Registered(h.Instance)
+	e.say("Container instance %s is %s, its agent is connected: %t.", id, aws.ToString(h.Instance.Object.Status), h.Connected)
+	if !h.Connected && !h.Instance.DisconnectedSince.IsZero() {
+		e.say("It has not been connected since %s; its tasks stay as they are, and it is given up %s after that, counted from when this control plane saw it.", h.Instance.DisconnectedSince.UTC().Format(time.RFC3339), m.cfg.InstanceLostAfter)
+	}
+	e.say("Free for tasks: %d of %d CPU units, %d of %d MiB of memory, %d of %d GPUs; host ports taken: tcp %v, udp %v. %d tasks are there.",
+		h.Free.CPU, all.CPU, h.Free.Memory, all.Memory, len(h.Free.GPUs), len(all.GPUs), h.Free.PortsTCP, h.Free.PortsUDP, len(h.Tasks))
+	for _, k := range h.Kept {
+		e.say("Kept for the daemon of service %s: %d CPU units, %d MiB of memory, ports tcp %v, udp %v.", k.Service, k.Need.CPU, k.Need.Memory, k.Need.PortsTCP, k.Need.PortsUDP)
+	}
+	e.states(m, []*placement.Host{h})
+	for _, name := range slices.Sorted(maps.Keys(m.services)) {
+		verdicts, _, err := m.verdicts(m.services[name], []*placement.Host{h})
+		if err != nil {
+			e.say("Service %s: %v.", name, err)
+			continue
+		}
+		e.Hosts = append(e.Hosts, verdicts...)
+		e.say("Service %s: %s, %s.", name, strings.TrimSuffix(verdicts[0].Reason, "."), verdicts[0].Detail)
+	}
+	return e, nil
+}
+
+// Placement is where count tasks would go, as RunTask would place them now, and why not more.
+func (m *Model) Placement(req *placement.Request, strategies []types.PlacementStrategy, count int) *Explanation {
+	e := &Explanation{}
+	room, _ := m.room()
+	chosen, refused := placement.Choose(room, req, strategies, count)
+	got := map[string]int{}
+	for _, h := range chosen {
+		got[h.Instance.ID]++
+		e.Starts = append(e.Starts, Move{Instance: h.Instance.ID, TaskDefinition: definitionName(aws.ToString(req.Definition.TaskDefinitionArn))})
+	}
+	e.say("%d of %d tasks would be placed now.", len(chosen), count)
+	for _, id := range slices.Sorted(maps.Keys(got)) {
+		e.say("On %s: %d.", id, got[id])
+	}
+	var refusals []*placement.Refusal
+	for i, h := range room { // as the next task would meet it; before the first one when all were placed
+		var r *placement.Refusal
+		if refused != nil {
+			r = refused[i]
+		} else {
+			r = req.Check(h)
+		}
+		v := Miss{Instance: h.Instance.ID, Reason: fits}
+		if r != nil {
+			refusals = append(refusals, r)
+			v = missOf(r)
+		}
+		e.Hosts = append(e.Hosts, v)
+	}
+	e.tally(e.Hosts, refusals)
+	e.states(m, room)
+	return e
+}
+
+// definitionName is family:revision of a task definition's ARN.
+func definitionName(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
