@@ -1,0 +1,55 @@
+package engine
+
+import (
+	"bytes"
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestThePauseProgramIsAnExecutableThatSleepsAndIgnoresItsChildren(t *testing.T) {
+	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+		f, err := elf.NewFile(bytes.NewReader(pauseProgram(arch)))
+		if err != nil {
+			t.Fatalf("%s: %v", arch, err)
+		}
+		if p := f.Progs[0]; f.Machine != machine || f.Entry != p.Vaddr+120 || p.Flags != elf.PF_R|elf.PF_X || p.Filesz != uint64(len(pauseProgram(arch))) {
+			t.Errorf("%s: %+v %+v", arch, f.FileHeader, p.ProgHeader)
+		}
+	}
+	if pauseProgram("none") != nil {
+		t.Error("there is a program for an unknown architecture")
+	}
+	path := filepath.Join(t.TempDir(), "pause")
+	if err := os.WriteFile(path, pauseProgram(runtime.GOARCH), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	// Ignored signals are a mask, of which SIGCHLD is bit 16; a process in pause(2) sleeps.
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(10 * time.Second); ; {
+		status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := string(status); strings.Contains(s, "State:\tS") && strings.Contains(s, "SigIgn:\t0000000000010000") && strings.Contains(s, "Name:\tpause") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("it does not sleep with SIGCHLD ignored:\n%s", status)
+		}
+	}
+}
