@@ -216,6 +216,9 @@ func (r *Runtime) start(ctx context.Context, name string, again bool) error {
 		case !again && (st.Status != engine.StatusCreated || !st.StartedAt.IsZero()):
 			return refuse(errdefs.ErrFailedPrecondition, "container %s has run already and ended with exit code %d", st.Name, c.State.ExitCode)
 		}
+		if err := r.reconnect(ctx, c); err != nil {
+			return err
+		}
 	}
 	s.fresh = false
 	err = classify(ctx, r.api.ContainerStart(ctx, id, container.StartOptions{}))
@@ -224,6 +227,23 @@ func (r *Runtime) start(ctx context.Context, name string, again bool) error {
 			return withClass(err, errdefs.ErrInvalidArgument)
 		}
 		r.known.forget(id)
+	}
+	return err
+}
+
+// reconnect gives a container its network back. Since Docker 28 a start that fails because a host port is taken leaves the container
+// on no network, and the next start would succeed without one, publishing nothing.
+func (r *Runtime) reconnect(ctx context.Context, c container.InspectResponse) error {
+	if c.NetworkSettings == nil || len(c.NetworkSettings.Networks) > 0 || c.HostConfig == nil || !publishes(c.HostConfig.NetworkMode) || c.Config.NetworkDisabled {
+		return nil
+	}
+	network := c.HostConfig.NetworkMode.NetworkName()
+	if c.HostConfig.NetworkMode.IsDefault() {
+		network = "bridge"
+	}
+	err := classify(ctx, r.api.NetworkConnect(ctx, network, c.ID, nil))
+	if errdefs.IsNotFound(err) {
+		return withClass(err, errdefs.ErrInvalidArgument)
 	}
 	return err
 }

@@ -67,6 +67,9 @@ type rule struct {
 
 // texts are conditions that Docker reports with a status that says less (mostly 500 or 409).
 var texts = []rule{
+	{errdefs.ErrUnavailable, []string{ // an engine that refuses our API version refuses every call
+		"is too old. minimum supported api version", "is too new. maximum supported api version",
+	}},
 	{errdefs.ErrResourceExhausted, []string{
 		"port is already allocated", "address already in use", "no space left on device", "toomanyrequests", "too many requests",
 		"rate limit", "all available ports", "could not find an available", "disk quota exceeded",

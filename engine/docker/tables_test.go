@@ -183,6 +183,7 @@ func TestErrorsHaveOneClassAndTheEnginesWords(t *testing.T) {
 		"Error response from daemon: write /var/lib/docker/x: no space left on device":                                                                     errdefs.ErrResourceExhausted,
 		"Error response from daemon: unable to find user ghost: no matching entries in passwd file":                                                        errdefs.ErrInvalidArgument,
 		"Error response from daemon: No such image: x:1":                                                                                                   errdefs.ErrNotFound,
+		"Error response from daemon: client version 1.24 is too old. Minimum supported API version is 1.40, please upgrade your client":                    errdefs.ErrUnavailable,
 		"Error response from daemon: something else":                                                                                                       errdefs.ErrInternal,
 	} {
 		err := docker.Classify(t.Context(), errors.New(text))
