@@ -213,13 +213,14 @@ func (p *ControlPlane) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 // startParts starts what works on the store, and returns what serves the requests.
 func (p *ControlPlane) startParts() (http.Handler, error) {
 	verifier := auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{})
-	sched := scheduler.New(scheduler.Config{
+	scheduling := scheduler.Config{
 		Store:             p.store,
 		Log:               p.log.Named("scheduler"),
 		InstanceLostAfter: p.cfg.InstanceLostAfter,
 		RolloutWait:       p.cfg.RolloutWaveWait,
 		RolloutParallel:   p.cfg.RolloutParallel,
-	})
+	}
+	sched := scheduler.New(scheduling)
 	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll")})
 	if err != nil {
 		return nil, err
@@ -234,6 +235,8 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		AccountID: p.cfg.AccountID,
 		BaseURL:   p.baseURL,
 		Log:       p.log.Named("api"),
+
+		Scheduling: scheduling,
 	})
 	return p.routes(calls, sockets), nil
 }

@@ -29,8 +29,10 @@ func TestCommandLines(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"ready": ready,
-			"mode":  mode,
+			"ready":  ready,
+			"mode":   mode,
+			"source": source,
+			"arn":    lastWord,
 		},
 	})
 }

@@ -156,6 +156,9 @@ var (
 	secretForm = regexp.MustCompile(`^[A-Za-z0-9+/=]{16,128}$`)
 )
 
+// ReadKey reads a key file: one that [EnsureKeys] wrote, or one like it.
+func ReadKey(path string) (*store.Key, error) { return readKeyFile(path) }
+
 // readKeyFile reads what writeKeyFile wrote, and what a person may have made of it: blank lines, comments, "export",
 // quotes.
 func readKeyFile(path string) (*store.Key, error) {
