@@ -48,6 +48,9 @@ type Config struct {
 	// RolloutParallel replaces on all hosts at once, as ECS does, instead of in waves.
 	RolloutParallel bool
 
+	// RoleCredentials is a file with the credentials of tasks' roles, see package roles; empty for none.
+	RoleCredentials string
+
 	// Purge says how long what has ended stays describable.
 	Purge store.PurgeConfig
 	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.

@@ -34,6 +34,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/poll"
+	"github.com/longshore-project/longshore/controlplane/roles"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
@@ -221,7 +222,11 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		RolloutParallel:   p.cfg.RolloutParallel,
 	}
 	sched := scheduler.New(scheduling)
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll")})
+	role, err := p.roles()
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: role})
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +244,21 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Scheduling: scheduling,
 	})
 	return p.routes(calls, sockets), nil
+}
+
+// roles opens the file of the roles' credentials. Without one no role has any, and tasks with a role are told so.
+func (p *ControlPlane) roles() (func(role string) (poll.Role, error), error) {
+	var known *roles.Roles
+	if file := p.cfg.RoleCredentials; file != "" {
+		var err error
+		if known, err = roles.Open(file, p.cfg.AccountID, p.log.Named("roles")); err != nil {
+			return nil, fmt.Errorf("%w: --role-credentials: %w", ErrConfig, err)
+		}
+	}
+	return func(role string) (poll.Role, error) {
+		c, err := known.Get(role)
+		return poll.Role{Arn: c.RoleArn, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken, Expiration: c.Expiration}, err
+	}, nil
 }
 
 // background runs a part until Close, which waits for its end. A part that ends before fails the whole.

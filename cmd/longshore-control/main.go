@@ -116,6 +116,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&files.key, "etcd-key", "", "file with the client certificate's key, PEM")
 	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user of the external etcd; the password is in LONGSHORE_ETCD_PASSWORD")
 	f.Int64Var(&cfg.EtcdQuota, "etcd-quota", 8<<30, "largest size of the embedded etcd's database in bytes")
+	f.StringVar(&cfg.RoleCredentials, "role-credentials", "", "file with the credentials of tasks' roles, JSON; only its owner may have rights to it")
 	f.DurationVar(&cfg.InstanceLostAfter, "instance-lost-after", 15*time.Minute, "how long a host may be away before it is deregistered")
 	f.DurationVar(&cfg.RolloutWaveWait, "rollout-wave-wait", 10*time.Second, "how long a wave of a roll-out has to be healthy before the next")
 	f.StringVar(&rollout, "rollout", "waves", "how services are rolled out: waves, of 1, 2, 4 … hosts, or parallel, as ECS does")

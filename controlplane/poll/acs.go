@@ -39,8 +39,10 @@ type acsSession struct {
 	delivery           *delivery
 	manifest           string // message id of the manifest that was sent
 	waitsForDefinition atomic.Bool
-	nonsense           int               // frames that were no messages
-	unsendable         map[string]string // what was logged about tasks that have no payload, by task id
+	nonsense           int                  // frames that were no messages
+	unsendable         map[string]string    // what was logged about tasks that have no payload, by task id
+	renewals           map[string]time.Time // when the credentials that were sent must be sent again, by task id
+	asked              bool                 // the agent asks for the credentials of the tasks it has
 }
 
 func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
@@ -53,6 +55,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 	c := &acsSession{
 		socket: socket, server: s, at: at, changed: make(chan struct{}, 1), received: make(chan any, 16), accepted: make(chan accepted, 256),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
+		renewals: map[string]time.Time{}, asked: q.Get("sendCredentials") == "true",
 	}
 	session, err := s.lease()
 	if err != nil || !add(s, s.acs, at, c) {
@@ -301,10 +304,20 @@ func (c *acsSession) sync(now time.Time) (next time.Time, ok bool) {
 	}
 	c.waitsForDefinition.Store(false)
 	attempts, next := c.delivery.due(wants, now)
+	again, ok := c.renew(j, now)
+	if !ok {
+		return next, false
+	}
 	for _, a := range attempts {
 		if !c.sendPayload(j, byID[a.id], a) {
 			return next, false
 		}
+		if at := c.renewals[a.id]; !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
+	}
+	if next.IsZero() || !again.IsZero() && again.Before(next) {
+		next = again
 	}
 	return next, true
 }
@@ -318,7 +331,15 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	} else {
 		c.waitsForDefinition.Store(true)
 	}
-	body, err := Payload(def, t, c.cfg.CredentialsFor(t))
+	credentials, err := c.cfg.credentialsFor(def, t)
+	if err != nil {
+		c.withoutRole(t, err)
+		if t.AcceptedAt.IsZero() {
+			return true
+		}
+		credentials = Credentials{}
+	}
+	body, err := Payload(def, t, credentials)
 	if err != nil {
 		c.cannotSend(t, err)
 		return true
@@ -343,6 +364,7 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	if err != nil {
 		return false
 	}
+	c.renewals[t.ID] = c.cfg.renewalOf(credentials, time.Now())
 	c.server.payloads.Add(1)
 	log := c.log.Debug
 	if a.number > 1 {

@@ -72,8 +72,11 @@ type Config struct {
 	MaxNonsense int
 	// Keep is how often instances are looked through for connections that ended unnoticed. Default 5 s.
 	Keep time.Duration
-	// CredentialsFor gives the credentials that travel with a task; nil for none.
-	CredentialsFor func(t *store.Task) Credentials
+	// Role gives a role's credentials, by ARN or name. Its error is the reason why a task with that role is stopped. Default:
+	// none has any.
+	Role func(role string) (Role, error)
+	// RenewPause is the shortest pause before a task's credentials are sent anew. Default 10 s.
+	RenewPause time.Duration
 }
 
 func (c *Config) defaults() {
@@ -93,6 +96,7 @@ func (c *Config) defaults() {
 	set(&c.ResendMax, time.Minute)
 	set(&c.WriteTimeout, 10*time.Second)
 	set(&c.Keep, 5*time.Second)
+	set(&c.RenewPause, 10*time.Second)
 	if c.MessagesPerSecond <= 0 {
 		c.MessagesPerSecond = 200
 	}
@@ -102,8 +106,8 @@ func (c *Config) defaults() {
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}
-	if c.CredentialsFor == nil {
-		c.CredentialsFor = func(*store.Task) Credentials { return Credentials{} }
+	if c.Role == nil {
+		c.Role = func(string) (Role, error) { return Role{}, errors.New("no roles are configured") }
 	}
 	if c.Replica == "" {
 		host, _ := os.Hostname() // without one the random part is name enough

@@ -123,7 +123,8 @@ type Instance struct {
 	DisconnectedSince time.Time
 	// InactiveSince is when the instance was deregistered.
 	InactiveSince time.Time
-	// JoinedAt is when the agent last registered the instance, new or again: from then on daemons come first.
+	// JoinedAt is when the instance was registered, or registered again after what may have been a reboot: from then on daemons
+	// come first. A restart of an agent that says which boot it is in leaves it as it was.
 	JoinedAt time.Time
 	// DrainingSince is when the instance last became DRAINING; zero while it is not.
 	DrainingSince time.Time
@@ -160,6 +161,9 @@ type Task struct {
 	Reserved   Resources
 	// ClientToken is that of the RunTask that made the task.
 	ClientToken string
+	// TaskCredentialsID and ExecutionCredentialsID are what the task knows the credentials of its roles by, for all its life:
+	// containers hold a URL with the first. They can't be guessed, and leak into no answer.
+	TaskCredentialsID, ExecutionCredentialsID string
 	// Containers holds what the payload needs about each container beyond the definition, by container name:
 	// the container ARN is in Object.Containers.
 	// AcceptedAt is when the agent acknowledged the payload with the current desired status; zero before.

@@ -91,6 +91,8 @@ func New(p Params) (*store.Task, error) {
 		Deployment:  p.Deployment,
 		Reserved:    need,
 		ClientToken: p.ClientToken,
+
+		TaskCredentialsID: uuid.NewString(), ExecutionCredentialsID: uuid.NewString(),
 		Object: types.Task{
 			TaskArn:              aws.String(owner.Task(p.Cluster, id)),
 			ClusterArn:           aws.String(owner.Cluster(p.Cluster)),
