@@ -40,6 +40,8 @@ type snapshot struct {
 	find  func(id string) *placement.Host                  // a host, nil when it is INACTIVE
 	room  func() (hosts []*placement.Host, wake time.Time) // as they are for tasks that are no daemons, and when the first gate opens
 	zones func() map[string]int                            // how many hosts are in each availability zone
+	// lostAfter is how long tasks of an instance whose agent is away count; 0: as long as it is registered.
+	lostAfter time.Duration
 }
 
 // plan is a decision.

@@ -132,7 +132,7 @@ func (m *Model) snapshot(name string) snapshot {
 		},
 		said: func(string) bool { return true },
 		find: func(id string) *placement.Host { return m.host(id) },
-		room: m.room,
+		room: m.room, lostAfter: policy.LostAfter(m.tags, svc.Object.Tags),
 		zones: func() map[string]int {
 			zones := map[string]int{}
 			for _, h := range m.bare() {

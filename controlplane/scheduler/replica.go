@@ -110,6 +110,9 @@ func (r *replicaPass) classify() {
 			}
 			continue
 		}
+		if r.lost(t, h) {
+			continue
+		}
 		x := &replica{task: t, of: r.deployment(t.Deployment), host: h}
 		x.state = r.healthOf(x)
 		r.replicas = append(r.replicas, x)
@@ -187,6 +190,12 @@ func (r *replicaPass) stopTask(x *replica, reason string) {
 	if x.host != nil && x.host.Connected {
 		r.stopping++
 	}
+}
+
+// lost tells whether a task does not count any more, because the agent of its instance has been away for too long. It stays
+// as it is: when the agent is back it counts again, and what is too much then is stopped.
+func (r *replicaPass) lost(t *store.Task, h *placement.Host) bool {
+	return r.lostAfter > 0 && h != nil && !h.Connected && !r.notYet(r.away(t.Instance).Add(r.lostAfter))
 }
 
 // protected tells whether a task is safe from scale-in and roll-outs now.
@@ -274,7 +283,7 @@ func (r *replicaPass) stopReplaced() {
 	for _, x := range unwell[:min(max(len(unwell)+cover, 0), len(unwell))] {
 		r.stopTask(x, r.why(x))
 	}
-	leaving := r.filter(func(x *replica) bool { return x.drains() && x.state != sick })
+	leaving := r.filter(func(x *replica) bool { return x.drains() && x.state != sick && !r.protected(x) })
 	cover = r.count(func(x *replica) bool { return isHealthy(x) && !x.drains() }) - r.desired
 	for _, x := range leaving[:min(max(len(leaving)+cover, 0), len(leaving))] {
 		r.stopTask(x, r.why(x))
@@ -436,7 +445,7 @@ func (r *replicaPass) makeRoom() (stopped bool) {
 			}
 		}
 		spare := r.count(isHealthy) - r.lower
-		for _, x := range r.filter(func(x *replica) bool { return x.drains() && x.state != sick }) {
+		for _, x := range r.filter(func(x *replica) bool { return x.drains() && x.state != sick && !r.protected(x) }) {
 			if isHealthy(x) {
 				if spare--; spare < 0 {
 					break

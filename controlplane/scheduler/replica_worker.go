@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -32,6 +33,11 @@ func (w *worker) forget(id string) {
 
 // forReplicas adds to a snapshot what a REPLICA service looks at only when it needs it. It is for use while v is.
 func (w *worker) forReplicas(v *store.View, s *snapshot) {
+	var tags []types.Tag
+	if c := v.Cluster(w.cluster); c != nil {
+		tags = c.Object.Tags
+	}
+	s.lostAfter = policy.LostAfter(tags, s.service.Object.Tags)
 	s.find = func(id string) *placement.Host { return w.hosts[id] }
 	s.zones = func() map[string]int { return w.zones }
 	s.room = func() ([]*placement.Host, time.Time) { return w.room(v, s.now) }

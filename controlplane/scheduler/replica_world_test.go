@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -81,6 +82,7 @@ func (w *replicaWorld) snapshot() snapshot {
 	for _, h := range hosts {
 		zones[zone(h)]++
 	}
+	s.lostAfter = policy.LostAfter(nil, w.svc.Object.Tags)
 	s.room = func() ([]*placement.Host, time.Time) { return hosts, time.Time{} }
 	s.zones = func() map[string]int { return zones }
 	s.find = func(id string) *placement.Host {
