@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,7 +41,7 @@ func (a *Agent) newGroups() (engine.TaskGroups, error) {
 func (a *Agent) proveGroups() (engine.TaskGroups, error) {
 	info := a.info.Load()
 	groups, err := cgroup.New(cgroup.Options{Root: a.cfg.CgroupPath, Driver: info.CgroupDriver, Version: info.CgroupVersion, Period: a.cfg.CgroupCPUPeriod,
-		Pids: a.cfg.TaskPidsLimit, Owner: ownerOf(a.cfg.DataDir)})
+		Pids: a.cfg.TaskPidsLimit, Owner: cgroup.OwnerOf(a.cfg.DataDir)})
 	if err != nil {
 		return nil, err
 	}
@@ -55,20 +53,6 @@ func (a *Agent) proveGroups() (engine.TaskGroups, error) {
 	}
 	a.log.Info("Tasks' limits can be set", zap.Int("cgroups", info.CgroupVersion), zap.String("driver", info.CgroupDriver), zap.Duration("duration", time.Since(begun)))
 	return groups, nil
-}
-
-// ownerOf names this agent among those that run on the machine, the same at each start: by its state directory. Empty when
-// that can't be told.
-func ownerOf(dir string) string {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return ""
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
-	}
-	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
 // newGuard is the host's policy. It is read at once, so that a mistake in it is said before the first task comes.

@@ -60,7 +60,7 @@ type Options struct {
 	Version int           // the engine's: 1 or 2
 	Period  time.Duration // CPU period, ECS_CGROUP_CPU_PERIOD; 100 ms if zero
 	Pids    int64         // processes of each task, ECS_TASK_PIDS_LIMIT; 0: no limit
-	Owner   string        // this agent, the same after a restart and another than any other's on the machine
+	Owner   string        // this agent, the same after a restart and another than any other's on the machine; see [OwnerOf]
 	// Mounts and Units are where to look for mounts and to put units; "/proc/self/mountinfo" and "/run/systemd/system" if empty.
 	Mounts, Units string
 }
@@ -72,6 +72,15 @@ type Groups struct {
 }
 
 var _ engine.TaskGroups = (*Groups)(nil)
+
+// OwnerOf names an agent by its state directory, the same at each start. Empty when that can't be looked at.
+func OwnerOf(dir string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
 
 // attribute is the extended attribute that holds [Options].Owner.
 const attribute = "trusted.longshore"

@@ -17,6 +17,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+
+	"github.com/longshore-project/longshore/engine/cgroup"
 )
 
 // Farm is a set of hosts. Its methods are for one goroutine at a time.
@@ -88,8 +90,33 @@ func (f *Farm) Unplug(ctx context.Context, i int) error { return f.run(ctx, "unp
 // Plug puts it back.
 func (f *Farm) Plug(ctx context.Context, i int) error { return f.run(ctx, "plug", strconv.Itoa(i)) }
 
-// Down ends and deletes everything. Repeating it does nothing.
-func (f *Farm) Down(ctx context.Context) error { return f.run(ctx, "down") }
+// Down ends and deletes everything. Repeating it does nothing. The hosts share the machine's control groups: those of their
+// agents' tasks are swept as the agents themselves would.
+func (f *Farm) Down(ctx context.Context) error {
+	dirs, _ := filepath.Glob(filepath.Join(f.Dir, "h*/disk/var/lib/ecs/*"))
+	owners := make([]string, len(dirs))
+	for i, dir := range dirs {
+		owners[i] = cgroup.OwnerOf(dir)
+	}
+	err := f.run(ctx, "down")
+	for _, owner := range owners {
+		err = errors.Join(err, sweep(ctx, owner))
+	}
+	return err
+}
+
+// sweep removes the control groups that an agent has made.
+func sweep(ctx context.Context, owner string) error {
+	for version := 1; version <= 2; version++ {
+		groups, err := cgroup.New(cgroup.Options{Driver: "cgroupfs", Version: version, Owner: owner})
+		if err != nil {
+			continue // the machine has the other version
+		}
+		_, err = groups.Sweep(ctx, func(string) bool { return false })
+		return err
+	}
+	return nil
+}
 
 // Start starts a command inside host i. The returned command is nsenter's, which ends with it; the process dies with the host.
 func (f *Farm) Start(ctx context.Context, i int, argv ...string) *exec.Cmd {

@@ -107,6 +107,10 @@ down() {
     for c in /sys/fs/cgroup/*/"$P$i" /sys/fs/cgroup/"$P$i"; do # control groups of a cut host stay behind
       [ ! -d "$c" ] || find "$c" -depth -type d -exec rmdir {} + 2>/dev/null || true
     done
+    # and so do those of its tasks, whose parents its containers name
+    for c in $(grep -ohs '"CgroupParent":"/ecs/[A-Za-z0-9_]*"' "$h"/disk/var/lib/docker/containers/*/hostconfig.json | cut -d'"' -f4 | sort -u); do
+      find /sys/fs/cgroup/*"$c" /sys/fs/cgroup"$c" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    done
     rm -rf "$h"
   done
   ip netns del "$SW" 2>/dev/null || true
