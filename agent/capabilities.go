@@ -22,6 +22,8 @@ const (
 	attributeHostID      = "longshore.instance-id"
 	attributeHostName    = "longshore.hostname"
 	attributeHostAddress = "longshore.address"
+	// attributeBoot tells a reboot from a restart of the agent: after a reboot no daemon runs any more, whatever was reported.
+	attributeBoot = "longshore.boot-id"
 	// attributeResume says that this agent brings daemons back after a reboot. Longshore's control plane tells it, and no
 	// other agent, which tasks are daemons.
 	attributeResume = "longshore.resume-on-boot"
@@ -128,6 +130,9 @@ func hasSecurity(info engine.Info, name string) bool {
 // attributes are all attributes of a registration, in order of name. first adds those that are sent only with the first.
 func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, ec2 *ec2Instance, first bool) []agentapi.Attribute {
 	all := map[string]string{"ecs.os-type": "linux", "ecs.os-family": "LINUX", "ecs.os-type-detailed": cfg.DetailedOSFamily}
+	if host.BootID != "" {
+		all[attributeBoot] = host.BootID
+	}
 	if ec2 == nil {
 		for name, value := range map[string]string{
 			"ecs.cpu-architecture": host.Architecture, attributeZone: cfg.AvailabilityZone, "ecs.instance-type": cfg.InstanceType, "ecs.ami-id": cfg.ImageID,

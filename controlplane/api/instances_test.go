@@ -181,6 +181,43 @@ func TestAHostOutsideEC2ShowsTheIDThatItGaveItself(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatMayHaveBeenARebootMakesAnInstanceJoinAnew(t *testing.T) {
+	p := newPlane(t)
+	register := func(arn, boot string) string {
+		attributes := ""
+		if boot != "" {
+			attributes = `,"attributes":[{"name":"longshore.boot-id","value":"` + boot + `"}]`
+		}
+		answer, status := p.call("RegisterContainerInstance", `{"cluster":"daemonset","containerInstanceArn":"`+arn+`"`+attributes+`}`)
+		if status != 200 {
+			t.Fatalf("status %d: %v", status, answer)
+		}
+		return answer["containerInstance"].(map[string]any)["containerInstanceArn"].(string)
+	}
+	joined := func(arn string) (at time.Time) {
+		if err := p.store.Read(p.ctx, func(v *store.View) error {
+			at = v.Instance(testCluster, arn[strings.LastIndexByte(arn, '/')+1:]).JoinedAt
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	arn := register("", "boot-1")
+	first := joined(arn)
+	register(arn, "boot-1")
+	if again := joined(arn); !again.Equal(first) {
+		t.Errorf("a restart of the agent made it join at %v, after %v", again, first)
+	}
+	for _, boot := range []string{"boot-2", ""} {
+		before := joined(arn)
+		register(arn, boot)
+		if again := joined(arn); !again.After(before) {
+			t.Errorf("registered again with boot %q it still joined at %v", boot, again)
+		}
+	}
+}
+
 func TestNoHostSpeaksForAnothersInstance(t *testing.T) {
 	p := newPlane(t)
 	mine := p.register(p.hostKey(false), 1024, 1000)

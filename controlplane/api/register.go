@@ -26,6 +26,8 @@ const (
 	attributeArchitecture = "ecs.cpu-architecture"
 	// attributeHostID is the stable id of a host outside EC2, which it shows as ec2InstanceId.
 	attributeHostID = "longshore.instance-id"
+	// attributeBoot is the kernel's id of the boot. The same one again means that only the agent was restarted.
+	attributeBoot = "longshore.boot-id"
 )
 
 const (
@@ -152,7 +154,10 @@ func (s *Server) registerAgain(c *call, old *store.Instance, r *registration) (*
 		return nil, err
 	}
 	i := *old
-	i.ClientToken, i.JoinedAt = r.token, s.cfg.Now().UTC()
+	i.ClientToken = r.token
+	if boot := attributeValue(r.attributes, attributeBoot); boot == "" || boot != attributeValue(old.Object.Attributes, attributeBoot) {
+		i.JoinedAt = s.cfg.Now().UTC()
+	}
 	i.AgentAttributes = attributeNames(r.attributes)
 	o := &i.Object
 	o.Tags, o.RegisteredResources = tags, r.resources

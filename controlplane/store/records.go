@@ -170,6 +170,8 @@ type Task struct {
 	AcceptedAt time.Time
 	// Warnings are lines that the agent or the control plane attached to the task.
 	Warnings []string
+	// MakesRoomFor is the DAEMON service for whose task this one is to be replaced elsewhere; empty: it may stay.
+	MakesRoomFor string
 	// ProtectedUntil is until when the task is protected from scale-in and roll-outs; zero: it is not.
 	ProtectedUntil time.Time
 }
