@@ -24,14 +24,15 @@ import (
 	"github.com/longshore-project/longshore/protocol/ecsapi"
 )
 
-// served are the operations of the first version.
+// served are the operations that this version serves.
 var served = strings.Fields(`CreateCluster CreateService DeleteAccountSetting DeleteAttributes DeleteCluster DeleteService
 	DeleteTaskDefinitions DeregisterContainerInstance DeregisterTaskDefinition DescribeClusters DescribeContainerInstances
 	DescribeServices DescribeTaskDefinition DescribeTasks DiscoverPollEndpoint ListAccountSettings ListAttributes ListClusters
 	ListContainerInstances ListServices ListTagsForResource ListTaskDefinitionFamilies ListTaskDefinitions ListTasks
 	PutAccountSetting PutAccountSettingDefault PutAttributes RegisterContainerInstance RegisterTaskDefinition RunTask StartTask
 	StopTask SubmitAttachmentStateChanges SubmitContainerStateChange SubmitTaskStateChange TagResource UntagResource
-	UpdateCluster UpdateClusterSettings UpdateContainerAgent UpdateContainerInstancesState UpdateService`)
+	UpdateCluster UpdateClusterSettings UpdateContainerAgent UpdateContainerInstancesState UpdateService
+	ListServiceDeployments DescribeServiceDeployments DescribeServiceRevisions StopServiceDeployment UpdateTaskProtection GetTaskProtection`)
 
 func TestAnOperationThatIsNotServedIsRefusedByNameAndNeverAServersFault(t *testing.T) {
 	p := newPlane(t)

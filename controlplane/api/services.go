@@ -17,9 +17,9 @@ func (s *Server) serviceOperations() operations {
 	unsupported := []string{
 		"loadBalancers", "serviceRegistries", "serviceConnectConfiguration.enabled", "volumeConfigurations",
 		"vpcLatticeConfigurations", "gatewayConnectors", "monitoring", "platformVersion", "enableExecuteCommand",
-		"healthCheckGracePeriodSeconds", "deploymentController.type=ECS",
+		"deploymentController.type=ECS",
 		"deploymentConfiguration.strategy=ROLLING", "deploymentConfiguration.bakeTimeInMinutes",
-		"deploymentConfiguration.deploymentCircuitBreaker.enable", "deploymentConfiguration.alarms.enable",
+		"deploymentConfiguration.alarms.enable",
 		"deploymentConfiguration.canaryConfiguration", "deploymentConfiguration.linearConfiguration",
 		"deploymentConfiguration.lifecycleHooks", "deploymentConfiguration.earlySuccessCriteria",
 	}
@@ -29,6 +29,11 @@ func (s *Server) serviceOperations() operations {
 		"DeleteService":    handle(s.deleteService),
 		"DescribeServices": handle(s.describeServices),
 		"ListServices":     handle(s.listServices),
+
+		"ListServiceDeployments":     handle(s.listServiceDeployments),
+		"DescribeServiceDeployments": handle(s.describeServiceDeployments),
+		"DescribeServiceRevisions":   handle(s.describeServiceRevisions),
+		"StopServiceDeployment":      handle(s.stopServiceDeployment),
 	}
 }
 
@@ -49,6 +54,7 @@ func serviceStatus(r *store.Service) string { return aws.ToString(r.Object.Statu
 
 var (
 	errNotIdempotent    = invalid("Creation of service was not idempotent.")
+	errScaledAboveZero  = invalid("The service cannot be stopped while it is scaled above 0.")
 	errServiceNotActive = exception("ServiceNotActiveException", "Service was not ACTIVE.")
 )
 
@@ -79,8 +85,14 @@ func (s *Server) createService(ctx context.Context, c *call, in *ecs.CreateServi
 			return err
 		}
 		r := s.newService(c, name, in, def)
+		if err := checkZones(in.AvailabilityZoneRebalancing, r); err != nil {
+			return err
+		}
 		r.CreateToken, r.CreateHash = aws.ToString(in.ClientToken), digest
-		r.Object.DesiredCount = scheduler.DaemonDesired(v, r)
+		if isDaemon(r) {
+			r.Object.DesiredCount = scheduler.DaemonDesired(v, r)
+		}
+		scheduler.RecordHistory(v, txn, r, c.now)
 		object = s.serviceObject(v, r, true)
 		txn.Create(r).Unchanged(cluster).Unchanged(def)
 		return nil
@@ -96,16 +108,16 @@ func (s *Server) newService(c *call, cluster string, in *ecs.CreateServiceInput,
 	now := aws.Time(c.now.UTC().Truncate(time.Millisecond))
 	r := &store.Service{Cluster: cluster, Rollouts: map[string]store.Rollout{}, Object: types.Service{
 		ServiceArn: aws.String(s.serviceARN(cluster, *in.ServiceName)), ServiceName: in.ServiceName, ClusterArn: aws.String(s.clusterARN(cluster)),
-		Status: aws.String(serviceActive), SchedulingStrategy: types.SchedulingStrategyDaemon,
+		Status: aws.String(serviceActive), SchedulingStrategy: strategyOf(in), DesiredCount: aws.ToInt32(in.DesiredCount),
 		LaunchType: in.LaunchType, TaskDefinition: def.Object.TaskDefinitionArn,
-		DeploymentConfiguration: daemonDeploymentConfiguration(nil, in.DeploymentConfiguration),
+		DeploymentConfiguration: deploymentConfiguration(defaultConfiguration(strategyOf(in)), in.DeploymentConfiguration),
 		DeploymentController:    &types.DeploymentController{Type: types.DeploymentControllerTypeEcs},
 		CreatedAt:               now, CreatedBy: aws.String(c.principal()),
-		PlacementConstraints: orEmpty(in.PlacementConstraints), PlacementStrategy: []types.PlacementStrategy{},
+		PlacementConstraints: orEmpty(in.PlacementConstraints), PlacementStrategy: normalStrategies(in.PlacementStrategy),
 		LoadBalancers: []types.LoadBalancer{}, ServiceRegistries: []types.ServiceRegistry{},
 		HealthCheckGracePeriodSeconds: in.HealthCheckGracePeriodSeconds,
 		PropagateTags:                 in.PropagateTags, EnableECSManagedTags: in.EnableECSManagedTags,
-		AvailabilityZoneRebalancing: types.AvailabilityZoneRebalancingDisabled,
+		AvailabilityZoneRebalancing: rebalancingOf(in),
 		ResourceManagementType:      types.ResourceManagementTypeCustomer, Tags: orEmpty(in.Tags),
 	}}
 	if r.Object.LaunchType == "" {
@@ -118,19 +130,24 @@ func (s *Server) newService(c *call, cluster string, in *ecs.CreateServiceInput,
 	return r
 }
 
-// daemonDeploymentConfiguration is have, or DAEMON's defaults, with what was given.
-func daemonDeploymentConfiguration(have, given *types.DeploymentConfiguration) *types.DeploymentConfiguration {
-	out := types.DeploymentConfiguration{
-		MaximumPercent: aws.Int32(100), MinimumHealthyPercent: aws.Int32(0),
+// defaultConfiguration is what a scheduling strategy's deployments are configured as when nothing is given.
+func defaultConfiguration(strategy types.SchedulingStrategy) types.DeploymentConfiguration {
+	maximum, minimum := int32(200), int32(100)
+	if strategy == types.SchedulingStrategyDaemon {
+		maximum, minimum = 100, 0
+	}
+	return types.DeploymentConfiguration{
+		MaximumPercent: &maximum, MinimumHealthyPercent: &minimum,
 		Strategy: types.DeploymentStrategyRolling, BakeTimeInMinutes: aws.Int32(0),
 		DeploymentCircuitBreaker: &types.DeploymentCircuitBreaker{
 			ResetOnHealthyTask:     aws.Bool(true),
 			ThresholdConfiguration: &types.ThresholdConfiguration{Type: types.ThresholdTypeBoundedPercent, Value: 50},
 		},
 	}
-	if have != nil {
-		out = *have
-	}
+}
+
+// deploymentConfiguration is a configuration with what was given.
+func deploymentConfiguration(out types.DeploymentConfiguration, given *types.DeploymentConfiguration) *types.DeploymentConfiguration {
 	if given == nil {
 		return &out
 	}
@@ -144,7 +161,10 @@ func daemonDeploymentConfiguration(have, given *types.DeploymentConfiguration) *
 		out.Alarms = given.Alarms
 	}
 	if b := given.DeploymentCircuitBreaker; b != nil {
-		breaker := *out.DeploymentCircuitBreaker
+		breaker := types.DeploymentCircuitBreaker{}
+		if out.DeploymentCircuitBreaker != nil {
+			breaker = *out.DeploymentCircuitBreaker
+		}
 		breaker.Enable, breaker.Rollback = b.Enable, b.Rollback
 		if b.ResetOnHealthyTask != nil {
 			breaker.ResetOnHealthyTask = b.ResetOnHealthyTask
@@ -181,7 +201,8 @@ func addDeployment(r *store.Service, d types.Deployment, now *time.Time) {
 	r.Rollouts = rollouts
 }
 
-// deleteService makes a service DRAINING, and INACTIVE at once when it has no task to stop. DAEMON services need no force.
+// deleteService makes a service DRAINING, and INACTIVE at once when it has no task to stop. A REPLICA service that is
+// scaled above 0 needs force.
 func (s *Server) deleteService(ctx context.Context, c *call, in *ecs.DeleteServiceInput) (*ecs.DeleteServiceOutput, error) {
 	var object types.Service
 	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
@@ -194,6 +215,8 @@ func (s *Server) deleteService(ctx context.Context, c *call, in *ecs.DeleteServi
 		case serviceStatus(old) == serviceDraining:
 			object = s.serviceObject(v, old, true)
 			return errNothingToDo
+		case !isDaemon(old) && old.Object.DesiredCount > 0 && !aws.ToBool(in.Force):
+			return errScaledAboveZero
 		}
 		r := *old
 		r.Object.Status, r.Object.DesiredCount = aws.String(serviceDraining), 0
@@ -202,6 +225,7 @@ func (s *Server) deleteService(ctx context.Context, c *call, in *ecs.DeleteServi
 		}
 		object = s.serviceObject(v, &r, true)
 		txn.Update(&r).StateChange()
+		scheduler.RecordHistory(v, txn, &r, c.now)
 		return nil
 	})
 	if err != nil {

@@ -25,7 +25,6 @@ var (
 	errDaemonProvider = invalid("Specifying a capacity provider strategy is not supported when you create a service using the DAEMON scheduling strategy.")
 	errDaemonFargate  = invalid("The daemon scheduling strategy does not support the Fargate launch type. Use the launch type EC2 or EXTERNAL and try again")
 	errDaemonZones    = invalid("The daemon scheduling strategy does not support Availability Zone rebalancing. Set availabilityZoneRebalancing to DISABLED and try again")
-	errReplica        = unsupported("The scheduling strategy REPLICA (the default) is not supported by this control plane yet; the strategy that it serves is DAEMON.")
 	errLaunchStrategy = invalid("Specify either a launch type or a capacity provider strategy: a launch type and capacity provider strategy can be given, but not both.")
 	errNoDefinition   = invalid("TaskDefinition can not be blank.")
 )
@@ -45,20 +44,33 @@ func checkCreateService(c *call, in *ecs.CreateServiceInput) error {
 		return err
 	}
 	providers := len(in.CapacityProviderStrategy) > 0
+	daemon := in.SchedulingStrategy == types.SchedulingStrategyDaemon
 	switch {
 	case in.LaunchType != "" && providers:
 		return errLaunchStrategy
-	case in.SchedulingStrategy != types.SchedulingStrategyDaemon:
-		return errReplica
-	case in.DesiredCount != nil:
+	case daemon && in.DesiredCount != nil:
 		return errDaemonDesired
-	case providers:
+	case daemon && providers:
 		return errDaemonProvider
+	case providers:
+		return errProviders
+	case !daemon && in.DesiredCount == nil:
+		return errNoDesired
 	}
-	if err := checkDaemonLaunchType(in.LaunchType); err != nil {
+	if err := checkLaunchType(in.LaunchType, daemon); err != nil {
 		return err
 	}
-	if err := checkDaemon(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing); err != nil {
+	if err := checkDesired(in.DesiredCount); err != nil {
+		return err
+	}
+	if err := checkGrace(in.HealthCheckGracePeriodSeconds); err != nil {
+		return err
+	}
+	check := checkReplica
+	if daemon {
+		check = checkDaemon
+	}
+	if err := check(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing); err != nil {
 		return err
 	}
 	if err := checkConstraints(in.PlacementConstraints); err != nil {
@@ -70,17 +82,20 @@ func checkCreateService(c *call, in *ecs.CreateServiceInput) error {
 	return nil
 }
 
-func checkDaemonLaunchType(t types.LaunchType) error {
+func checkLaunchType(t types.LaunchType, daemon bool) error {
 	switch t {
 	case types.LaunchTypeFargate:
-		return errDaemonFargate
+		if daemon {
+			return errDaemonFargate
+		}
+		return unsupported("The launch type FARGATE is not supported by this control plane; EC2 and EXTERNAL are.")
 	case types.LaunchTypeManagedInstances:
 		return unsupported("The launch type MANAGED_INSTANCES is not supported by this control plane; EC2 and EXTERNAL are.")
 	}
 	return nil
 }
 
-// checkDaemon judges what both CreateService and UpdateService can give.
+// checkDaemon judges what both CreateService and UpdateService can give for a DAEMON service.
 func checkDaemon(strategy []types.PlacementStrategy, d *types.DeploymentConfiguration, zones types.AvailabilityZoneRebalancing) error {
 	if len(strategy) > 0 {
 		return errDaemonStrategy
@@ -100,7 +115,7 @@ func checkDaemon(strategy []types.PlacementStrategy, d *types.DeploymentConfigur
 	if d.MinimumHealthyPercent != nil && (*d.MinimumHealthyPercent < 0 || *d.MinimumHealthyPercent > 100) {
 		return invalid("minimumHealthyPercent should be between 0 and 100, but was %d.", *d.MinimumHealthyPercent)
 	}
-	return nil
+	return checkBreaker(d.DeploymentCircuitBreaker)
 }
 
 // checkConstraints judges the placement constraints of a service or of RunTask.

@@ -88,6 +88,7 @@ func (s *Server) serviceObject(v *store.View, r *store.Service, tags bool) types
 		}
 	}
 	o.Events = serviceEvents(v, r)
+	addRevisions(&o)
 	return o
 }
 

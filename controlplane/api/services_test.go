@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -56,6 +57,7 @@ func (p *plane) settle(name string) {
 				d.RolloutState = types.DeploymentRolloutStateCompleted
 				r.Object.Deployments = []types.Deployment{d}
 			}
+			scheduler.RecordHistory(v, txn, &r, time.Now())
 			txn.Update(&r)
 			return nil
 		}))
@@ -109,7 +111,9 @@ func TestADaemonServiceIsCreatedWithItsDesiredCount(t *testing.T) {
 			"rolloutStateReason":"ECS deployment ` + id + ` in progress."}],
 		"events":[],"placementConstraints":[],"placementStrategy":[],"loadBalancers":[],"serviceRegistries":[],
 		"deploymentController":{"type":"ECS"},"propagateTags":"NONE","enableECSManagedTags":false,"enableExecuteCommand":false,
-		"availabilityZoneRebalancing":"DISABLED","resourceManagementType":"CUSTOMER","createdBy":"` + fmt.Sprint(got["createdBy"]) + `"}`
+		"availabilityZoneRebalancing":"DISABLED","resourceManagementType":"CUSTOMER","createdBy":"` + fmt.Sprint(got["createdBy"]) + `",
+		"currentServiceDeployment":"arn:aws:ecs:us-west-2:123456789012:service-deployment/daemonset/all/` + id[8:] + `",
+		"currentServiceRevisions":[{"arn":"arn:aws:ecs:us-west-2:123456789012:service-revision/daemonset/all/` + id[8:] + `","requestedTaskCount":2,"runningTaskCount":0,"pendingTaskCount":0}]}`
 	var wanted map[string]any
 	p.must(json.Unmarshal([]byte(want), &wanted))
 	for k, v := range wanted {
@@ -134,10 +138,19 @@ func TestCreateServiceRefusesWhatItCannotDo(t *testing.T) {
 	old := p.define("old", 10, 10)
 	_, err := p.admin.DeregisterTaskDefinition(p.ctx, &ecs.DeregisterTaskDefinitionInput{TaskDefinition: aws.String(old)})
 	p.must(err)
+	const replica = `"serviceName":"s","taskDefinition":"agent"`
 	const daemon = `"serviceName":"s","taskDefinition":"agent","schedulingStrategy":"DAEMON"`
 	for _, test := range []struct{ body, code, text string }{
-		{`"serviceName":"s","taskDefinition":"agent","desiredCount":1`, "UnsupportedFeatureException", "REPLICA"},
-		{`"serviceName":"s","taskDefinition":"agent","schedulingStrategy":"REPLICA","desiredCount":1`, "UnsupportedFeatureException", "DAEMON"},
+		{`"serviceName":"s","taskDefinition":"agent"`, "InvalidParameterException", "desiredCount is required"},
+		{replica + `,"desiredCount":-1`, "InvalidParameterException", "at least 0, but was -1"},
+		{replica + `,"desiredCount":1,"launchType":"FARGATE"`, "UnsupportedFeatureException", "FARGATE"},
+		{replica + `,"desiredCount":1,"capacityProviderStrategy":[{"capacityProvider":"x","weight":1}]`, "UnsupportedFeatureException", "capacityProviderStrategy"},
+		{replica + `,"desiredCount":1,"placementStrategy":[{"type":"binpack","field":"disk"}]`, "InvalidParameterException", "binpack takes cpu or memory"},
+		{replica + `,"desiredCount":1,"deploymentConfiguration":{"maximumPercent":99}`, "InvalidParameterException", "maximumPercent should be between 100"},
+		{replica + `,"desiredCount":1,"deploymentConfiguration":{"minimumHealthyPercent":101}`, "InvalidParameterException", "minimumHealthyPercent"},
+		{replica + `,"desiredCount":1,"availabilityZoneRebalancing":"ENABLED","placementStrategy":[{"type":"random"}]`, "InvalidParameterException", "Availability Zone rebalancing needs"},
+		{replica + `,"desiredCount":1,"healthCheckGracePeriodSeconds":-1`, "InvalidParameterException", "healthCheckGracePeriodSeconds"},
+		{replica + `,"desiredCount":1,"placementConstraints":[{"type":"distinctInstance","expression":"x"}]`, "InvalidParameterException", "distinctInstance takes no expression"},
 		{`"serviceName":"s","taskDefinition":"agent","schedulingStrategy":"SOLO"`, "InvalidParameterException", "SOLO"},
 		{daemon + `,"desiredCount":1`, "InvalidParameterException", "The daemon scheduling strategy does not support a desired count for services. Remove the desired count value and try again"},
 		{daemon + `,"placementStrategy":[{"type":"random"}]`, "InvalidParameterException", "The daemon scheduling strategy does not support placement strategies. Remove the placement strategy and try again"},
@@ -149,7 +162,7 @@ func TestCreateServiceRefusesWhatItCannotDo(t *testing.T) {
 		{daemon + `,"availabilityZoneRebalancing":"ENABLED"`, "InvalidParameterException", "availabilityZoneRebalancing"},
 		{daemon + `,"deploymentController":{"type":"EXTERNAL"}`, "UnsupportedFeatureException", "deploymentController.type"},
 		{daemon + `,"deploymentConfiguration":{"strategy":"BLUE_GREEN"}`, "UnsupportedFeatureException", "deploymentConfiguration.strategy"},
-		{daemon + `,"deploymentConfiguration":{"deploymentCircuitBreaker":{"enable":true,"rollback":true}}`, "UnsupportedFeatureException", "deploymentCircuitBreaker.enable"},
+		{daemon + `,"deploymentConfiguration":{"deploymentCircuitBreaker":{"enable":true,"rollback":true,"thresholdConfiguration":{"type":"COUNT","value":0}}}`, "InvalidParameterException", "thresholdConfiguration.value"},
 		{daemon + `,"loadBalancers":[{"targetGroupArn":"arn:x","containerName":"main","containerPort":80}]`, "UnsupportedFeatureException", "loadBalancers"},
 		{daemon + `,"networkConfiguration":{"awsvpcConfiguration":{"subnets":["x"]}}`, "InvalidParameterException", "Network Configuration is not valid for the given networkMode of this task definition."},
 		{daemon + `,"placementConstraints":[{"type":"memberOf","expression":"attribute:env == prod and"}]`, "InvalidParameterException", "Invalid expression"},

@@ -16,9 +16,6 @@ import (
 // updateService changes what was given: an absent member leaves the old value, an empty list clears it. Another task
 // definition, or forceNewDeployment, starts a deployment; placement constraints take effect at once, without one.
 func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServiceInput) (*ecs.UpdateServiceOutput, error) {
-	if err := checkUpdateService(in); err != nil {
-		return nil, err
-	}
 	var object types.Service
 	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
 		old, err := s.findService(v, in.Cluster, *in.Service)
@@ -27,6 +24,9 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 			return err
 		case serviceStatus(old) != serviceActive:
 			return errServiceNotActive
+		}
+		if err := checkUpdateService(in, isDaemon(old)); err != nil {
+			return err
 		}
 		r := *old
 		def, err := s.definitionOf(v, old, in.TaskDefinition)
@@ -41,6 +41,9 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 			txn.Unchanged(def)
 		}
 		update(&r, in)
+		if err := checkZones(in.AvailabilityZoneRebalancing, &r); err != nil {
+			return err
+		}
 		if in.ForceNewDeployment || aws.ToString(r.Object.TaskDefinition) != aws.ToString(old.Object.TaskDefinition) {
 			connect := in.ServiceConnectConfiguration
 			if connect == nil && len(old.Object.Deployments) > 0 {
@@ -51,7 +54,10 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 			r.SteadySince = time.Time{}
 		}
 		r.Failures = nil // a user who updates the service wants it tried again now
-		r.Object.DesiredCount = scheduler.DaemonDesired(v, &r)
+		if isDaemon(&r) {
+			r.Object.DesiredCount = scheduler.DaemonDesired(v, &r)
+		}
+		scheduler.RecordHistory(v, txn, &r, c.now)
 		object = s.serviceObject(v, &r, true)
 		txn.Update(&r)
 		return nil
@@ -62,17 +68,25 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 	return &ecs.UpdateServiceOutput{Service: &object}, nil
 }
 
-func checkUpdateService(in *ecs.UpdateServiceInput) error {
+func checkUpdateService(in *ecs.UpdateServiceInput, daemon bool) error {
+	providers := len(in.CapacityProviderStrategy) > 0
 	switch {
-	case in.DesiredCount != nil:
+	case daemon && in.DesiredCount != nil:
 		return errDaemonDesired
-	case len(in.CapacityProviderStrategy) > 0:
+	case daemon && providers:
 		return errDaemonProvider
+	case providers:
+		return errProviders
+	}
+	check := checkReplica
+	if daemon {
+		check = checkDaemon
 	}
 	return errors.Join(
+		checkDesired(in.DesiredCount), checkGrace(in.HealthCheckGracePeriodSeconds),
 		oneOf("propagateTags", in.PropagateTags, in.PropagateTags.Values()),
 		oneOf("availabilityZoneRebalancing", in.AvailabilityZoneRebalancing, in.AvailabilityZoneRebalancing.Values()),
-		checkDaemon(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing),
+		check(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing),
 		checkConstraints(in.PlacementConstraints),
 	)
 }
@@ -88,7 +102,20 @@ func (s *Server) definitionOf(v *store.View, r *store.Service, ref *string) (*st
 // update takes over what an update gives beside the task definition.
 func update(r *store.Service, in *ecs.UpdateServiceInput) {
 	o := &r.Object
-	o.DeploymentConfiguration = daemonDeploymentConfiguration(o.DeploymentConfiguration, in.DeploymentConfiguration)
+	have := defaultConfiguration(o.SchedulingStrategy)
+	if o.DeploymentConfiguration != nil {
+		have = *o.DeploymentConfiguration
+	}
+	o.DeploymentConfiguration = deploymentConfiguration(have, in.DeploymentConfiguration)
+	if in.DesiredCount != nil {
+		o.DesiredCount = *in.DesiredCount
+	}
+	if in.PlacementStrategy != nil {
+		o.PlacementStrategy = normalStrategies(in.PlacementStrategy)
+	}
+	if in.AvailabilityZoneRebalancing != "" {
+		o.AvailabilityZoneRebalancing = in.AvailabilityZoneRebalancing
+	}
 	if in.PlacementConstraints != nil {
 		o.PlacementConstraints = in.PlacementConstraints
 	}
@@ -103,7 +130,8 @@ func update(r *store.Service, in *ecs.UpdateServiceInput) {
 	}
 }
 
-// dropFinished drops the deployments that have no task any more, so that updates in quick succession don't pile up.
+// dropFinished drops the deployments that have no task any more, so that updates in quick succession don't pile up. A
+// REPLICA service keeps the newest COMPLETED one, to which its circuit breaker goes back.
 func dropFinished(v *store.View, r *store.Service) {
 	live := map[string]bool{}
 	for t := range v.TasksOf(r.Cluster, aws.ToString(r.Object.ServiceName)) {
@@ -111,9 +139,12 @@ func dropFinished(v *store.View, r *store.Service) {
 			live[t.Deployment] = true
 		}
 	}
+	completed := false
 	var kept []types.Deployment
 	for _, d := range r.Object.Deployments {
-		if live[aws.ToString(d.Id)] {
+		base := !isDaemon(r) && !completed && d.RolloutState == types.DeploymentRolloutStateCompleted
+		completed = completed || base
+		if base || live[aws.ToString(d.Id)] {
 			kept = append(kept, d)
 		}
 	}

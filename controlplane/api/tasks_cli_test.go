@@ -87,7 +87,11 @@ func walk(t *testing.T, program string) {
 	p.submit(daemon, "STOPPED")
 	p.settle("datadog-agent")
 	run("", command("wait", "services-inactive", "--services", "datadog-agent")...)
-	if out, err := exec1(command("create-service", "--service-name", "web", "--desired-count", "1", "--task-definition", "datadog-agent-task")...); err == nil || !strings.Contains(out, "UnsupportedFeatureException") {
-		t.Errorf("a REPLICA service: %v\n%s", err, out)
+	run("ACTIVE\tREPLICA\t2\t200\t100", command("create-service", "--service-name", "web", "--desired-count", "2", "--task-definition", "datadog-agent-task",
+		"--placement-strategy", "type=binpack,field=memory", "--query", "service.[status,schedulingStrategy,desiredCount,deploymentConfiguration.maximumPercent,deploymentConfiguration.minimumHealthyPercent]")...)
+	run("3", command("update-service", "--service", "web", "--desired-count", "3", "--query", "service.desiredCount")...)
+	if out, err := exec1(command("delete-service", "--service", "web")...); err == nil || !strings.Contains(out, "The service cannot be stopped while it is scaled above 0.") {
+		t.Errorf("deleting a service that is scaled above 0: %v\n%s", err, out)
 	}
+	run("INACTIVE", command("delete-service", "--service", "web", "--force", "--query", "service.status")...)
 }

@@ -29,14 +29,14 @@ func (p *pass) breakCircuit(desired int) bool {
 	if !breaker.Rollback || p.base == nil || p.base.object.RolloutState != types.DeploymentRolloutStateCompleted {
 		return false
 	}
-	back := p.object(p.base)
-	o.Status, back.Status = aws.String(active), aws.String(primary)
-	o.RolloutStateReason = aws.String(breaking + "rolling back to deploymentId " + p.base.id + ".")
-	back.RolloutState, back.UpdatedAt = types.DeploymentRolloutStateInProgress, now
-	back.RolloutStateReason = aws.String(breaking + "rolling back to deploymentId " + p.base.id + ".")
-	p.svc.Object.TaskDefinition = back.TaskDefinition
+	RollBack(p.svc, breaking, p.now)
 	p.say("(service %s) (deployment %s) rolling back to deployment %s.", p.name, p.primary.id, p.base.id)
 	return true
+}
+
+// BreakerThreshold is how many failures in a row a circuit breaker allows a service of this desired count.
+func BreakerThreshold(b *types.DeploymentCircuitBreaker, desired int) int {
+	return threshold(b, desired)
 }
 
 // threshold is how many failures in a row a circuit breaker allows.

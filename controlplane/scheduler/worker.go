@@ -319,6 +319,7 @@ func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, er
 	if todo.record != nil {
 		rest.service = todo.record
 		txn.Update(todo.record)
+		w.s.cfg.Store.Peek(func(v *store.View) { RecordHistory(v, txn, todo.record, w.cfg.Now()) })
 	} else {
 		txn.Unchanged(todo.service)
 	}

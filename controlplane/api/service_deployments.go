@@ -1,0 +1,225 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/scheduler"
+	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
+)
+
+// maxDescribed is how many service deployments or revisions one call describes.
+const maxDescribed = 20
+
+var errDeploymentNotFound = exception("ServiceDeploymentNotFoundException", "The service deployment was not found.")
+
+// stoppedByUser is how the reason of a roll-back begins that a user asked for.
+const stoppedByUser = "Stopped by StopServiceDeployment: "
+
+// addRevisions adds to a service as clients see it which revisions it runs, and the newest deployment.
+func addRevisions(o *types.Service) {
+	o.CurrentServiceDeployment, o.CurrentServiceRevisions = nil, nil
+	var newest *types.Deployment
+	for i := range o.Deployments {
+		d := &o.Deployments[i]
+		o.CurrentServiceRevisions = append(o.CurrentServiceRevisions, types.ServiceCurrentRevisionSummary{
+			Arn:                aws.String(scheduler.RevisionARN(aws.ToString(o.ServiceArn), scheduler.RevisionID(aws.ToString(d.Id)))),
+			RequestedTaskCount: d.DesiredCount, RunningTaskCount: d.RunningCount, PendingTaskCount: d.PendingCount})
+		if newest == nil || aws.ToTime(d.CreatedAt).After(aws.ToTime(newest.CreatedAt)) {
+			newest = d
+		}
+	}
+	if newest != nil {
+		o.CurrentServiceDeployment = aws.String(scheduler.ServiceDeploymentARN(aws.ToString(o.ServiceArn), scheduler.RevisionID(aws.ToString(newest.Id))))
+	}
+}
+
+// deploymentObject is a service deployment as clients see it.
+func (s *Server) deploymentObject(v *store.View, d *store.ServiceDeployment) types.ServiceDeployment {
+	o := d.Object
+	counts := map[string]types.Deployment{}
+	breaker := &types.ServiceDeploymentCircuitBreaker{Status: types.ServiceDeploymentRollbackMonitorsStatusDisabled}
+	if r := v.Service(d.Cluster, d.Service); r != nil && aws.ToString(r.Object.ServiceArn) == aws.ToString(o.ServiceArn) {
+		object := s.serviceObject(v, r, false)
+		for _, deployment := range object.Deployments {
+			counts[scheduler.RevisionARN(aws.ToString(o.ServiceArn), scheduler.RevisionID(aws.ToString(deployment.Id)))] = deployment
+		}
+		if c := o.DeploymentConfiguration; c != nil && c.DeploymentCircuitBreaker != nil && c.DeploymentCircuitBreaker.Enable {
+			breaker.Threshold = int32(scheduler.BreakerThreshold(c.DeploymentCircuitBreaker, int(object.DesiredCount)))
+			breaker.FailureCount = counts[aws.ToString(o.TargetServiceRevision.Arn)].FailedTasks
+			switch {
+			case o.Rollback != nil && !strings.HasPrefix(aws.ToString(o.Rollback.Reason), stoppedByUser):
+				breaker.Status = types.ServiceDeploymentRollbackMonitorsStatusTriggered
+			case o.Status == types.ServiceDeploymentStatusInProgress:
+				breaker.Status = types.ServiceDeploymentRollbackMonitorsStatusMonitoring
+			default:
+				breaker.Status = types.ServiceDeploymentRollbackMonitorsStatusMonitoringComplete
+			}
+		}
+	}
+	o.DeploymentCircuitBreaker = breaker
+	fill := func(r types.ServiceRevisionSummary) types.ServiceRevisionSummary {
+		c := counts[aws.ToString(r.Arn)]
+		r.RequestedTaskCount, r.RunningTaskCount, r.PendingTaskCount = c.DesiredCount, c.RunningCount, c.PendingCount
+		return r
+	}
+	o.SourceServiceRevisions = orEmpty(slices.Clone(o.SourceServiceRevisions))
+	for i := range o.SourceServiceRevisions {
+		o.SourceServiceRevisions[i] = fill(o.SourceServiceRevisions[i])
+	}
+	target := fill(*o.TargetServiceRevision)
+	o.TargetServiceRevision = &target
+	return o
+}
+
+// listServiceDeployments lists the deployments of a service that are remembered, the newest first.
+func (s *Server) listServiceDeployments(ctx context.Context, c *call, in *ecs.ListServiceDeploymentsInput) (*ecs.ListServiceDeploymentsOutput, error) {
+	for _, status := range in.Status {
+		if err := oneOf("status", status, status.Values()); err != nil {
+			return nil, err
+		}
+	}
+	var briefs []types.ServiceDeploymentBrief
+	err := s.read(ctx, func(v *store.View) error {
+		r, err := s.findService(v, in.Cluster, *in.Service)
+		if err != nil {
+			return err
+		}
+		for d := range v.ServiceDeployments(r.Cluster, aws.ToString(r.Object.ServiceName)) {
+			o := &d.Object
+			if len(in.Status) > 0 && !slices.Contains(in.Status, o.Status) || in.CreatedAt != nil && !within(in.CreatedAt, o) {
+				continue
+			}
+			briefs = append(briefs, types.ServiceDeploymentBrief{ServiceDeploymentArn: o.ServiceDeploymentArn, ServiceArn: o.ServiceArn, ClusterArn: o.ClusterArn,
+				CreatedAt: o.CreatedAt, StartedAt: o.StartedAt, FinishedAt: o.FinishedAt, Status: o.Status, StatusReason: o.StatusReason,
+				TargetServiceRevisionArn: o.TargetServiceRevision.Arn})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	key := func(b types.ServiceDeploymentBrief) string {
+		return aws.ToTime(b.CreatedAt).UTC().Format("20060102150405.000") + " " + aws.ToString(b.ServiceDeploymentArn)
+	}
+	slices.SortFunc(briefs, func(a, b types.ServiceDeploymentBrief) int { return strings.Compare(key(b), key(a)) })
+	page, next, err := paginate(c, paging{max: in.MaxResults, token: in.NextToken, limit: 100, size: 20, desc: true}, briefs, key)
+	return &ecs.ListServiceDeploymentsOutput{ServiceDeployments: orEmpty(page), NextToken: next}, err
+}
+
+func within(limits *types.CreatedAt, o *types.ServiceDeployment) bool {
+	at := aws.ToTime(o.CreatedAt)
+	return (limits.After == nil || at.After(*limits.After)) && (limits.Before == nil || at.Before(*limits.Before))
+}
+
+func (s *Server) describeServiceDeployments(ctx context.Context, _ *call, in *ecs.DescribeServiceDeploymentsInput) (*ecs.DescribeServiceDeploymentsOutput, error) {
+	if err := someARNs("serviceDeploymentArns", in.ServiceDeploymentArns); err != nil {
+		return nil, err
+	}
+	out := &ecs.DescribeServiceDeploymentsOutput{ServiceDeployments: []types.ServiceDeployment{}, Failures: []types.Failure{}}
+	err := s.read(ctx, func(v *store.View) error {
+		for _, ref := range in.ServiceDeploymentArns {
+			path, err := s.serviceMember(arn.TypeServiceDeployment, ref)
+			if err != nil {
+				return err
+			}
+			if d := v.ServiceDeployment(path[0], path[1], path[2]); d != nil {
+				out.ServiceDeployments = append(out.ServiceDeployments, s.deploymentObject(v, d))
+			} else {
+				out.Failures = append(out.Failures, missing(ref))
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (s *Server) describeServiceRevisions(ctx context.Context, _ *call, in *ecs.DescribeServiceRevisionsInput) (*ecs.DescribeServiceRevisionsOutput, error) {
+	if err := someARNs("serviceRevisionArns", in.ServiceRevisionArns); err != nil {
+		return nil, err
+	}
+	out := &ecs.DescribeServiceRevisionsOutput{ServiceRevisions: []types.ServiceRevision{}, Failures: []types.Failure{}}
+	err := s.read(ctx, func(v *store.View) error {
+		for _, ref := range in.ServiceRevisionArns {
+			path, err := s.serviceMember(arn.TypeServiceRevision, ref)
+			if err != nil {
+				return err
+			}
+			if r := v.ServiceRevision(path[0], path[1], path[2]); r != nil {
+				out.ServiceRevisions = append(out.ServiceRevisions, r.Object)
+			} else {
+				out.Failures = append(out.Failures, missing(ref))
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// stopServiceDeployment ends a deployment that is under way: ROLLBACK goes back to the deployment that was completed
+// before, ABORT leaves what runs. A repeated call for one that is being rolled back answers the same.
+func (s *Server) stopServiceDeployment(ctx context.Context, c *call, in *ecs.StopServiceDeploymentInput) (*ecs.StopServiceDeploymentOutput, error) {
+	if err := oneOf("stopType", in.StopType, in.StopType.Values()); err != nil {
+		return nil, err
+	}
+	path, err := s.serviceMember(arn.TypeServiceDeployment, *in.ServiceDeploymentArn)
+	if err != nil {
+		return nil, err
+	}
+	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		d, old := v.ServiceDeployment(path[0], path[1], path[2]), v.Service(path[0], path[1])
+		switch {
+		case d == nil || old == nil || aws.ToString(old.Object.ServiceArn) != aws.ToString(d.Object.ServiceArn):
+			return errDeploymentNotFound
+		case d.Object.Status == types.ServiceDeploymentStatusRollbackInProgress && in.StopType != types.StopServiceDeploymentStopTypeAbort:
+			return errNothingToDo
+		case d.Object.Status != types.ServiceDeploymentStatusInProgress:
+			return exception("ConflictException", "The service deployment is %s; only one that is IN_PROGRESS can be stopped.", d.Object.Status)
+		}
+		r := *old
+		if in.StopType == types.StopServiceDeploymentStopTypeAbort {
+			scheduler.Abort(&r, stoppedByUser+"what runs stays.", c.now)
+		} else if !scheduler.RollBack(&r, stoppedByUser, c.now) {
+			return exception("ConflictException", "The service deployment can't be rolled back: the service has no earlier deployment that was completed. Use the stop type ABORT, or update the service.")
+		}
+		r.SteadySince, r.Failures = time.Time{}, nil
+		if isDaemon(&r) {
+			r.Object.DesiredCount = scheduler.DaemonDesired(v, &r)
+		}
+		scheduler.RecordHistory(v, txn, &r, c.now)
+		txn.Update(&r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ecs.StopServiceDeploymentOutput{ServiceDeploymentArn: in.ServiceDeploymentArn}, nil
+}
+
+func someARNs(member string, refs []string) error {
+	if len(refs) == 0 {
+		return invalid("%s cannot be empty.", member)
+	}
+	return atMost(member, refs, maxDescribed)
+}
+
+// serviceMember is cluster, service and id of a service deployment or revision that an ARN means.
+func (s *Server) serviceMember(kind, ref string) ([]string, error) {
+	a, err := arn.Parse(ref)
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Type != kind || len(a.Path) != 3:
+		return nil, invalid("Invalid identifier: %.300q is not the ARN of a %s.", ref, kind)
+	case a.Region != s.owner.Region || a.Account != s.owner.Account:
+		return nil, invalid("Invalid identifier: %.300q is of the account %s in %s; this control plane is %s in %s.", ref, a.Account, a.Region, s.owner.Account, s.owner.Region)
+	}
+	return a.Path, nil
+}
