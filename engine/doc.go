@@ -41,6 +41,12 @@
 // The ledger holds cpu, memory and host ports for each task from its admission until none of its processes is left, which
 // only the engine can tell. A task waits only for what it lacks itself.
 //
+// # Limits and policy
+//
+// A task is judged by the host's [Policy] before anything is done for it, and again before each container is made; what
+// runs is not judged again. Its control group ([TaskGroups]) is ensured before each create and each start, and removed before the
+// record, which is what finds it again after a crash.
+//
 // # Goroutines
 //
 // [Engine.Run] owns the observer's two goroutines and the workers; a worker owns its actions. All end with Run's context,

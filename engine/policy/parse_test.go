@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -103,6 +104,30 @@ func TestAttributesSayWhatIsDeniedAsAWholeAndWhatInPart(t *testing.T) {
 		if d := cmp.Diff(full, p.Attributes()); d != "" {
 			t.Errorf("%q: %s", text, d)
 		}
+	}
+}
+
+// The examples that operators copy are policies.
+func TestTheDocumentedExamplesAreUnderstood(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/operation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(doc), "### The host's own policy")
+	_, after, _ = strings.Cut(after, "```\n")
+	example, _, _ := strings.Cut(after, "```")
+	if p := parsed(t, example); len(p.Rules) < 5 {
+		t.Errorf("%d rules in %q", len(p.Rules), example)
+	}
+	source, err := os.ReadFile("policy.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ = strings.Cut(string(source), "//\t# this host")
+	_, after, _ = strings.Cut(after, "\n")
+	example, _, _ = strings.Cut(after, "//\n")
+	if p := parsed(t, strings.ReplaceAll(example, "//\t", "")); len(p.Rules) < 5 {
+		t.Errorf("%d rules in %q", len(p.Rules), example)
 	}
 }
 
