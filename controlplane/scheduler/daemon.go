@@ -49,6 +49,7 @@ type plan struct {
 	service *store.Service // the changed record; nil: it stays
 	stops   []*store.Task  // changed records
 	starts  []start
+	moves   []*store.Task // changed records of other services' tasks, which are to make room
 	events  []string
 	wake    time.Time       // when to look again though nothing changed; zero: never
 	waits   map[string]bool // instances on which any change of tasks or resources matters
@@ -62,7 +63,7 @@ type start struct {
 
 // empty tells whether there is nothing to be done now.
 func (p *plan) empty() bool {
-	return p.service == nil && len(p.stops) == 0 && len(p.starts) == 0 && len(p.events) == 0
+	return p.service == nil && len(p.stops) == 0 && len(p.starts) == 0 && len(p.moves) == 0 && len(p.events) == 0
 }
 
 // reconcile decides about a service. It is pure but for the ids of the tasks it makes.
@@ -389,6 +390,7 @@ func (p *pass) start() {
 		}
 		if refusal := pl.target.req.Check(pl.host); refusal != nil {
 			p.refuse(pl, refusal)
+			p.makeRoom(pl)
 			continue
 		}
 		t, err := task.New(task.ForService(p.svc, &pl.target.object, pl.target.def, pl.host.Instance, p.now))
@@ -420,6 +422,7 @@ func (p *pass) complain() {
 	if same := strings.TrimSuffix(message, placement.Explain(p.refusals)); !p.said(same) {
 		p.say("%s", message)
 	}
+	p.complainHostByHost()
 }
 
 func (p *pass) say(format string, args ...any) {

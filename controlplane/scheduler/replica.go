@@ -149,8 +149,9 @@ func (r *replicaPass) aim() {
 	}
 }
 
+// drains tells whether a task has to leave its instance: that is being drained, or a daemon needs the room.
 func (x *replica) drains() bool {
-	return x.host != nil && aws.ToString(x.host.Instance.Object.Status) == draining
+	return x.host != nil && (aws.ToString(x.host.Instance.Object.Status) == draining || x.task.MakesRoomFor != "")
 }
 
 // old tells whether a task is of a deployment that is being replaced.
@@ -208,6 +209,8 @@ func (r *replicaPass) why(x *replica) string {
 	switch {
 	case x.state == sick:
 		return task.ReasonUnhealthy
+	case x.task.MakesRoomFor != "" && !r.old(x):
+		return "It makes room for the daemon of service " + x.task.MakesRoomFor + " on container instance " + x.task.Instance
 	case x.drains() && !r.old(x):
 		return "Container instance " + x.task.Instance + " is draining"
 	}

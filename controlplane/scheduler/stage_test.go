@@ -113,7 +113,7 @@ func (s *stage) watch(revision int64, changes []store.Change) {
 	s.mu.Lock()
 	for _, c := range changes {
 		n, ok := c.New.(*store.Task)
-		if !ok || n.Service == "" {
+		if !ok || n.Service == "" || n.Service == "web" { // web is the REPLICA service
 			continue
 		}
 		at := n.Service + " on " + n.Instance

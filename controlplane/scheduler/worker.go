@@ -21,7 +21,7 @@ import (
 
 const (
 	// mostStarts and mostStops bound what one transaction does: a start is three operations, and there are at most 128.
-	mostStarts, mostStops = 24, 24
+	mostStarts, mostStops, mostMoves = 24, 24, 8
 	// silence is how long an event is not repeated.
 	silence = 6 * time.Hour
 	// retryAfter is the time to the next look when the store refused or a service can't be decided on.
@@ -287,6 +287,7 @@ type work struct {
 	record  *store.Service // to be written first, so that what was begun is known; nil: it stays
 	stops   []*store.Task
 	starts  []start
+	moves   []*store.Task
 	events  []string
 	// allocations are those that were written, by instance.
 	allocations map[string]*store.Allocation
@@ -295,9 +296,9 @@ type work struct {
 // apply writes a decision, in as many transactions as it takes. A store that is nearly full takes no new tasks, but the
 // rest.
 func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
-	todo := work{service: s.service, record: p.service, stops: p.stops, starts: p.starts, events: p.events, allocations: map[string]*store.Allocation{}}
+	todo := work{service: s.service, record: p.service, stops: p.stops, starts: p.starts, moves: p.moves, events: p.events, allocations: map[string]*store.Allocation{}}
 	var full error
-	for todo.record != nil || len(todo.stops) > 0 || len(todo.events) > 0 || len(todo.starts) > 0 && full == nil {
+	for todo.record != nil || len(todo.stops) > 0 || len(todo.moves) > 0 || len(todo.events) > 0 || len(todo.starts) > 0 && full == nil {
 		rest, err := w.step(ctx, todo, full == nil)
 		switch {
 		case err == nil:
@@ -329,7 +330,9 @@ func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, er
 	}
 	stops, starts := todo.stops[:now], todo.starts[:later]
 	rest.stops, rest.starts = todo.stops[now:], todo.starts[later:]
-	for _, t := range stops {
+	moves := todo.moves[:min(len(todo.moves), mostMoves)]
+	rest.moves = todo.moves[len(moves):]
+	for _, t := range slices.Concat(stops, moves) {
 		txn.Update(t)
 	}
 	var started []*store.Task

@@ -206,6 +206,9 @@ func (w *world) pass() *plan {
 	for _, s := range p.stops {
 		w.replace(s)
 	}
+	for _, m := range p.moves {
+		w.replace(m)
+	}
 	for _, s := range p.starts {
 		if others := w.own(s.task.Instance); others != nil {
 			w.t.Fatalf("never two daemons of a service on an instance: %s has %s and gets %s", s.task.Instance, others.ID, s.task.ID)
