@@ -6,10 +6,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X github.com/longshore-project/longshore/internal/version.Version=$(VERSION)"
 GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build up down test test-unit lint fuzz bench need clean
+.PHONY: help build up down test test-unit test-engines lint fuzz bench need clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/longshore-agent and bin/longshore-control, static
 	$(BUILD) -o bin/ ./cmd/longshore-agent ./cmd/longshore-control
@@ -23,6 +23,9 @@ down: ## take back everything that make up made
 test: need ## every test, engines included
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /test/)
 	$(GO) test -race -timeout 20m -p 1 ./test/...
+
+test-engines: need ## the tests that build and run a current dockerd: minutes of CPU the first time, then some minutes each
+	$(GO) test -race -tags engines -count=1 -timeout 40m -v ./test/engines
 
 test-unit: ## the tests that need no engine, no root and no network namespaces
 	$(GO) test -race ./protocol/... ./controlplane/... ./statemgr/... ./imagecache/... ./agent/config/... ./agent/logging/...
