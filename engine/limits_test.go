@@ -116,6 +116,19 @@ func TestATaskHasItsGroupFromBeforeItsFirstContainerUntilItIsForgotten(t *testin
 	}, withGroups(g))
 }
 
+func TestATasksMemoryIsGivenToItsContainersTooWhereThatIsSet(t *testing.T) {
+	g := &groups{have: map[string]engine.TaskLimits{}}
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a", container("app", func(c *acs.Container) { c.Memory = 0 }))
+		a.Memory = 256
+		w.accept(a)
+		w.settled()
+		if spec, _ := w.fake.Spec(w.id(a, "app")); spec.CgroupParent != "/ecs/a" || spec.Memory != 256<<20 {
+			t.Errorf("%q, %d bytes", spec.CgroupParent, spec.Memory)
+		}
+	}, withGroups(g), func(cfg *engine.Config) { cfg.Host.PropagateMemory = true })
+}
+
 func TestAGroupThatCannotBeHadStopsTheTaskWithFileAndValue(t *testing.T) {
 	g := &groups{have: map[string]engine.TaskLimits{}, err: errors.New(`control group file /x/pids.max can't be set to "9": no such file or directory`)}
 	inBubble(t, func(t *testing.T, w *world) {
