@@ -188,8 +188,13 @@ func (s *Server) startRequest(v *store.View, c *call, st *start, constraints []t
 	if group == "" {
 		group = "family:" + aws.ToString(def.Object.Family)
 	}
+	object := def.Object
+	if o := st.overrides; o != nil && aws.ToString(o.TaskRoleArn) != "" { // the role needs a host that can give it
+		object.TaskRoleArn = o.TaskRoleArn
+		object.RequiresAttributes = requiredAttributes(&object)
+	}
 	req, err := placement.NewRequest(placement.Request{
-		Definition: &def.Object, Need: task.Need(&def.Object, st.overrides), Constraints: constraints,
+		Definition: &object, Need: task.Need(&def.Object, st.overrides), Constraints: constraints,
 		Group: group, IgnoreConstraints: c.op == "StartTask",
 	})
 	if err != nil {
