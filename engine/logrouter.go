@@ -3,7 +3,6 @@ package engine
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 
@@ -118,7 +117,7 @@ func route(t *Task, c *Container, host Host, address string, s *Spec) error {
 		if t.routed.NetworkMode == "bridge" && c.NetworkMode == "bridge" {
 			env, err := firelens.Environment(address)
 			if err != nil {
-				return errors.Join(errors.New("CannotCreateContainerError"), err)
+				return err
 			}
 			s.Env = append(s.Env, env...)
 		}

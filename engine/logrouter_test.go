@@ -23,7 +23,9 @@ func withRouters(t *testing.T) func(*engine.Config) {
 }
 
 func router(kind string, options map[string]string) *acs.Container {
-	return container("router", func(c *acs.Container) { c.FirelensConfiguration = &acs.FirelensConfiguration{Type: kind, Options: options} })
+	return container("router", func(c *acs.Container) {
+		c.FirelensConfiguration = &acs.FirelensConfiguration{Type: kind, Options: options}
+	})
 }
 
 func routed(name, config string) *acs.Container {
