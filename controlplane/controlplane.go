@@ -49,6 +49,7 @@ type ControlPlane struct {
 	cfg   Config
 	log   *zap.Logger
 	store *store.Store
+	roles *roles.Roles // nil: none
 
 	addr   net.Addr
 	server *http.Server
@@ -90,6 +91,9 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 			err = errors.Join(err, p.Close())
 		}
 	}()
+	if err := p.openRoles(); err != nil {
+		return nil, err
+	}
 	unlock, err := lockDir(cfg.DataDir)
 	if err != nil {
 		return nil, err
@@ -220,13 +224,10 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		InstanceLostAfter: p.cfg.InstanceLostAfter,
 		RolloutWait:       p.cfg.RolloutWaveWait,
 		RolloutParallel:   p.cfg.RolloutParallel,
+		HealthyAfter:      p.cfg.ReplicaHealthyAfter,
 	}
 	sched := scheduler.New(scheduling)
-	role, err := p.roles()
-	if err != nil {
-		return nil, err
-	}
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: role})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role})
 	if err != nil {
 		return nil, err
 	}
@@ -246,19 +247,20 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	return p.routes(calls, sockets), nil
 }
 
-// roles opens the file of the roles' credentials. Without one no role has any, and tasks with a role are told so.
-func (p *ControlPlane) roles() (func(role string) (poll.Role, error), error) {
-	var known *roles.Roles
+// openRoles opens the file of the roles' credentials. Without one no role has any, and tasks with a role are told so.
+func (p *ControlPlane) openRoles() (err error) {
 	if file := p.cfg.RoleCredentials; file != "" {
-		var err error
-		if known, err = roles.Open(file, p.cfg.AccountID, p.log.Named("roles")); err != nil {
-			return nil, fmt.Errorf("%w: --role-credentials: %w", ErrConfig, err)
+		if p.roles, err = roles.Open(file, p.cfg.AccountID, p.log.Named("roles")); err != nil {
+			return fmt.Errorf("%w: --role-credentials: %w", ErrConfig, err)
 		}
 	}
-	return func(role string) (poll.Role, error) {
-		c, err := known.Get(role)
-		return poll.Role{Arn: c.RoleArn, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken, Expiration: c.Expiration}, err
-	}, nil
+	return nil
+}
+
+// role is a role's credentials, as agents' sockets want them.
+func (p *ControlPlane) role(role string) (poll.Role, error) {
+	c, err := p.roles.Get(role)
+	return poll.Role{Arn: c.RoleArn, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken, Expiration: c.Expiration}, err
 }
 
 // background runs a part until Close, which waits for its end. A part that ends before fails the whole.

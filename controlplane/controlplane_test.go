@@ -382,6 +382,7 @@ func TestWhatCanBeRefusedIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		"no address":                 {controlplane.Config{Listen: "8480"}, []string{"--listen"}},
 		"no account":                 {controlplane.Config{AccountID: "12"}, []string{"--account-id", "12 digits"}},
 		"no region":                  {controlplane.Config{Region: "us west"}, []string{"--region"}},
+		"no roles' file":             {controlplane.Config{RoleCredentials: "/absent/roles.json"}, []string{"--role-credentials", "/absent/roles.json"}},
 		"no URL":                     {controlplane.Config{PublicURL: "longshore.example.com"}, []string{"--public-url"}},
 	} {
 		t.Run(name, func(t *testing.T) {
