@@ -45,6 +45,9 @@ type Config struct {
 	InstanceLostAfter time.Duration
 	// RolloutWaveWait is how long each wave of a roll-out has to be healthy before the next. Default 10 s.
 	RolloutWaveWait time.Duration
+	// ReplicaHealthyAfter is how long a task of a REPLICA service without health checks must have been RUNNING to count
+	// towards minimumHealthyPercent. Default 40 s.
+	ReplicaHealthyAfter time.Duration
 	// RolloutParallel replaces on all hosts at once, as ECS does, instead of in waves.
 	RolloutParallel bool
 
@@ -83,8 +86,8 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("%w: --region %q is not like us-west-2", ErrConfig, c.Region)
 	case !accountForm.MatchString(c.AccountID):
 		return c, fmt.Errorf("%w: --account-id %q is not 12 digits", ErrConfig, c.AccountID)
-	case c.InstanceLostAfter < 0 || c.RolloutWaveWait < 0:
-		return c, fmt.Errorf("%w: --instance-lost-after and --rollout-wave-wait can't be negative", ErrConfig)
+	case c.InstanceLostAfter < 0 || c.RolloutWaveWait < 0 || c.ReplicaHealthyAfter < 0:
+		return c, fmt.Errorf("%w: --instance-lost-after, --rollout-wave-wait and --replica-healthy-after can't be negative", ErrConfig)
 	}
 	if c.PublicURL != "" {
 		if u, err := url.Parse(c.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

@@ -94,6 +94,9 @@ func runCommand() *cobra.Command {
 			if cfg.RolloutWaveWait == 0 {
 				cfg.RolloutWaveWait = time.Nanosecond // none, and not the default
 			}
+			if cfg.ReplicaHealthyAfter == 0 {
+				cfg.ReplicaHealthyAfter = time.Nanosecond
+			}
 			cfg.EtcdPassword = os.Getenv("LONGSHORE_ETCD_PASSWORD")
 			if err := controlplane.Run(cmd.Context(), cfg); err != nil {
 				return failed{err}
@@ -119,6 +122,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&cfg.RoleCredentials, "role-credentials", "", "file with the credentials of tasks' roles, JSON; only its owner may have rights to it")
 	f.DurationVar(&cfg.InstanceLostAfter, "instance-lost-after", 15*time.Minute, "how long a host may be away before it is deregistered")
 	f.DurationVar(&cfg.RolloutWaveWait, "rollout-wave-wait", 10*time.Second, "how long a wave of a roll-out has to be healthy before the next")
+	f.DurationVar(&cfg.ReplicaHealthyAfter, "replica-healthy-after", 40*time.Second, "how long a task of a REPLICA service without health checks must have run to count as healthy in a roll-out")
 	f.StringVar(&rollout, "rollout", "waves", "how services are rolled out: waves, of 1, 2, 4 … hosts, or parallel, as ECS does")
 	f.DurationVar(&cfg.Purge.StoppedTasks, "keep-stopped-tasks", time.Hour, "how long a STOPPED task stays describable")
 	f.DurationVar(&cfg.Purge.Inactive, "keep-inactive", 6*time.Hour, "how long INACTIVE clusters, services and container instances stay describable")
