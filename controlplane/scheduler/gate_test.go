@@ -48,3 +48,43 @@ func TestADaemonThatAlwaysFailsCostsAJoiningHostAtMostTheLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestReplicasComeToAHostThatJoinsAfterItsDaemons(t *testing.T) {
+	s := newStage(t, 0)
+	s.schedule()
+	s.create("agent", s.define(100))
+	s.create("web", s.define(100), replicas(4))
+	s.commit(func(v *store.View, txn *store.Txn) {
+		svc := *v.Service("c", "web")
+		svc.Object.DesiredCount = 4
+		txn.Update(&svc)
+	})
+	for i := range 3 {
+		id := []string{"host-1", "host-2", "host-3"}[i]
+		s.commit(func(_ *store.View, txn *store.Txn) {
+			inst := newWorld(t, 0).join(id).inst
+			inst.JoinedAt = time.Now()
+			txn.Create(inst).Create(&store.Allocation{Cluster: "c", Instance: id})
+			txn.Put(&store.Connection{Cluster: "c", Instance: id, Replica: "r"}, s.session.Lease())
+		})
+	}
+	s.wait("all run", func(v *store.View) bool {
+		n := 0
+		for o := range v.TasksOf("c", "web") {
+			if n++; o.Object.CreatedAt.Before(startOf(v, "agent", o.Instance)) {
+				t.Errorf("no replica before a matching daemon within the limit: %s got one first", o.Instance)
+			}
+		}
+		return n >= 4 && runs(v, "agent") == "host-1:1 host-2:1 host-3:1"
+	})
+}
+
+// startOf is when the service's task on an instance was started; the end of days when it was not.
+func startOf(v *store.View, service, instance string) time.Time {
+	for o := range v.TasksOf("c", service) {
+		if o.Instance == instance && o.Object.StartedAt != nil {
+			return o.Object.StartedAt.Truncate(time.Millisecond)
+		}
+	}
+	return time.Now().AddDate(100, 0, 0)
+}
