@@ -225,7 +225,6 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		RolloutWait:       p.cfg.RolloutWaveWait,
 		RolloutParallel:   p.cfg.RolloutParallel,
 		HealthyAfter:      p.cfg.ReplicaHealthyAfter,
-		HealthyAfter:      p.cfg.ReplicaHealthyAfter,
 	}
 	sched := scheduler.New(scheduling)
 	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role})
