@@ -97,6 +97,12 @@ func (s *Server) explain(ctx context.Context, c *call, body []byte) ([]byte, err
 	return json.Marshal(out)
 }
 
+// Check judges what can be judged without the cluster. Its error is for the client.
+func (in *ExplainInput) Check() error {
+	_, _, err := in.placement()
+	return err
+}
+
 func (in *ExplainInput) placement() (constraints []types.PlacementConstraint, strategies []types.PlacementStrategy, err error) {
 	for _, p := range in.PlacementConstraints {
 		x := types.PlacementConstraint{Type: types.PlacementConstraintType(p.Type)}
