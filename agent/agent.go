@@ -42,6 +42,7 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/statemgr"
 )
@@ -319,18 +320,26 @@ func (a *Agent) belong(ctx context.Context, patient, once session.API, signer se
 // firstLook waits, for a bounded time, until the engine has looked at its containers: what runs is known before anybody says
 // what should.
 func (a *Agent) firstLook(ctx context.Context) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for timeout := time.After(10 * time.Second); a.engine.Health().Impaired; {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timeout:
-			return nil
-		case <-tick.C:
-		}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.engine.Ready():
+	case <-time.After(10 * time.Second):
 	}
 	return nil
+}
+
+// afterLook is the engine as payloads see it: they wait until the containers that are on no record were looked for.
+type afterLook struct{ *engine.Engine }
+
+// Accept takes a task of a payload.
+func (l afterLook) Accept(ctx context.Context, t *acs.Task) error {
+	select {
+	case <-l.Ready():
+		return l.Engine.Accept(ctx, t)
+	case <-ctx.Done():
+		return fmt.Errorf("the container engine was not looked at yet, so that it is not known which containers the task has already: %w", ctx.Err())
+	}
 }
 
 // findMetadata finds out whether this is an EC2 instance. A host that registered as another one before is that still.
@@ -434,7 +443,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	})
 	a.telling.Store(publisher)
 	poller, err := poll.New(poll.Config{
-		Engine: a.engine, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
+		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineName, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected,
 		Inactive: a.inactive,

@@ -76,6 +76,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 			MatchSharedVolumes: a.cfg.MatchSharedVolumes, EFSPlugin: slices.Contains(a.cfg.VolumePlugin, "efsAuth"), GPUs: a.gpus,
 		},
 		BootID: a.host.BootID, ResumeDaemons: a.cfg.ResumeOnBoot == "daemons",
+		CleanupJitter: a.cfg.TaskCleanupJitter, KeepPerFamily: int(a.cfg.StoppedTasksKept), OrphanPolicy: a.cfg.OrphanPolicy,
 		StopTimeout: a.cfg.ContainerStopTimeout, CleanupWait: a.cfg.TaskCleanupWait, CreateTimeout: a.cfg.ContainerCreateTimeout,
 		StartTimeout: a.cfg.ContainerStartTimeout, PullTimeout: a.cfg.ImagePullTimeout,
 	})

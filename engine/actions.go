@@ -31,9 +31,9 @@ type Restarter interface {
 
 const (
 	checkTimeout     = time.Minute
-	fetchTimeout     = 3 * time.Minute // of which the role's credentials may take one
-	removeTimeout    = 2 * time.Minute
-	stopMargin       = 2 * time.Minute // what a stop gets beyond the grace period (agent protocol §7.5)
+	fetchTimeout     = 3 * time.Minute  // of which the role's credentials may take one
+	removeTimeout    = 10 * time.Minute // the wait for the removals before it included
+	stopMargin       = 2 * time.Minute  // what a stop gets beyond the grace period (agent protocol §7.5)
 	progressInterval = 5 * time.Second
 	portPatience     = 3 * time.Second // how long a foreign listener may take to go away
 	portInterval     = 100 * time.Millisecond
@@ -81,7 +81,7 @@ func (w *worker) forget() bool {
 		err = w.e.removeGroup(w.arn)
 	}
 	if err == nil {
-		err = w.e.cfg.State.Delete(w.arn)
+		err = w.keepPast(time.Now())
 		w.e.health.saved(err)
 	}
 	failpoint.Hit("engine/forget-after")
@@ -144,6 +144,8 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 		return w.shutDown(id, a.Grace), a.Grace + stopMargin
 	case VerbRemove:
 		return w.remove(id), removeTimeout
+	case VerbLogs:
+		return w.readTail(id), logTimeout
 	default:
 		return w.inspect(id), cfg.ListTimeout
 	}
@@ -448,6 +450,12 @@ func (w *worker) noteState(st *State) {
 func (w *worker) remove(id string) deed {
 	t := w.task
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		select { // one at a time: tasks that ended together do not keep the engine from its other work
+		case w.e.removing <- struct{}{}:
+			defer func() { <-w.e.removing }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 		failpoint.Hit("engine/remove-before")
 		err := w.e.cfg.Runtime.Remove(ctx, id)
 		failpoint.Hit("engine/remove-after")

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 
 // handOut gives each worker its part of a look. The first look that succeeds also finds the containers that have our
 // labels but no record, because the state file was lost.
-func (e *Engine) handOut(engine EngineObserved, states []State, listed bool) {
+func (e *Engine) handOut(ctx context.Context, engine EngineObserved, states []State, listed bool) {
 	byTask := map[string][]State{}
 	for _, st := range states {
 		byTask[st.Labels[LabelTaskArn]] = append(byTask[st.Labels[LabelTaskArn]], st)
@@ -19,12 +20,26 @@ func (e *Engine) handOut(engine EngineObserved, states []State, listed bool) {
 	if listed && !e.adopted {
 		if e.adopted = e.adopt(byTask); e.adopted {
 			e.sweepGroups()
+			defer close(e.ready)
 		}
 	}
+	short := e.cfg.DiskPressure()
+	e.health.set("disk", short)
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	var urgent map[string]bool
+	if short != "" {
+		urgent = e.urgent()
+	}
 	for arn, w := range e.workers {
-		w.look(engine, byTask[arn], listed)
+		w.look(engine, byTask[arn], listed, urgent[arn])
+	}
+	var unclaimed []stray
+	if listed {
+		unclaimed = e.strays(byTask)
+	}
+	e.mu.Unlock()
+	if listed {
+		e.orphans.look(ctx, unclaimed)
 	}
 }
 

@@ -28,10 +28,19 @@ type Config struct {
 	RelistInterval time.Duration // 10 s
 	StopTimeout    time.Duration // 30 s, ECS_CONTAINER_STOP_TIMEOUT
 	CleanupWait    time.Duration // 3 h, ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION
-	CreateTimeout  time.Duration // 4 min
-	StartTimeout   time.Duration // 3 min
-	PullTimeout    time.Duration // 2 h
-	ListTimeout    time.Duration // 10 s, for each look at all containers and each inspect
+	// CleanupJitter spreads the clean-up of tasks that ended together: each gets a part of it of its own (ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER).
+	CleanupJitter time.Duration
+	// KeepPerFamily is of how many stopped tasks of each family the record is kept when their containers are removed, and the
+	// containers as long as their time is not over although the disk is short.
+	KeepPerFamily int
+	// DiskPressure says why the host's disks are short; empty: they are not. It returns at once. May be nil.
+	DiskPressure func() string
+	// OrphanPolicy is what happens to containers of ours that no task has: OrphansKeep (if empty), OrphansStop or OrphansRemove.
+	OrphanPolicy  string
+	CreateTimeout time.Duration // 4 min
+	StartTimeout  time.Duration // 3 min
+	PullTimeout   time.Duration // 2 h
+	ListTimeout   time.Duration // 10 s, for each look at all containers and each inspect
 	// BootID is the kernel's id of this boot of the host; empty: reboots are not told from restarts.
 	BootID string
 	// ResumeDaemons starts daemons again in place after a reboot of the host, where Runtime is a Restarter (ECS_RESUME_ON_BOOT).
@@ -134,6 +143,19 @@ func (c Config) withDefaults() (Config, error) {
 	case "enforce", "warn", "off":
 	default:
 		return c, fmt.Errorf("engine: the host volume check %q is none of enforce, warn and off", c.Host.VolumeCheck)
+	}
+	switch c.OrphanPolicy {
+	case "":
+		c.OrphanPolicy = OrphansKeep
+	case OrphansKeep, OrphansStop, OrphansRemove:
+	default:
+		return c, fmt.Errorf("engine: the orphan policy %q is none of keep, stop and remove", c.OrphanPolicy)
+	}
+	if c.DiskPressure == nil {
+		c.DiskPressure = func() string { return "" }
+	}
+	if c.CleanupJitter < 0 || c.KeepPerFamily < 0 {
+		return c, fmt.Errorf("engine: the clean-up's jitter %s and the %d tasks kept per family must not be negative", c.CleanupJitter, c.KeepPerFamily)
 	}
 	if p := c.Host.DynamicPorts; p != [2]int32{} && (p[0] < 1 || p[1] > 65535 || p[0] > p[1]) {
 		return c, fmt.Errorf("engine: the dynamic host ports %d-%d are no range of ports", p[0], p[1])

@@ -25,6 +25,10 @@ type Engine struct {
 	health     health
 	pause      pauseImage
 	inspecting chan struct{}
+	removing   chan struct{}
+	past       past
+	orphans    orphans
+	ready      chan struct{} // closed when containers without a record were looked for
 
 	mu      sync.Mutex // guards what follows; never held over I/O
 	workers map[string]*worker
@@ -41,10 +45,12 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), workers: map[string]*worker{}}
-	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, Boot: cfg.BootID}
+	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), ready: make(chan struct{}), workers: map[string]*worker{}}
+	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, CleanupJitter: cfg.CleanupJitter, Boot: cfg.BootID}
 	_, e.settings.ResumeDaemons = cfg.Runtime.(Restarter)
 	e.settings.ResumeDaemons = e.settings.ResumeDaemons && cfg.ResumeDaemons
+	e.past.perFamily, e.past.records = cfg.KeepPerFamily, map[string]*TaskRecord{}
+	e.orphans.e, e.orphans.found = e, map[string]*orphanage{}
 	e.observer = &observer{e: e, prodded: make(chan struct{}, 1)}
 	e.health.set("engine", "the container engine was not looked at yet")
 	records, err := cfg.State.Load()
@@ -52,6 +58,10 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("engine: load the tasks: %w", err)
 	}
 	for _, rec := range records {
+		if rec.Task != nil && !rec.CleanedAt.IsZero() && rec.Version <= RecordVersion {
+			e.past.add(rec)
+			continue
+		}
 		w, err := e.restore(rec)
 		if err != nil {
 			return nil, err
@@ -136,6 +146,12 @@ func (e *Engine) Accept(ctx context.Context, p *acs.Task) error {
 			}
 			continue
 		}
+		if rec := e.past.get(p.Arn); rec != nil {
+			if taken, err := e.revive(rec); !taken {
+				return err
+			}
+			continue
+		}
 		t, err := ParseTask(p, e.cfg.Host)
 		if err == nil {
 			err = e.unable(t)
@@ -147,11 +163,18 @@ func (e *Engine) Accept(ctx context.Context, p *acs.Task) error {
 			t, _ = ParseTask(&acs.Task{Arn: p.Arn, TaskClusterArn: p.TaskClusterArn, DesiredStatus: statusStopped}, e.cfg.Host)
 		}
 		if taken, err := e.begin(t, newRecord(t, desired, time.Now()), "accept"); !taken {
+			if len(t.Containers) == 0 {
+				e.observer.suspect() // only a look tells whether processes of it are here
+			}
 			return err
 		}
 	}
 	return ctx.Err()
 }
+
+// Ready is closed when the containers that are on no record were looked for. Until then a task that is not known may have
+// containers here all the same: whoever takes payloads from a control plane waits for it before Accept.
+func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
 // unable refuses by name what the container engine can't do.
 func (e *Engine) unable(t *Task) error {

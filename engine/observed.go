@@ -12,6 +12,8 @@ type Observed struct {
 	Containers map[string]*ContainerObserved // by container name; an absent entry is a zero one
 	// PullStartedAt and PullStoppedAt span the pulls of the task's images; zero if nothing was pulled.
 	PullStartedAt, PullStoppedAt time.Time
+	Urgent                       bool // the disk is short, and what is left of the task goes before its time
+	Strays                       int  // processes with the task's label that are none of its containers
 	Unsent                       bool // state changes of the task wait for acceptance, as far as is known
 }
 
@@ -52,6 +54,7 @@ const (
 	VerbStart  Verb = "start"
 	VerbLook   Verb = "look" // inspect
 	VerbStop   Verb = "stop"
+	VerbLogs   Verb = "keep-log" // read the end of the output, before the container is removed
 	VerbRemove Verb = "remove"
 	VerbCancel Verb = "cancel" // end a pull or a check that nobody wants any more
 	VerbUnsent Verb = "unsent" // ask whether state changes of the task are still unsent
@@ -67,6 +70,7 @@ type ContainerObserved struct {
 	Image    *Image    // the image it will be made from
 	Checked  bool      // VerbCheck succeeded
 	Secrets  *Resolved // what VerbFetch got; forgotten once the container is made
+	Log      *LogTail  // VerbLogs succeeded
 	Removed  bool      // VerbRemove succeeded
 	Failures map[Verb]Failure
 }

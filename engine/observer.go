@@ -102,7 +102,7 @@ func (o *observer) look(ctx context.Context) error {
 		i := o.info()
 		o.e.cfg.Log.Info("the container engine answers", zap.String("engine", i.Name), zap.String("version", i.Version), zap.Int("containers", len(states)))
 	}
-	o.e.handOut(is, states, err == nil)
+	o.e.handOut(ctx, is, states, err == nil)
 	return err
 }
 

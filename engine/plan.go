@@ -217,30 +217,41 @@ func (p *planning) cleanUp() {
 	for _, c := range p.t.Containers {
 		p.lay(c, p.obs.of(c.Name))
 	}
-	due := p.rec.StoppedAt.Add(p.set.CleanupWait + jitter(p.t.Arn, p.set.CleanupWait))
-	if p.now.Before(due) {
+	due := p.rec.StoppedAt.Add(p.set.CleanupWait + spread(p.t.Arn, p.set.CleanupJitter))
+	over := !p.now.Before(due)
+	if !over {
 		p.wakeAt(due)
-		return
 	}
-	if p.obs.Unsent && p.now.Before(due.Add(unsentLimit)) {
+	unsent := p.obs.Unsent && p.now.Before(due.Add(unsentLimit))
+	if unsent && over {
 		p.wakeAt(p.now.Add(unsentInterval))
 		p.wait("the control plane to accept the task's state changes before its containers are removed")
 		p.order(Action{Verb: VerbUnsent})
-		return
 	}
-	left := false
+	if p.obs.Urgent || over && !unsent {
+		if left := p.removeAll(); !left && over && !unsent {
+			p.order(Action{Verb: VerbForget})
+		}
+	}
+}
+
+// removeAll removes containers that have ended, each once the end of its output is on record. It reports whether any is left.
+func (p *planning) removeAll() (left bool) {
 	for _, c := range p.t.Containers {
-		if co := p.obs.of(c.Name); !co.Removed {
-			left = true
-			if co.alive() || co.Stale {
-				continue
-			}
+		cr, co := p.rec.container(c.Name), p.obs.of(c.Name)
+		if co.Removed {
+			continue
+		}
+		left = true
+		switch {
+		case co.alive() || co.Stale:
+		case cr.Log == nil && cr.RuntimeID != "" && !co.Absent && co.Failures[VerbLogs].Count < logTries:
+			p.do(c, VerbLogs)
+		default:
 			p.do(c, VerbRemove)
 		}
 	}
-	if !left {
-		p.order(Action{Verb: VerbForget})
-	}
+	return left
 }
 
 // How often a stopped task asks whether its changes were accepted, and for how long (agent protocol §7.8).
@@ -249,9 +260,9 @@ const (
 	unsentLimit    = 72 * time.Hour
 )
 
-// jitter spreads the clean-up of tasks that ended together over a tenth of the wait; it is the same for a task each time.
-func jitter(arn string, wait time.Duration) time.Duration {
+// spread is a task's own part of the jitter, which is the same each time.
+func spread(arn string, jitter time.Duration) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(arn))
-	return wait / 1000 * time.Duration(h.Sum32()%100)
+	return jitter / 1000 * time.Duration(h.Sum32()%1000)
 }

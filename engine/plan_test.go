@@ -33,7 +33,7 @@ func newScene(t *testing.T) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &scene{task: task, rec: newRecord(task, "RUNNING", noon), now: noon, obs: &Observed{
+	return &scene{task: task, rec: newRecord(task, "RUNNING", noon.Add(-time.Minute)), now: noon, obs: &Observed{
 		Engine: EngineObserved{Available: true, LookedAt: noon.Add(-time.Second)}, Grant: Grant{State: GrantHeld},
 		Containers: map[string]*ContainerObserved{"web": {Failures: map[Verb]Failure{}}, "db": {Failures: map[Verb]Failure{}}}}}
 }

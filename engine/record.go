@@ -29,6 +29,9 @@ type TaskRecord struct {
 	StoppedAt          time.Time          `json:"stoppedAt,omitzero"`          // when STOPPED was observed; clean-up counts from here
 	// Rebuilt says that Task was read back from labels of containers and waits for the control plane's whole payload.
 	Rebuilt bool `json:"rebuilt,omitempty"`
+	// CleanedAt is when the containers were removed. From then on the record is kept for people, with the end of its timeline.
+	CleanedAt time.Time `json:"cleanedAt,omitzero"`
+	Timeline  []Step    `json:"timeline,omitempty"`
 }
 
 // ContainerRecord is the durable part of one container.
@@ -51,6 +54,8 @@ type ContainerRecord struct {
 	// Reported and ReportedDigest are what the last StateChange said.
 	Reported       string `json:"reported,omitempty"`
 	ReportedDigest string `json:"reportedDigest,omitempty"`
+	// Log is the end of its output, read before it was removed.
+	Log *LogTail `json:"log,omitempty"`
 }
 
 // StartIntent says that a start was about to be ordered. The start took place when the container's StartedAt is no

@@ -24,6 +24,11 @@ func settle(t *Task, rec *TaskRecord, obs *Observed, set Settings, now time.Time
 	if !obs.PullStartedAt.IsZero() {
 		s.rec.PullStartedAt, s.rec.PullStoppedAt = obs.PullStartedAt, obs.PullStoppedAt
 	}
+	for _, cr := range s.rec.Containers {
+		if log := obs.of(cr.Name).Log; log != nil && cr.Log == nil {
+			cr.Log = log
+		}
+	}
 	for s.pass() {
 	}
 	if s.rec.StoppedAt.IsZero() && s.finished() {
@@ -47,6 +52,7 @@ type Settings struct {
 	CreateTimeout time.Duration
 	StartTimeout  time.Duration
 	CleanupWait   time.Duration
+	CleanupJitter time.Duration
 	Boot          string // of the host now; empty: not known
 	ResumeDaemons bool   // start daemons that a reboot ended again
 }
@@ -72,9 +78,15 @@ func (v *view) finished() bool {
 		}
 	}
 	if len(v.rec.Containers) == 0 { // a stop of a task that is not known: the first look may find containers of it
-		return v.stopping() && !v.obs.Engine.LookedAt.IsZero()
+		return v.stopping() && v.listed() && v.obs.Strays == 0
 	}
 	return true
+}
+
+// listed reports whether all containers were looked at since the task was accepted.
+func (v *view) listed() bool {
+	at := v.obs.Engine.LookedAt
+	return !at.IsZero() && !at.Before(v.rec.AcceptedAt)
 }
 
 type settling struct{ view }
@@ -238,7 +250,7 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 			cr.Final = &Final{FinishedAt: s.now, Reason: fmt.Sprintf("ContainerVanishedError: container %s (%s) is no longer on the engine; "+
 				"something other than the agent removed it, and its exit code is not known", c.Name, shortID(cr.RuntimeID))}
 		}
-	case unwanted:
+	case unwanted && (co.Absent || s.listed()): // a container may be there that was not looked for yet
 		cr.Final = s.neverRan(cr)
 	}
 }

@@ -46,6 +46,8 @@ type ContainerStatus struct {
 	CreatedAt   time.Time
 	StartedAt   time.Time
 	FinishedAt  time.Time
+	Removed     bool     // the agent has removed it from the engine
+	Log         *LogTail // the end of its output, from the time of its removal on
 }
 
 // Step is one entry of a task's timeline. End is zero while the step runs.

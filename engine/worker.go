@@ -66,6 +66,7 @@ type mailbox struct {
 		engine EngineObserved
 		list   []State
 		listed bool
+		urgent bool
 		events []Event
 		notes  []func(w *worker)
 	}
@@ -80,9 +81,9 @@ func (m *mailbox) wake() {
 }
 
 // look hands over what the engine shows of the task's containers, or that the engine does not answer.
-func (m *mailbox) look(engine EngineObserved, list []State, listed bool) {
+func (m *mailbox) look(engine EngineObserved, list []State, listed, urgent bool) {
 	m.mail.Lock()
-	m.mail.engine = engine
+	m.mail.engine, m.mail.urgent = engine, urgent
 	if listed {
 		m.mail.list, m.mail.listed = list, true
 	}
@@ -250,7 +251,7 @@ func durable(old, next *TaskRecord) bool {
 	}
 	for i, cr := range next.Containers {
 		o := old.Containers[i]
-		if o.Fault != cr.Fault || !o.StartedAt.Equal(cr.StartedAt) || !reflect.DeepEqual(o.Intent, cr.Intent) || (o.Final == nil) != (cr.Final == nil) {
+		if o.Fault != cr.Fault || !o.StartedAt.Equal(cr.StartedAt) || !reflect.DeepEqual(o.Intent, cr.Intent) || (o.Final == nil) != (cr.Final == nil) || (o.Log == nil) != (cr.Log == nil) {
 			return true
 		}
 	}
@@ -308,10 +309,10 @@ func (w *worker) giveBack() {
 // absorb takes in the mail.
 func (w *worker) absorb() {
 	w.mail.Lock()
-	engine, list, listed, events, notes := w.mail.engine, w.mail.list, w.mail.listed, w.mail.events, w.mail.notes
+	engine, list, listed, urgent, events, notes := w.mail.engine, w.mail.list, w.mail.listed, w.mail.urgent, w.mail.events, w.mail.notes
 	w.mail.list, w.mail.listed, w.mail.events, w.mail.notes = nil, false, nil, nil
 	w.mail.Unlock()
-	w.obs.Engine = engine
+	w.obs.Engine, w.obs.Urgent = engine, urgent
 	if !engine.Available {
 		w.excuse()
 	}
@@ -338,6 +339,12 @@ func (w *worker) excuse() {
 
 // compare marks what differs from a list as stale. A list may be older than what is known, so that it decides nothing.
 func (w *worker) compare(list []State) {
+	w.obs.Strays = 0
+	for _, st := range list {
+		if len(w.task.Containers) == 0 && st.Status == StatusRunning && st.Labels[LabelTask] != "" && sameCluster(st.Labels[LabelCluster], w.e.cfg.Host.Cluster) {
+			w.obs.Strays++
+		}
+	}
 	for _, c := range w.task.Containers {
 		cr, co := w.rec.container(c.Name), w.obs.Containers[c.Name]
 		st := find(list, containerName(w.task, c.Name, cr.Attempt))
@@ -423,24 +430,30 @@ func (w *worker) take(r result) {
 
 // publish shows the task to others.
 func (w *worker) publish() {
-	s := &TaskStatus{Arn: w.arn, ClusterArn: w.task.Cluster, Family: w.task.Family, Version: w.task.Version, Desired: w.rec.Desired, Known: w.rec.Known,
-		Reason: w.rec.Reason, Waits: w.waits, Timeline: w.timeline.snapshot(), AcceptedAt: w.rec.AcceptedAt, PullStartedAt: w.rec.PullStartedAt,
-		PullStoppedAt: w.rec.PullStoppedAt, ExecutionStoppedAt: w.rec.ExecutionStoppedAt, StoppedAt: w.rec.StoppedAt, Rebuilt: w.rec.Rebuilt, Payload: w.task.payload}
+	s := statusOf(w.task, w.rec, &w.obs)
+	s.Waits, s.Timeline = w.waits, w.timeline.snapshot()
+	w.status.Store(s)
+}
+
+// statusOf is a task as others see it.
+func statusOf(t *Task, rec *TaskRecord, obs *Observed) *TaskStatus {
+	s := &TaskStatus{Arn: t.Arn, ClusterArn: t.Cluster, Family: t.Family, Version: t.Version, Desired: rec.Desired, Known: rec.Known,
+		Reason: rec.Reason, AcceptedAt: rec.AcceptedAt, PullStartedAt: rec.PullStartedAt, PullStoppedAt: rec.PullStoppedAt,
+		ExecutionStoppedAt: rec.ExecutionStoppedAt, StoppedAt: rec.StoppedAt, Rebuilt: rec.Rebuilt, Payload: t.payload}
 	if s.Known == "" {
 		s.Known = "NONE"
 	}
-	for _, c := range w.task.Containers {
-		if c.internal() {
-			continue
+	for _, c := range t.Containers {
+		if cr := rec.container(c.Name); cr != nil && !c.internal() {
+			s.Containers = append(s.Containers, containerStatus(t, c, cr, obs.of(c.Name)))
 		}
-		s.Containers = append(s.Containers, containerStatus(w.task, c, w.rec.container(c.Name), w.obs.of(c.Name)))
 	}
-	w.status.Store(s)
+	return s
 }
 
 func containerStatus(t *Task, c *Container, cr *ContainerRecord, co *ContainerObserved) ContainerStatus {
 	s := ContainerStatus{Name: c.Name, RuntimeID: cr.RuntimeID, RuntimeName: containerName(t, c.Name, cr.Attempt), Image: c.Image, ImageDigest: cr.ImageDigest,
-		Essential: c.Essential, Known: "NONE", Restarts: cr.Restarts, Bindings: cr.Bindings, StartedAt: cr.StartedAt}
+		Essential: c.Essential, Known: "NONE", Restarts: cr.Restarts, Bindings: cr.Bindings, StartedAt: cr.StartedAt, Removed: co.Removed, Log: cr.Log}
 	if co.Image != nil {
 		s.ImageID, s.Known = co.Image.ID, "PULLED"
 	}

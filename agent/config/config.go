@@ -86,6 +86,9 @@ type Config struct {
 	CDIDirs                 []string
 	VolumePlugin            []string // capabilities of the EFS volume plugin
 	ResumeOnBoot            string
+	OrphanPolicy            string
+	StoppedTasksKept        int64 // of each family
+	TaskCleanupJitter       time.Duration
 	TaskCleanupWait         time.Duration
 	ContainerStopTimeout    time.Duration
 	ContainerStartTimeout   time.Duration

@@ -88,7 +88,9 @@ var Knobs = []Knob{
 	duration("ECS_CONTAINER_START_TIMEOUT", "ContainerStartTimeout", "3m", 45*time.Second, "time the engine has to start a container", func(c *Config) *time.Duration { return &c.ContainerStartTimeout }),
 	duration("ECS_CONTAINER_CREATE_TIMEOUT", "ContainerCreateTimeout", "4m", time.Minute, "time the engine has to create a container", func(c *Config) *time.Duration { return &c.ContainerCreateTimeout }),
 	duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "TaskCleanupWaitDuration", "3h", time.Second, "time that a stopped task's containers are kept", func(c *Config) *time.Duration { return &c.TaskCleanupWait }),
-	later("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", "duration", "0", "random time added to it"),
+	duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER", "TaskCleanupWaitDurationJitter", "0", 0, "each task gets a part of it of its own on top of that", func(c *Config) *time.Duration { return &c.TaskCleanupJitter }),
+	integer("ECS_STOPPED_TASKS_KEPT_PER_FAMILY", "", "3", 0, 100, "stopped tasks of each family whose record (exit codes, reasons, the end of the output and of the timeline) is kept after their containers are removed", func(c *Config) *int64 { return &c.StoppedTasksKept }),
+	enum("ECS_ORPHAN_POLICY", "", "keep", "what happens to containers with the agent's labels that no task has: leave them and say so, stop them, or stop and remove them; others' containers are never touched", []string{"keep", "stop", "remove"}, func(c *Config) *string { return &c.OrphanPolicy }),
 	enum("ECS_RESUME_ON_BOOT", "", "daemons", "what is started again when the host was rebooted, before the control plane answers: the tasks of DAEMON services, from the images that are there, or nothing. Only Longshore's control plane says which tasks are daemons; Amazon ECS does not", []string{"daemons", "off"}, func(c *Config) *string { return &c.ResumeOnBoot }),
 	boolean("ECS_EXCLUDE_IPV6_PORTBINDING", "ShouldExcludeIPv6PortBinding", "true", "leave IPv6 bindings out of what is reported", func(c *Config) *bool { return &c.IPv6BindingsExcluded }),
 
