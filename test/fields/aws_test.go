@@ -37,7 +37,7 @@ func roleFile(t *testing.T) string {
 	return path
 }
 
-// serveAWS makes the services and the registry reachable for the host, and returns an image there that needs credentials.
+// serveAWS makes the services and a registry that wants credentials reachable for the host.
 func (w *world) serveAWS(t *testing.T) {
 	fake := httptest.NewServer(&awsfake.Server{
 		Keys:       []aws.Credentials{{AccessKeyID: "ROLE", SecretAccessKey: "role-secret"}},
