@@ -1,5 +1,6 @@
-// Package scheduler is the service scheduler: it keeps the tasks of every DAEMON service as the service wants them, one on
-// each container instance that belongs to it, and gives up instances that are lost.
+// Package scheduler is the service scheduler: it keeps the tasks of every service as the service wants them, of a DAEMON
+// service one on each container instance that belongs to it, of a REPLICA service desiredCount wherever placement puts
+// them, and gives up instances that are lost.
 //
 // # Model
 //
@@ -40,6 +41,26 @@
 // has shown that the new deployment can be healthy; until then that too holds the roll-out.
 //
 // With RolloutParallel all instances are one wave, as on ECS.
+//
+// # Replicas
+//
+// A REPLICA service has desiredCount keepers: wanted tasks of its PRIMARY deployment that don't fail their health checks
+// and are not on a DRAINING instance. Tasks that are STOPPING don't count. In one pass, in this order:
+//
+//	PENDING on a DRAINING instance   stops at once
+//	keepers beyond desiredCount      stop: first those not RUNNING, then as the mirror of placement
+//	old tasks, during an update      unhealthy and PENDING ones stop first, then healthy ones while at least
+//	                                 desiredCount × minimumHealthyPercent, rounded up, stay healthy
+//	unhealthy or drained, otherwise  stop when healthy ones make up desiredCount without them
+//	keepers below desiredCount       are started, up to desiredCount × maximumPercent, rounded down, of wanted tasks
+//	no room for a replacement        unhealthy ones stop one at a time, drained ones as minimumHealthyPercent leaves
+//	availability zones two apart     one task is started in the light zone; when it is healthy one in the heavy zone is surplus
+//
+// Without health checks a task counts as healthy HealthyAfter after it became RUNNING. An instance on which tasks failed is
+// picked last, and not at all for a delay that doubles; when tasks fail wherever they are started, the service as a whole is
+// retried with such a delay. Tasks that were started together are one round of it.
+//
+// Service deployments and revisions, the history of what ran, are written in the transaction that changes the service.
 package scheduler
 
 import (
