@@ -173,6 +173,19 @@ type fleetRun struct {
 	idle  float64 // share of a core that the control plane takes with all agents connected
 }
 
+// meter measures the control plane's CPU time from now on; what it takes when idle is taken off.
+func (r *fleetRun) meter() func() time.Duration {
+	used, began := cpu(r.t, r.cmd.Process.Pid), time.Now()
+	return func() time.Duration {
+		return cpu(r.t, r.cmd.Process.Pid) - used - time.Duration(r.idle*float64(time.Since(began)))
+	}
+}
+
+// each is a share of a time, in milliseconds.
+func each(d time.Duration, n int) float64 {
+	return float64(d) / float64(time.Millisecond) / float64(max(n, 1))
+}
+
 func newFleetRun(t *testing.T, c *control, n int) *fleetRun {
 	r := &fleetRun{control: c, n: n, ctx: t.Context()}
 	c.must("CreateCluster", &ecs.CreateClusterInput{ClusterName: aws.String(cluster)}, nil)
@@ -210,7 +223,7 @@ func (r *fleetRun) measure() {
 // gather has all agents join, in parallel, and weighs them.
 func (r *fleetRun) gather() {
 	_, before := memory(r.t, r.cmd.Process.Pid)
-	began := time.Now()
+	began, used := time.Now(), r.meter()
 	var mu sync.Mutex
 	var joined series
 	var wg sync.WaitGroup
@@ -238,7 +251,8 @@ func (r *fleetRun) gather() {
 	if r.t.Failed() {
 		r.t.FailNow()
 	}
-	r.say("joined, 32 at a time: %.0f instances per second; one's call to register → connected %s", float64(r.n)/took.Seconds(), joined)
+	r.say("joined, 32 at a time: %.0f instances per second; one's call to register → connected %s; control plane's CPU for each %.2f ms",
+		float64(r.n)/took.Seconds(), joined, each(used(), r.n))
 	const rest = 6 * time.Second
 	first := cpu(r.t, r.cmd.Process.Pid)
 	<-time.After(rest)
@@ -256,7 +270,7 @@ func (r *fleetRun) service(name string, strategy types.SchedulingStrategy, desir
 // everywhere measures a DAEMON service to all hosts.
 func (r *fleetRun) everywhere() {
 	_, before := memory(r.t, r.cmd.Process.Pid)
-	began := time.Now()
+	began, used := time.Now(), r.meter()
 	if err := r.service("everywhere", types.SchedulingStrategyDaemon, nil); err != nil {
 		r.t.Fatal(err)
 	}
@@ -277,7 +291,7 @@ func (r *fleetRun) everywhere() {
 		r.say("NOT DONE in 2 minutes more: %d of %d RUNNING", r.fleet.Tally("everywhere").Running, r.n)
 		return
 	}
-	r.say("  … → last RUNNING recorded %.2f s", r.fleet.Tally("everywhere").LastRunning.Sub(began).Seconds())
+	r.say("  … → last RUNNING recorded %.2f s; control plane's CPU for each task until then %.2f ms", r.fleet.Tally("everywhere").LastRunning.Sub(began).Seconds(), each(used(), r.n))
 	_, after := memory(r.t, r.cmd.Process.Pid)
 	r.say("control plane's memory per task, anonymous, before any collection is forced: %.1f KiB", (after-before)*1024/float64(r.n))
 }
@@ -292,7 +306,7 @@ func (r *fleetRun) picky() {
 	var took series
 	agents := r.fleet.Agents()
 	count := min(50, len(agents))
-	used, began := cpu(r.t, r.cmd.Process.Pid), time.Now()
+	used := r.meter()
 	for i := range count {
 		a := agents[i*len(agents)/count]
 		start := time.Now()
@@ -305,9 +319,7 @@ func (r *fleetRun) picky() {
 		took.add(r.fleet.FirstAck("picky", a.ARN).Sub(start))
 	}
 	within(10*time.Second, func() bool { return r.fleet.Tally("picky").Running >= count })
-	work := float64(cpu(r.t, r.cmd.Process.Pid)-used) - r.idle*float64(time.Since(began))
-	r.say("one attribute changed: PutAttributes → its daemon acknowledged %s; the control plane's CPU for it, the idle share taken off: %.1f ms",
-		took, work/float64(count)/1e6)
+	r.say("one attribute changed: PutAttributes → its daemon acknowledged %s; control plane's CPU for it, until RUNNING is recorded, %.1f ms", took, each(used(), count))
 }
 
 // gateOff switches the gate off that has RunTask wait for daemons: it would measure the waiting.
@@ -353,7 +365,7 @@ func (r *fleetRun) pressure() {
 	var mu sync.Mutex
 	var latest []string
 	var placed int
-	began := time.Now()
+	began, used := time.Now(), r.meter()
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -406,7 +418,8 @@ func (r *fleetRun) pressure() {
 	joiners := r.join(read)
 	wg.Wait()
 	took := time.Since(began)
-	r.say("RunTask, count 10, 8 callers, gate off: %.0f placements per second (aim 10,000); %s", float64(placed)/took.Seconds(), &run)
+	r.say("RunTask, count 10, 8 callers, gate off: %.0f placements per second (aim 10,000); %s; control plane's CPU for each task, with reports and readers, %.2f ms",
+		float64(placed)/took.Seconds(), &run, each(used(), placed))
 	r.say("beside it (aim p99 20 ms): DescribeTasks of 10 %s; ListTasks of 100 %s", &describe, &list)
 	r.judgeJoiners(joiners)
 }
@@ -461,7 +474,7 @@ func (r *fleetRun) judgeJoiners(agents []*fleet.Agent) {
 // replicas measures a REPLICA service of five tasks per host, at most 20,000.
 func (r *fleetRun) replicas() {
 	desired := int32(min(5*r.n, 20_000))
-	began := time.Now()
+	began, used := time.Now(), r.meter()
 	if err := r.service("replica", types.SchedulingStrategyReplica, &desired); err != nil {
 		r.say("REPLICA: refused: %v", err)
 		return
@@ -474,7 +487,8 @@ func (r *fleetRun) replicas() {
 		return
 	}
 	took := t.LastAck.Sub(began)
-	r.say("REPLICA of %d tasks: CreateService → last ack %.2f s; placements per second %.0f (aim 10,000)", desired, took.Seconds(), float64(desired)/took.Seconds())
+	r.say("REPLICA of %d tasks: CreateService → last ack %.2f s; placements per second %.0f (aim 10,000); control plane's CPU for each task %.2f ms",
+		desired, took.Seconds(), float64(desired)/took.Seconds(), each(used(), int(desired)))
 	began = time.Now()
 	r.must("DeleteService", &ecs.DeleteServiceInput{Cluster: aws.String(cluster), Service: aws.String("replica"), Force: aws.Bool(true)}, nil)
 	if !within(patience, func() bool { return r.fleet.Tally("replica").Stopped >= int(desired) }) {

@@ -73,11 +73,10 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		if err != nil {
 			return err
 		}
-		hosts := placement.HostsOf(v, name, s.cfg.Now())
-		if len(hosts) == 0 {
+		chosen, refusals, none := placement.ChooseOf(v, name, s.cfg.Now(), req, in.PlacementStrategy, count)
+		if none {
 			return invalid("No Container Instances were found in your cluster.")
 		}
-		chosen, refusals := placement.Choose(hosts, req, in.PlacementStrategy, count)
 		if !last && waitsAtGate(refusals) {
 			return errAtGate
 		}

@@ -42,7 +42,7 @@ func HostsOf(v *store.View, cluster string, now time.Time) []*Host {
 // HostsForDaemons are the registered instances of a cluster with nothing kept.
 func HostsForDaemons(v *store.View, cluster string) (hosts []*Host) {
 	for inst := range v.Instances(cluster) {
-		if inst.InactiveSince.IsZero() && aws.ToString(inst.Object.Status) != "INACTIVE" {
+		if takesPart(inst) {
 			hosts = append(hosts, hostOf(v, inst))
 		}
 	}
