@@ -122,12 +122,13 @@ func byText(err error, rules []rule) error {
 // pullTexts are what registries answer, as the engine quotes it; the first that fits decides.
 var pullTexts = []rule{
 	{errdefs.ErrResourceExhausted, []string{"toomanyrequests", "too many requests", "rate limit", "no space left on device"}},
-	{errdefs.ErrPermissionDenied, []string{"pull access denied", "access to the resource is denied", "403 forbidden", "denied:"}},
+	{errdefs.ErrPermissionDenied, []string{"pull access denied", "access to the resource is denied", "403 forbidden", "denied:", `"denied"`}},
 	{errdefs.ErrUnauthenticated, []string{
 		"unauthorized", "authentication required", "no basic auth credentials", "incorrect username or password", "401 ",
 	}},
 	{errdefs.ErrNotFound, []string{
 		"manifest unknown", "name unknown", "not found", "no matching manifest", "does not exist", "no such image",
+		"manifest_unknown", "name_unknown", // codes of the registry, where the engine quotes its whole answer
 	}},
 	{errdefs.ErrInvalidArgument, []string{"invalid reference format", "invalid repository name", "unsupported media type"}},
 	{errdefs.ErrUnavailable, []string{

@@ -195,6 +195,7 @@ func TestErrorsHaveOneClassAndTheEnginesWords(t *testing.T) {
 		"pull access denied for x, repository does not exist or may require 'docker login': denied: requested access to the resource is denied": errdefs.ErrPermissionDenied,
 		"unauthorized: authentication required":                                                              errdefs.ErrUnauthenticated,
 		"Get \"https://x/v2/\": no basic auth credentials":                                                   errdefs.ErrUnauthenticated,
+		`Error response from daemon: unknown: {"errors":[{"code":"NAME_UNKNOWN","message":"Unknown name"}]}`: errdefs.ErrNotFound,
 		"manifest for x:1 not found: manifest unknown: manifest unknown":                                     errdefs.ErrNotFound,
 		"no matching manifest for linux/amd64 in the manifest list entries":                                  errdefs.ErrNotFound,
 		"toomanyrequests: You have reached your pull rate limit":                                             errdefs.ErrResourceExhausted,
