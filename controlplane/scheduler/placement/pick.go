@@ -223,7 +223,6 @@ func Surplus(tasks, all []*store.Task, n int, strategies []types.PlacementStrate
 	type entry struct {
 		t      *store.Task
 		counts []*int64
-		free   []int64
 		gone   bool
 	}
 	counts := make([]map[string]*int64, len(strategies))
