@@ -534,5 +534,15 @@ func (l lateEngine) Tasks() []engine.TaskStatus {
 	}
 }
 
+// Past are the engine's, none while it is not there.
+func (l lateEngine) Past() []engine.TaskStatus {
+	select {
+	case <-l.started:
+		return l.a.engine.Past()
+	default:
+		return nil
+	}
+}
+
 // notify tells systemd, where it started us.
 func notify(state string) { _, _ = daemon.SdNotify(false, state) }

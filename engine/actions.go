@@ -356,6 +356,7 @@ func (w *worker) create(c *Container, img *Image) deed {
 		if err := route(t, c, e.cfg.Host, router, &spec); err != nil {
 			return keep, err
 		}
+		remark := boundLog(&spec, e.observer.info().LogDriver, e.cfg.LogMaxSize, e.cfg.LogMaxFiles)
 		failpoint.Hit("engine/create-before")
 		id, err := e.cfg.Runtime.Create(ctx, spec)
 		failpoint.Hit("engine/create-after")
@@ -364,6 +365,9 @@ func (w *worker) create(c *Container, img *Image) deed {
 		}
 		return func(co *ContainerObserved) {
 			keep(co)
+			if remark != "" {
+				w.timeline.note(c.Name, "log", OutcomeDone, remark, time.Now())
+			}
 			co.Secrets = nil
 			co.State, co.Absent, co.Stale = &State{ID: id, Name: spec.Name, Labels: spec.Labels, Image: spec.Image, ImageID: img.ID, Status: StatusCreated, CreatedAt: time.Now()}, false, false
 		}, nil

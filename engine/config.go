@@ -35,6 +35,10 @@ type Config struct {
 	KeepPerFamily int
 	// DiskPressure says why the host's disks are short; empty: they are not. It returns at once. May be nil.
 	DiskPressure func() string
+	// LogMaxSize (such as 10m) and LogMaxFiles bound a json-file log that says neither; LogMaxSize empty or 0 leaves it to the
+	// engine.
+	LogMaxSize  string
+	LogMaxFiles int
 	// OrphanPolicy is what happens to containers of ours that no task has: OrphansKeep (if empty), OrphansStop or OrphansRemove.
 	OrphanPolicy  string
 	CreateTimeout time.Duration // 4 min

@@ -85,7 +85,10 @@ func TestAShortDiskTakesStoppedTasksBeforeTheirTimeButNotTheLastOfAFamily(t *tes
 		if w.engine.Health().Impaired {
 			t.Errorf("%+v", w.engine.Health())
 		}
-	}, func(c *engine.Config) { c.KeepPerFamily = 2; c.DiskPressure = func() string { return short.Load().(string) } })
+	}, func(c *engine.Config) {
+		c.KeepPerFamily = 2
+		c.DiskPressure = func() string { return short.Load().(string) }
+	})
 }
 
 func TestOrphansAreFoundByLaterLooksAndHandledByPolicy(t *testing.T) {

@@ -121,6 +121,7 @@ type Info struct {
 	CgroupVersion int
 	CgroupDriver  string
 	LogDrivers    []string // those that work
+	LogDriver     string   // of containers that name none; empty: not known
 	VolumeDrivers []string
 	SecurityOpts  []string // name=seccomp,…, name=userns …
 	LiveRestore   bool

@@ -87,6 +87,9 @@ type Config struct {
 	VolumePlugin            []string // capabilities of the EFS volume plugin
 	ResumeOnBoot            string
 	OrphanPolicy            string
+	DiskPressurePercent     int64
+	ContainerLogMaxSize     string
+	ContainerLogMaxFiles    int64
 	StoppedTasksKept        int64 // of each family
 	TaskCleanupJitter       time.Duration
 	TaskCleanupWait         time.Duration

@@ -48,7 +48,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
-		ResumeOnBoot: "daemons", OrphanPolicy: "keep", StoppedTasksKept: 3,
+		ResumeOnBoot: "daemons", OrphanPolicy: "keep", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
 	if d := cmp.Diff(want, *c); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

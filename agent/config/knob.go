@@ -108,6 +108,18 @@ func hidden(name, json, meaning string, field func(*Config) *Secret) Knob {
 	}}
 }
 
+// logSize is a size as Docker's json-file log driver takes it.
+func logSize(name, def, meaning string, field func(*Config) *string) Knob {
+	return Knob{Name: name, Type: "string", Default: def, Bounds: "such as 10m, 500k or 1g", Meaning: meaning, parse: func(c *Config, v string) error {
+		digits := strings.TrimRight(strings.ToLower(v), "kmg")
+		if n, err := strconv.ParseUint(digits, 10, 32); err != nil || len(v) > len(digits)+1 || n == 0 && v != "0" {
+			return fmt.Errorf("%q is not a size such as 10m", truncate(v))
+		}
+		*field(c) = strings.ToLower(v)
+		return nil
+	}}
+}
+
 func directory(name, json, def, meaning string, field func(*Config) *string) Knob {
 	return Knob{Name: name, JSON: json, Type: "path", Default: def, Bounds: "absolute", Meaning: meaning, parse: func(c *Config, v string) error {
 		if !strings.HasPrefix(v, "/") {

@@ -4,6 +4,7 @@
 //	/                          the commands there are
 //	/v1/metadata               cluster, container instance and version
 //	/v1/tasks                  all tasks; ?taskarn=<arn> or ?dockerid=<id or its beginning> for one
+//	/v1/tasks/stopped          stopped tasks, those whose containers are removed included: exit codes, reasons, the end of the output
 //	/license                   the licence
 //
 // Source: agent-protocol section 8.1. Everything is read-only and read from the engine when asked.
@@ -76,6 +77,7 @@ func (c Config) handler() http.Handler {
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, commands) })
 	mux.HandleFunc("GET /v1/metadata", c.metadata)
 	mux.HandleFunc("GET /v1/tasks", c.tasks)
+	mux.HandleFunc("GET /v1/tasks/stopped", c.stopped)
 	mux.HandleFunc("GET /license", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = w.Write([]byte(c.License))
@@ -125,6 +127,54 @@ func (c Config) tasks(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.Error(w, "more than one task has a container whose id begins with "+id, http.StatusBadRequest)
 	}
+}
+
+// Past is an Engine that remembers tasks whose containers are removed.
+type Past interface {
+	Past() []engine.TaskStatus
+}
+
+// stoppedTask is a task that has ended, for people; it is no part of the agent protocol.
+type stoppedTask struct {
+	Arn        string
+	Family     string
+	Version    string
+	Reason     string `json:",omitempty"`
+	StoppedAt  time.Time
+	Containers []stoppedContainer
+	Timeline   []engine.Step
+}
+
+type stoppedContainer struct {
+	Name       string
+	DockerID   string `json:"DockerId,omitempty"`
+	Image      string
+	ExitCode   *int            `json:",omitempty"`
+	Reason     string          `json:",omitempty"`
+	StartedAt  *time.Time      `json:",omitempty"`
+	FinishedAt *time.Time      `json:",omitempty"`
+	Log        *engine.LogTail `json:",omitempty"`
+}
+
+func (c Config) stopped(w http.ResponseWriter, _ *http.Request) {
+	out := struct{ Tasks []stoppedTask }{[]stoppedTask{}}
+	tasks := c.Engine.Tasks()
+	if p, ok := c.Engine.(Past); ok {
+		tasks = append(tasks, p.Past()...)
+	}
+	for i := range tasks {
+		t := &tasks[i]
+		if t.StoppedAt.IsZero() {
+			continue
+		}
+		s := stoppedTask{Arn: t.Arn, Family: t.Family, Version: t.Version, Reason: t.Reason, StoppedAt: t.StoppedAt, Timeline: t.Timeline}
+		for _, c := range t.Containers {
+			s.Containers = append(s.Containers, stoppedContainer{Name: c.Name, DockerID: c.RuntimeID, Image: c.Image, ExitCode: c.ExitCode, Reason: c.Reason,
+				StartedAt: moment(c.StartedAt), FinishedAt: moment(c.FinishedAt), Log: c.Log})
+		}
+		out.Tasks = append(out.Tasks, s)
+	}
+	answer(w, http.StatusOK, out)
 }
 
 func hasContainer(t engine.TaskStatus, id string) bool {

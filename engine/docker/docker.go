@@ -110,6 +110,7 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 		CgroupVersion: cgroups,
 		CgroupDriver:  info.CgroupDriver,
 		LogDrivers:    r.logDrivers(info.Plugins.Log),
+		LogDriver:     info.LoggingDriver,
 		VolumeDrivers: info.Plugins.Volume,
 		SecurityOpts:  info.SecurityOptions,
 		LiveRestore:   info.LiveRestoreEnabled,
