@@ -15,6 +15,7 @@ import (
 func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 	l := NewLab(t, "boot", 97, 3)
 	image := l.Push("logging-agent:1", images.LoggingAgent())
+	serving := l.Push("serving:1", images.Serving())
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	for i := 1; i <= 3; i++ {
 		if err := l.OnHost(i, "install", "-d", "-o", "1000", "-g", "1000", "/tmp/host/logs").Run(); err != nil {
@@ -35,7 +36,7 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 	for _, task := range l.Tasks("--service-name", "datadog-agent") {
 		daemons[task.TaskArn] = true
 	}
-	l.Do("ecs", "register-task-definition", "--family", "job", "--container-definitions", fmt.Sprintf(`[{"name":"job","image":"%s","memory":16}]`, image))
+	l.Do("ecs", "register-task-definition", "--family", "job", "--container-definitions", fmt.Sprintf(`[{"name":"job","image":"%s","memory":16}]`, serving))
 	l.Do("ecs", "start-task", "--cluster", cluster, "--task-definition", "job", "--container-instances", l.InstanceOf(1))
 	l.Until(30*time.Second, "the job runs", func() error {
 		if n := len(l.Running(1, "job")); n != 1 {
@@ -43,6 +44,11 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 		}
 		return nil
 	})
+
+	bounded, err := l.Engine(1).ContainerInspect(t.Context(), l.Running(1, "job")[0].ID)
+	if err != nil || bounded.HostConfig.LogConfig.Type != "json-file" || bounded.HostConfig.LogConfig.Config["max-size"] != "10m" || bounded.HostConfig.LogConfig.Config["max-file"] != "3" {
+		t.Errorf("the job's log is not bounded: %+v %v", bounded.HostConfig.LogConfig, err)
+	}
 
 	l.KillControl()
 	for i := 1; i <= 3; i++ {
