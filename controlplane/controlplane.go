@@ -215,6 +215,9 @@ func (p *ControlPlane) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	return server.Client(), nil
 }
 
+// embeddedSession is how long a session in the embedded etcd outlives a store that does not answer.
+const embeddedSession = 30 * time.Second
+
 // startParts starts what works on the store, and returns what serves the requests.
 func (p *ControlPlane) startParts() (http.Handler, error) {
 	verifier := auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{})
@@ -226,8 +229,15 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		RolloutParallel:   p.cfg.RolloutParallel,
 		HealthyAfter:      p.cfg.ReplicaHealthyAfter,
 	}
+	session := time.Duration(0) // the rooms' defaults: other replicas must learn soon that this one is gone
+	if len(p.cfg.EtcdEndpoints) == 0 {
+		// There is no other replica, and the next start revokes what this process leaves. A store that is slow for some seconds
+		// must not cost every agent its connection.
+		session = embeddedSession
+	}
+	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session})
 	if err != nil {
 		return nil, err
 	}

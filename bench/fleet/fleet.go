@@ -157,7 +157,7 @@ func (f *Fleet) Join(ctx context.Context, telemetry bool) (*Agent, error) {
 // serve reads a socket to its end.
 func (f *Fleet) serve(s *socket, handle func([]byte) error) {
 	f.wg.Go(func() {
-		if err := s.read(handle); err != nil && f.ctx.Err() == nil {
+		if err := s.read(handle); f.ctx.Err() == nil {
 			f.lost.Add(1)
 			f.note(fmt.Errorf("a socket ended: %w", err))
 		}

@@ -32,12 +32,6 @@ func parseObject(body []byte) (object, error) {
 // has says whether a top-level member is there and not null.
 func (o object) has(member string) bool { return o[member] != nil }
 
-// text is a top-level member when it is a string, else empty.
-func (o object) text(member string) string {
-	t, _ := o[member].(string)
-	return t
-}
-
 // each calls f with every value that path stands for (a.b, a[].b) and its concrete path (a[3].b), nil for a member that
 // is not there, until f returns false.
 func each(v any, path, at string, f func(at string, v any) bool) bool {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -142,8 +143,8 @@ func TestBadPagesAreInvalidParameters(t *testing.T) {
 		"a token of another list": {token: foreign, limit: 100, size: 100},
 	} {
 		_, _, err := paginate(c, p, items, itself)
-		e, ok := err.(*Error)
-		if !ok || e.Code != "InvalidParameterException" || p.token != nil && !strings.HasPrefix(e.Message, "Invalid token") {
+		var e *Error
+		if !errors.As(err, &e) || e.Code != "InvalidParameterException" || p.token != nil && !strings.HasPrefix(e.Message, "Invalid token") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

@@ -66,10 +66,12 @@ func TestZonesAreRebalancedByDefaultWhereThatIsPossible(t *testing.T) {
 		change func(*ecs.CreateServiceInput)
 		want   types.AvailabilityZoneRebalancing
 	}{
-		"default":    {func(*ecs.CreateServiceInput) {}, types.AvailabilityZoneRebalancingEnabled},
-		"zones":      {spread("attribute:ecs.availability-zone"), types.AvailabilityZoneRebalancingEnabled},
-		"hosts":      {spread("host"), types.AvailabilityZoneRebalancingDisabled},
-		"no-surplus": {func(in *ecs.CreateServiceInput) { in.DeploymentConfiguration = &types.DeploymentConfiguration{MaximumPercent: aws.Int32(100)} }, types.AvailabilityZoneRebalancingDisabled},
+		"default": {func(*ecs.CreateServiceInput) {}, types.AvailabilityZoneRebalancingEnabled},
+		"zones":   {spread("attribute:ecs.availability-zone"), types.AvailabilityZoneRebalancingEnabled},
+		"hosts":   {spread("host"), types.AvailabilityZoneRebalancingDisabled},
+		"no-surplus": {func(in *ecs.CreateServiceInput) {
+			in.DeploymentConfiguration = &types.DeploymentConfiguration{MaximumPercent: aws.Int32(100)}
+		}, types.AvailabilityZoneRebalancingDisabled},
 	} {
 		if got := p.replica(name, "web", 1, c.change).AvailabilityZoneRebalancing; got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)

@@ -215,7 +215,7 @@ func TestOneRequestForTheRevisionServesAllReadersThatWait(t *testing.T) {
 
 func TestAnEtcdThatDoesNotAnswerMakesTheStoreUnavailableAndNotStuck(t *testing.T) {
 	f, cut := newFaulty(storetest.Etcd(t))
-	s := storetest.OpenWith(t, store.Config{Client: cut, Log: zap.NewNop(), Timeout: 50 * time.Millisecond})
+	s := storetest.OpenWith(t, store.Config{Client: cut, Log: zap.NewNop(), Timeout: 500 * time.Millisecond})
 	f.hang.Store(true)
 	if err := s.Read(t.Context(), func(*store.View) error { return nil }); !errors.Is(err, store.ErrUnavailable) {
 		t.Error("Read:", err)

@@ -77,7 +77,9 @@ func TestAReplicaServiceOnThreeHosts(t *testing.T) {
 		}
 		return nil
 	})
-	if s := l.Service("web"); !slices.ContainsFunc(s.Events, func(e struct{ ID, Message string }) bool { return strings.Contains(e.Message, "rolling back to deployment") }) {
+	if s := l.Service("web"); !slices.ContainsFunc(s.Events, func(e struct{ ID, Message string }) bool {
+		return strings.Contains(e.Message, "rolling back to deployment")
+	}) {
 		t.Errorf("no event tells of it: %+v", s.Events)
 	}
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // checkDatabase refuses a damaged database with an error; etcd would panic, or the kernel end the process when it reaches
@@ -27,7 +28,7 @@ func checkDatabase(dir string) error {
 		return os.Remove(path)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: 5 * time.Second})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fmt.Errorf("%s is in use by another process", path)
 	}
 	if err != nil {
