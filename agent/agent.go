@@ -186,6 +186,7 @@ func (a *Agent) openState() (func(), error) {
 		_ = db.Close()
 		return nil, err
 	}
+	a.state.reserve = newReserve(dir, a.log)
 	return func() {
 		if err := db.Close(); err != nil {
 			a.log.Error("The state database could not be closed", zap.Error(err))

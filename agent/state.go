@@ -19,8 +19,9 @@ import (
 // changes that the control plane has not accepted yet, and the greatest timeline of a manifest that was obeyed. A record
 // and the changes that follow from it are saved in one transaction. All methods may be called concurrently.
 type State struct {
-	db  *statemgr.DB
-	log *zap.Logger
+	db      *statemgr.DB
+	log     *zap.Logger
+	reserve *reserve // nil: none
 
 	mu      sync.Mutex
 	pending []*engine.StateChange // what the database has, in order of Sequence
@@ -60,10 +61,19 @@ func NewState(db *statemgr.DB, log *zap.Logger) (*State, error) {
 	return s, nil
 }
 
+// update writes; on a full disk once more, out of the reserve.
+func (s *State) update(f func(*statemgr.Tx) error) error {
+	err := s.db.Update(f)
+	if s.reserve.spend(err) {
+		err = s.db.Update(f)
+	}
+	return err
+}
+
 // Save writes a task's record and appends changes, durably and together.
 func (s *State) Save(rec *engine.TaskRecord, changes ...*engine.StateChange) error {
 	failpoint.Hit("state/save-before")
-	err := s.db.Update(func(tx *statemgr.Tx) error {
+	err := s.update(func(tx *statemgr.Tx) error {
 		if err := taskBucket.Put(tx, rec.Task.Arn, rec); err != nil {
 			return err
 		}
@@ -108,7 +118,7 @@ func (s *State) Load() ([]*engine.TaskRecord, error) {
 // Delete removes a task's record.
 func (s *State) Delete(taskArn string) error {
 	failpoint.Hit("state/delete-before")
-	err := s.db.Update(func(tx *statemgr.Tx) error { return taskBucket.Delete(tx, taskArn) })
+	err := s.update(func(tx *statemgr.Tx) error { return taskBucket.Delete(tx, taskArn) })
 	failpoint.Hit("state/delete-after")
 	return err
 }
@@ -130,7 +140,7 @@ func (s *State) Changes() ([]*engine.StateChange, error) {
 // Accepted forgets a change durably. Forgetting what is not there does nothing.
 func (s *State) Accepted(sequence uint64) error {
 	failpoint.Hit("state/accepted-before")
-	err := s.db.Update(func(tx *statemgr.Tx) error { return changeQueue.Delete(tx, sequence) })
+	err := s.update(func(tx *statemgr.Tx) error { return changeQueue.Delete(tx, sequence) })
 	failpoint.Hit("state/accepted-after")
 	if err != nil {
 		return err
@@ -156,5 +166,5 @@ func (s *State) LoadSequence() (int64, error) {
 
 // SaveSequence keeps it, durably.
 func (s *State) SaveSequence(sequence int64) error {
-	return s.db.Update(func(tx *statemgr.Tx) error { return sessionBucket.Put(tx, manifestSequence, sequence) })
+	return s.update(func(tx *statemgr.Tx) error { return sessionBucket.Put(tx, manifestSequence, sequence) })
 }
