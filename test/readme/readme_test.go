@@ -4,6 +4,7 @@ package readme
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,6 +71,44 @@ func TestTheReadmesCommandsWorkInOrderOnAFreshClone(t *testing.T) {
 	for what, was := range before {
 		if is := machine(t)[what]; is != was {
 			t.Errorf("%s changed:\nbefore:\n%s\nafter make down:\n%s", what, was, is)
+		}
+	}
+}
+
+func TestMakeUpNamesEveryUnmetNeedAndChangesNothing(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone := filepath.Join(t.TempDir(), "longshore")
+	if out, err := exec.Command("git", "clone", "-q", root, clone).CombinedOutput(); err != nil {
+		t.Fatalf("git clone: %v: %s", err, out)
+	}
+	for _, address := range []string{"127.0.0.1:8480", "[::1]:51678"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	before := machine(t)
+	cmd := exec.Command("make", "up")
+	cmd.Dir, cmd.Env = clone, append(clean(os.Environ()), "HOSTS=")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatalf("it went on:\n%s", out)
+	}
+	for _, want := range []string{"2 needs are unmet; nothing was changed", "port 8480 is taken", "port 51678 is taken", "ss -ltnp"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the output lacks %q:\n%s", want, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(clone, ".run")); err == nil {
+		t.Error("it made .run")
+	}
+	for what, was := range before {
+		if is := machine(t)[what]; is != was {
+			t.Errorf("%s changed:\nbefore:\n%s\nafter:\n%s", what, was, is)
 		}
 	}
 }
