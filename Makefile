@@ -35,7 +35,7 @@ need: ## install and start what the tests need (Debian packages, a Docker engine
 
 lint: ## formatting, vet, the import direction and other house rules
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
-	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --allow-parallel-runners ./...
 
 fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	@test/fuzz.sh $(or $(FUZZTIME),20s)
