@@ -29,6 +29,15 @@
 // If the records themselves are lost, tasks are rebuilt from the labels of their containers. Such a task runs on, is
 // stopped and reported like any other, but nothing is made for it before the control plane has sent its payload again.
 //
+// Each start is on record with the boot of the host in which it was ordered, which tells a reboot from a restart of the agent:
+// boot.go. Containers with our labels that no task has are found by every look and handled by policy: orphans.go.
+//
+// # What is left of a stopped task
+//
+// Its containers stay for the clean-up wait and the task's own part of the jitter, and go one at a time; when the disk is
+// short the oldest go sooner, but not the last of each family. The end of a container's output is on record before it is
+// removed. The record outlives the containers, the last few of each family: past.go.
+//
 // # One look for all
 //
 // The observer lists the engine's containers once per interval, whenever the event stream stands anew, and whenever a call

@@ -8,7 +8,7 @@
 //	agent.db
 //	├── longshore                     what the file is; plain text, so that every version can read it
 //	│   └── version                   "1"
-//	├── tasks                         by task ARN: the engine's record of the task
+//	├── tasks                         by task ARN: the engine's record of the task, and for a while of what is left of one that was cleaned up
 //	├── changes                       by sequence number, 8 bytes big-endian: state changes the control plane has not accepted yet;
 //	│                                 the bucket's own sequence is the last number given, so that numbers never come back
 //	└── session                       manifest-sequence: the greatest timeline of a task manifest that was obeyed
