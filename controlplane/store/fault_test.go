@@ -229,7 +229,7 @@ func TestAnEtcdThatDoesNotAnswerMakesTheStoreUnavailableAndNotStuck(t *testing.T
 		t.Error("Read whose caller left:", err)
 	}
 	f.hang.Store(false)
-	commit(t, s.Txn().Create(cluster("c")))
+	commit(t, s.Txn().Create(cluster("another")))
 
 	mend := f.breakWatch()
 	c := cluster("unseen")
