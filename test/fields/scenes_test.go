@@ -60,7 +60,7 @@ var scenes = map[string]scene{
 			with(shell("main", facts+idle), func(c *types.ContainerDefinition) {
 				c.Cpu, c.Memory, c.MemoryReservation = 64, aws.Int32(96), aws.Int32(32)
 				c.Environment = []types.KeyValuePair{{Name: aws.String("WORD"), Value: aws.String("a b=c")}}
-				c.WorkingDirectory, c.Hostname = aws.String("/work"), aws.String("probe")
+				c.WorkingDirectory, c.Hostname = aws.String("/srv"), aws.String("probe")
 				c.DnsServers, c.DnsSearchDomains = []string{"192.0.2.53"}, []string{"example.test"}
 				c.ExtraHosts = []types.HostEntry{{Hostname: aws.String("far"), IpAddress: aws.String("192.0.2.9")}}
 				c.DockerLabels = map[string]string{"team": "harbour"}

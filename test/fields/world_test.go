@@ -43,7 +43,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{lab: e2e.NewLab(t, "fld", 91, 1, "--role-credentials", roleFile(t))}
 	url, id, secret := w.lab.API()
 	w.api = ecs.New(ecs.Options{BaseEndpoint: &url, Region: "us-west-2", Credentials: credentials.NewStaticCredentialsProvider(id, secret, ""), RetryMaxAttempts: 1})
-	w.image = w.lab.Push("probe:1", images.Spec{Files: []images.File{images.Passwd, images.Group, {Path: "/work/file", Data: "x"}}})
+	w.image = w.lab.Push("probe:1", images.Spec{Files: []images.File{images.Passwd, images.Group, {Path: "/srv/file", Data: "x"}}})
 	w.engine = w.lab.Engine(1)
 	if _, err := w.api.CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String(cluster)}); err != nil {
 		t.Fatal(err)
