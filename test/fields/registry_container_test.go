@@ -21,7 +21,7 @@ var ofContainer = map[string][]claim{
 	"MemoryReservation":       one(engine("bridge", func(c inspected) any { return c.HostConfig.MemoryReservation >> 20 }, 32)),
 	"Essential":               both(of("bridge", "data", func(c inspected) any { return c.State.Status }, "exited"), wants("bridge", func(s *stage) any { return aws.ToString(s.task.LastStatus) }, "RUNNING")),
 	"Environment[]":           one(says("bridge", "word a b=c ")),
-	"WorkingDirectory":        one(says("bridge", " dir /work ")),
+	"WorkingDirectory":        one(says("bridge", " dir /srv ")),
 	"Hostname":                one(says("bridge", " host probe ")),
 	"User":                    one(tells("bridge", "web", "1000\r\n")),
 	"Interactive":             one(of("bridge", "web", func(c inspected) any { return c.Config.OpenStdin }, true)),

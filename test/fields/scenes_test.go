@@ -53,7 +53,7 @@ var scenes = map[string]scene{
 				c.Essential = aws.Bool(false)
 				c.MountPoints = []types.MountPoint{{SourceVolume: aws.String("own"), ContainerPath: aws.String("/given")}}
 			}),
-			with(shell("web", "id -u; httpd -f -p 8080 -h /work"), func(c *types.ContainerDefinition) {
+			with(shell("web", "id -u; httpd -f -p 8080 -h /srv"), func(c *types.ContainerDefinition) {
 				c.User, c.Interactive, c.PseudoTerminal, c.ReadonlyRootFilesystem = aws.String("app"), aws.Bool(true), aws.Bool(true), aws.Bool(true)
 				c.HealthCheck = &types.HealthCheck{Command: []string{"CMD-SHELL", "true"}, Interval: aws.Int32(5), Timeout: aws.Int32(4), Retries: aws.Int32(2), StartPeriod: aws.Int32(1)}
 			}),
