@@ -293,7 +293,7 @@ func (w *world) fullDisk() {
 	w.t.Helper()
 	w.end(w.agent, syscall.SIGTERM)
 	small := "/run/small"
-	w.onHost("sh", "-c", "mkdir -p "+small+" && mount -t tmpfs -o size=1m small "+small+" && cp -a "+dataDir+"/. "+small)
+	w.onHost("sh", "-c", "mkdir -p "+small+" && mount -t tmpfs -o size=64m small "+small+" && cp -a "+dataDir+"/. "+small)
 	setting := "ECS_DATADIR=" + small
 	w.env = append(w.env, setting)
 	defer func() {
