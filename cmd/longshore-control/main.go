@@ -1,4 +1,4 @@
-// Longshore-control is the control plane: the ECS API, the service scheduler and the agents' endpoint, over etcd.
+// Command longshore-control is the control plane: the ECS API, the service scheduler and the agents' endpoint, over etcd.
 //
 // It exits with 0 after SIGTERM or SIGINT, 1 when it failed, and 2 when it was told something that can't be.
 package main

@@ -1,4 +1,4 @@
-// router stands in for Fluent Bit in the tests: it reads the configuration at Fluent Bit's path, in Fluent Bit's classic
+// Command router stands in for Fluent Bit in the tests: it reads the configuration at Fluent Bit's path, in Fluent Bit's classic
 // form, speaks the forward protocol on its inputs, and prints what its stdout outputs match, one JSON object a line. It
 // knows the plugins forward, tcp, grep, record_modifier, stdout and null, and ends with an error at anything else.
 package main
