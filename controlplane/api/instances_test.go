@@ -3,6 +3,7 @@ package api_test
 import (
 	"fmt"
 	"slices"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -211,6 +212,9 @@ func TestOnlyWhatMayHaveBeenARebootMakesAnInstanceJoinAnew(t *testing.T) {
 	}
 	for _, boot := range []string{"boot-2", ""} {
 		before := joined(arn)
+		for !time.Now().After(before.Add(2 * time.Millisecond)) { // times are kept in milliseconds
+			runtime.Gosched()
+		}
 		register(arn, boot)
 		if again := joined(arn); !again.After(before) {
 			t.Errorf("registered again with boot %q it still joined at %v", boot, again)
