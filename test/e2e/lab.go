@@ -350,6 +350,7 @@ func (l *Lab) Engine(i int) *client.Client {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(func() { c.Close() })
+	c.NegotiateAPIVersion(l.t.Context()) // now, for the client's first requests race when they are made side by side
 	return c
 }
 

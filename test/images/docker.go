@@ -32,6 +32,7 @@ func DockerClient(t testing.TB) *client.Client {
 	if _, err := c.Ping(t.Context()); err != nil {
 		t.Fatalf(NoEngine, err)
 	}
+	c.NegotiateAPIVersion(t.Context()) // now, for the client's first requests race when they are made side by side
 	return c
 }
 
