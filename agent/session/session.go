@@ -110,6 +110,7 @@ type Handler func(frame []byte) (alive bool, err error)
 type Conn struct {
 	ws      *websocket.Conn
 	url     string
+	answer  http.Header // of the handshake
 	timeout time.Duration
 	pinged  chan struct{} // a ping came
 	pings   pings
@@ -157,6 +158,9 @@ func (c *Conn) Write(ctx context.Context, frame []byte) error {
 	defer cancel()
 	return c.ws.Write(ctx, websocket.MessageText, frame)
 }
+
+// Answered is a header of the handshake's answer, "" if it had none.
+func (c *Conn) Answered(header string) string { return c.answer.Get(header) }
 
 // URL is what the connection was opened with.
 func (c *Conn) URL() string { return c.url }
@@ -357,7 +361,7 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 		return nil, refusal(response, request.URL.Host, err)
 	}
 	ws.SetReadLimit(ReadLimit)
-	conn.ws = ws
+	conn.ws, conn.answer = ws, response.Header
 	return conn, nil
 }
 

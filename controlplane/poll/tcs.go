@@ -40,6 +40,8 @@ type tcsSession struct {
 const maxUnwritten = 10_000
 
 func (s *Server) serveTCS(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set(tcs.OwnMetricsHeader, "1") // other agents don't mind
+	w.Header().Set(tcs.ProgressHeader, "1")
 	socket, at := s.handshake(w, r, "cluster", "containerInstance")
 	if socket == nil {
 		return

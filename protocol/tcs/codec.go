@@ -44,6 +44,7 @@ func init() {
 	for _, m := range []any{
 		HeartbeatMessage{}, AckPublishMetric{}, AckPublishHealth{}, AckPublishInstanceStatus{}, StopTelemetrySessionMessage{},
 		PublishMetricsRequest{}, PublishHealthRequest{}, PublishInstanceStatusRequest{},
+		LongshoreProgress{},
 	} {
 		t := reflect.TypeOf(m)
 		messages[t.Name()] = t

@@ -8,6 +8,7 @@
 //	control plane → agent   HeartbeatMessage, AckPublishMetric, AckPublishHealth, AckPublishInstanceStatus,
 //	                        StopTelemetrySessionMessage and the exceptions
 //	agent → control plane   PublishMetricsRequest, PublishHealthRequest, PublishInstanceStatusRequest
+//	of our own              LongshoreProgress (progress.go), only where the answer to the handshake asks for it
 //
 // Members whose type is a pointer are left out when nil. Nothing is sent again when an acknowledgement is missing.
 package tcs

@@ -21,6 +21,7 @@ import (
 var all = []any{
 	&tcs.HeartbeatMessage{}, &tcs.AckPublishMetric{}, &tcs.AckPublishHealth{}, &tcs.AckPublishInstanceStatus{}, &tcs.StopTelemetrySessionMessage{},
 	&tcs.PublishMetricsRequest{}, &tcs.PublishHealthRequest{}, &tcs.PublishInstanceStatusRequest{},
+	&tcs.LongshoreProgress{},
 }
 
 func fill(r *rand.Rand, v reflect.Value) {
@@ -192,4 +193,18 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestMetricsOfOurOwnAreFoundByTheirNames(t *testing.T) {
+	payload := tcs.OwnPayload(tcs.Own(tcs.HostCPUSteal, 2.5, tcs.UnitPercent), tcs.Own(tcs.HostMemoryTotal, 512, tcs.UnitMiB))
+	payload = append(payload, nil, &tcs.GeneralMetricsWrapper{Dimensions: []*tcs.Dimension{{Key: "k"}}, GeneralMetrics: []*tcs.GeneralMetric{tcs.Own("other", 1, "")}})
+	if v, ok := tcs.OwnValue(payload, tcs.HostMemoryTotal); v != 512 || !ok {
+		t.Error(v, ok)
+	}
+	if v, ok := tcs.OwnValue(payload, "other"); ok {
+		t.Error(v)
+	}
+	if tcs.OwnPayload() != nil {
+		t.Error("an empty payload is a payload")
+	}
 }
