@@ -2,23 +2,52 @@ package enginetest_test
 
 import (
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/engine/enginetest/remote"
 )
 
 func TestTheFakePassesTheSuite(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T) enginetest.Subject {
+	enginetest.Run(t, subject(func(_ *testing.T, f *enginetest.Fake) engine.Runtime { return enginetest.Restarter{Fake: f} }))
+}
+
+func TestTheFakePassesTheSuiteBehindASocket(t *testing.T) {
+	enginetest.Run(t, subject(func(t *testing.T, f *enginetest.Fake) engine.Runtime {
+		socket := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: remote.Handler(enginetest.Restarter{Fake: f}, remote.Options{}), ReadHeaderTimeout: time.Minute}
+		ended := make(chan error)
+		go func() { ended <- server.Serve(l) }()
+		c := remote.Dial(socket)
+		t.Cleanup(func() {
+			_ = c.Close()
+			_ = server.Close()
+			<-ended
+		})
+		return c
+	}))
+}
+
+// subject is a Fake with what the suite needs around it, as through shows it.
+func subject(through func(*testing.T, *enginetest.Fake) engine.Runtime) func(t *testing.T) enginetest.Subject {
+	return func(t *testing.T) enginetest.Subject {
 		f := enginetest.NewFake()
 		s := enginetest.Subject{
-			Runtime: enginetest.Restarter{Fake: f}, Images: map[string]string{}, Open: "registry/open:1", Closed: "registry/closed:1",
+			Runtime: through(t, f), Images: map[string]string{}, Open: "registry/open:1", Closed: "registry/closed:1",
 			Missing: "registry/missing:1", Unreachable: "nowhere/x:1", Auth: engine.RegistryAuth{Username: "me", Password: "secret"},
 		}
 		configs := map[string]engine.ImageConfig{}
@@ -46,12 +75,12 @@ func TestTheFakePassesTheSuite(t *testing.T) {
 			id := f.AddForeign("foreign")
 			return id, "foreign", func() bool { _, running := f.Foreign(id); return running }
 		}
-		s.Down = func(*testing.T) engine.Runtime {
+		s.Down = func(t *testing.T) engine.Runtime {
 			down := enginetest.NewFake()
 			down.Down()
-			return down
+			return through(t, down)
 		}
-		s.Hung = func(*testing.T) engine.Runtime {
+		s.Hung = func(t *testing.T) engine.Runtime {
 			hung := enginetest.NewFake()
 			for _, m := range []string{
 				"Info", "List", "Inspect", "Create", "Start", "Stop", "Remove", "Logs", "Events", "Image", "Images", "Pull",
@@ -59,10 +88,10 @@ func TestTheFakePassesTheSuite(t *testing.T) {
 			} {
 				hung.Hang(m)
 			}
-			return hung
+			return through(t, hung)
 		}
 		return s
-	})
+	}
 }
 
 // published is the digest that a Fake gives an image.

@@ -197,7 +197,7 @@ func (f *Fake) SetHealth(id, status string, exitCode int, output string) {
 	if c == nil {
 		return
 	}
-	c.state.Health = engine.Health{Status: status, Since: time.Now(), ExitCode: exitCode, Output: output}
+	c.state.Health = engine.Health{Status: status, Since: f.now(), ExitCode: exitCode, Output: output}
 	f.publish(c, "health")
 }
 
@@ -286,6 +286,21 @@ func (f *Fake) Starts(name string) int {
 	return f.started[name]
 }
 
+// Names returns the names of all containers that were ever made.
+func (f *Fake) Names() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.creates))
+}
+
+// Ended returns a container as it was when its last process ended, also after its removal; false if none did.
+func (f *Fake) Ended(name string) (engine.State, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st, ok := f.ends[name]
+	return st, ok
+}
+
 // Peak is how many processes of one container of a task ran at the same time at most, whatever the containers' names;
 // more than 1 means that something was started twice.
 func (f *Fake) Peak(taskArn, name string) int {
@@ -325,6 +340,23 @@ func (f *Fake) RepeatEvents(n int) {
 	defer f.mu.Unlock()
 	f.repeat = n
 }
+
+// ShuffleEvents makes events that wait together arrive in any order, or not any more.
+func (f *Fake) ShuffleEvents(shuffle bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.shuffle = shuffle
+}
+
+// Skew makes the engine's clock go ahead of the machine's by d, or behind it; what it has noted stays as it is.
+func (f *Fake) Skew(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.skew = d
+}
+
+// now is the time of the engine's clock. The mutex is held.
+func (f *Fake) now() time.Time { return time.Now().Add(f.skew) }
 
 // BreakEvents ends all event streams with an error, as a lost connection does.
 func (f *Fake) BreakEvents() {

@@ -42,7 +42,10 @@ type Fake struct {
 	creates    map[string]int // containers ever made, by container name
 	peak       map[string]int // most processes of one task and container at the same time
 	subs       map[*subscription]struct{}
+	ends       map[string]engine.State // the last end of a process, by container name
+	skew       time.Duration           // of the engine's clock
 	dropEvents bool
+	shuffle    bool
 	repeat     int
 	closed     bool
 }
@@ -85,6 +88,7 @@ func NewFake() *Fake {
 		started:    map[string]int{},
 		creates:    map[string]int{},
 		peak:       map[string]int{},
+		ends:       map[string]engine.State{},
 		subs:       map[*subscription]struct{}{},
 	}
 }
@@ -210,7 +214,7 @@ func (f *Fake) make(spec engine.Spec, img *image) *container {
 	}
 	c := &container{spec: spec, image: img, state: engine.State{
 		ID: fmt.Sprintf("%064x", f.serial), Name: spec.Name, Labels: labels, Image: spec.Image, ImageID: img.ID,
-		Status: engine.StatusCreated, CreatedAt: time.Now(), NetworkMode: mode, Mounts: slices.Clone(spec.Mounts),
+		Status: engine.StatusCreated, CreatedAt: f.now(), NetworkMode: mode, Mounts: slices.Clone(spec.Mounts),
 	}}
 	f.containers[c.state.ID] = c
 	for _, m := range spec.Mounts {
@@ -261,7 +265,7 @@ func (f *Fake) start(ctx context.Context, method, id string) error {
 
 // run starts the process. The mutex is held.
 func (f *Fake) run(c *container) {
-	now := time.Now()
+	now := f.now()
 	f.serial++
 	c.state.Status, c.state.Pid, c.state.StartedAt = engine.StatusRunning, 1000+f.serial, now
 	c.state.Error, c.state.ExitCode, c.state.OOMKilled, c.state.FinishedAt = "", 0, false, time.Time{}
@@ -329,7 +333,8 @@ func (f *Fake) end(c *container, code int, oom bool) {
 		c.timer.Stop()
 	}
 	c.state.Status, c.state.ExitCode, c.state.OOMKilled = engine.StatusExited, code, oom
-	c.state.FinishedAt, c.state.Pid, c.state.Ports, c.state.Addresses = time.Now(), 0, nil, nil
+	c.state.FinishedAt, c.state.Pid, c.state.Ports, c.state.Addresses = f.now(), 0, nil, nil
+	f.ends[c.state.Name] = c.show()
 	close(c.gone)
 	if oom {
 		f.publish(c, "oom")

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -31,7 +31,7 @@ func (f *Fake) publish(c *container, action string) {
 	if f.dropEvents || !ours(c) {
 		return
 	}
-	e := engine.Event{ContainerID: c.state.ID, TaskArn: c.state.Labels[engine.LabelTaskArn], Action: action, Time: time.Now()}
+	e := engine.Event{ContainerID: c.state.ID, TaskArn: c.state.Labels[engine.LabelTaskArn], Action: action, Time: f.now()}
 	for s := range f.subs {
 		for range 1 + f.repeat {
 			s.queue = append(s.queue, e)
@@ -72,6 +72,9 @@ func (f *Fake) Events(ctx context.Context, ready func(), each func(engine.Event)
 		f.mu.Lock()
 		queue, broke := s.queue, s.broke
 		s.queue = nil
+		if f.shuffle {
+			rand.Shuffle(len(queue), func(i, j int) { queue[i], queue[j] = queue[j], queue[i] })
+		}
 		f.mu.Unlock()
 		for _, e := range queue {
 			if ctx.Err() != nil {
