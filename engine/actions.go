@@ -356,6 +356,9 @@ func (w *worker) create(c *Container, img *Image) deed {
 		if err := route(t, c, e.cfg.Host, router, &spec); err != nil {
 			return keep, err
 		}
+		if err := e.prepare(t, c, &spec); err != nil {
+			return keep, err
+		}
 		remark := boundLog(&spec, e.observer.info().LogDriver, e.cfg.LogMaxSize, e.cfg.LogMaxFiles)
 		failpoint.Hit("engine/create-before")
 		id, err := e.cfg.Runtime.Create(ctx, spec)

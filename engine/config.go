@@ -20,6 +20,8 @@ type Config struct {
 	// Groups holds each task to its limits; nil: a task's cpu only gives shares, and its memory limits each container.
 	Groups TaskGroups
 	Policy Policy // nil: nothing is denied
+	// Prepare is asked, in order, what each container gets beside what its definition says.
+	Prepare []Prepare
 	Log    *zap.Logger
 	Host   Host
 	// Changed is called, without locks held, whenever TaskState has a new StateChange; it must return at once.

@@ -62,7 +62,7 @@ func unsupportedInContainer(p *acs.Container) error {
 		return fmt.Errorf("managedAgents (%s) are not supported", p.ManagedAgents[0].Name)
 	case len(p.CredentialSpecs) > 0:
 		return fmt.Errorf("credentialSpecs are not supported on Linux")
-	case p.LogsAuthStrategy != "" && p.LogsAuthStrategy != "None":
+	case p.LogsAuthStrategy != "" && p.LogsAuthStrategy != "None" && p.LogsAuthStrategy != LogsByExecutionRole:
 		return fmt.Errorf("logsAuthStrategy %q is not supported", p.LogsAuthStrategy)
 	case p.HealthCheckType != "" && !strings.EqualFold(p.HealthCheckType, "docker"):
 		return fmt.Errorf("healthCheckType %q is not supported; use docker", p.HealthCheckType)

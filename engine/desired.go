@@ -249,11 +249,19 @@ func networkMode(mode string) error {
 	return fmt.Errorf("networkMode %q is not supported; use bridge, host or none", mode)
 }
 
-// withoutCredentials is the payload as it may be stored: role credentials live in memory only.
+// withoutCredentials is the payload as it may be stored: role credentials live in memory only. What they are asked for by
+// stays, as containers have it in their environment.
 func withoutCredentials(p *acs.Task) *acs.Task {
 	c := *p
-	c.RoleCredentials, c.ExecutionRoleCredentials = nil, nil
+	c.RoleCredentials, c.ExecutionRoleCredentials = credentialsID(p.RoleCredentials), credentialsID(p.ExecutionRoleCredentials)
 	return &c
+}
+
+func credentialsID(c *acs.IAMRoleCredentials) *acs.IAMRoleCredentials {
+	if c == nil || c.CredentialsID == "" {
+		return nil
+	}
+	return &acs.IAMRoleCredentials{CredentialsID: c.CredentialsID}
 }
 
 // needOf is what the control plane reserves for the task (ECS: task-level values, else the sum of the containers').

@@ -43,6 +43,8 @@ type ContainerStatus struct {
 	Reason      string
 	Bindings    []NetworkBinding
 	Addresses   []string
+	NetworkMode string // as the engine shows it; empty before it is created
+	Pid         int    // of its first process, while it runs
 	CreatedAt   time.Time
 	StartedAt   time.Time
 	FinishedAt  time.Time

@@ -458,7 +458,7 @@ func containerStatus(t *Task, c *Container, cr *ContainerRecord, co *ContainerOb
 		s.ImageID, s.Known = co.Image.ID, "PULLED"
 	}
 	if st := co.State; st != nil {
-		s.Health, s.Addresses, s.CreatedAt = st.Health, st.Addresses, st.CreatedAt
+		s.Health, s.Addresses, s.CreatedAt, s.NetworkMode, s.Pid = st.Health, st.Addresses, st.CreatedAt, st.NetworkMode, st.Pid
 		s.Known = "CREATED"
 		if st.ImageID != "" {
 			s.ImageID = st.ImageID
