@@ -185,6 +185,10 @@ func (w *worker) pull(c *Container) deed {
 				w.note(func(w *worker) { w.progress(c.Name, p, now.Sub(began)) })
 			}
 		}
+		req.Note = func(text string) {
+			at := time.Now()
+			w.note(func(w *worker) { w.timeline.note(c.Name, string(VerbPull), OutcomeWarning, text, at) })
+		}
 		failpoint.Hit("engine/pull-before")
 		img, release, err := w.e.cfg.Images.Ensure(ctx, req)
 		failpoint.Hit("engine/pull-after")

@@ -24,7 +24,8 @@ type Config struct {
 	Prepare []Prepare
 	Log    *zap.Logger
 	Host   Host
-	// Changed is called, without locks held, whenever TaskState has a new StateChange; it must return at once.
+	// Changed is called whenever there is something new to tell: a StateChange in TaskState, another verdict of Health, or
+	// another health of a container. It must return at once, and not call the engine.
 	Changed func()
 	// Intervals; zero means the default in the comment.
 	RelistInterval time.Duration // 10 s
@@ -92,6 +93,8 @@ type ImageRequest struct {
 	Priority  int // lower goes first
 	Auth      *acs.RegistryAuthentication
 	Progress  func(Progress)
+	// Note takes what belongs in the task's timeline: a try that failed, a pull that was joined, a local image used instead.
+	Note func(text string)
 }
 
 // VolumeChecker is the check of a container's user against its host volumes (engine/volume implements it).

@@ -52,6 +52,7 @@ func New(cfg Config) (*Engine, error) {
 	e.past.perFamily, e.past.records = cfg.KeepPerFamily, map[string]*TaskRecord{}
 	e.orphans.e, e.orphans.found = e, map[string]*orphanage{}
 	e.observer = &observer{e: e, prodded: make(chan struct{}, 1)}
+	e.health.changed = cfg.Changed
 	e.health.set("engine", "the container engine was not looked at yet")
 	records, err := cfg.State.Load()
 	if err != nil {

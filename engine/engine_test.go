@@ -150,6 +150,7 @@ type images struct {
 func (i *images) Ensure(ctx context.Context, req engine.ImageRequest) (engine.Image, func(), error) {
 	img, err := i.runtime.Image(ctx, req.Ref)
 	if err != nil {
+		req.Note("pulled, because it is not local")
 		img, err = i.runtime.Pull(ctx, req.Ref, nil, req.Progress)
 	}
 	if err != nil {

@@ -153,15 +153,24 @@ func (o *observer) hear(ctx context.Context) {
 
 // health joins what can impair the engine.
 type health struct {
+	changed func() // may be nil
+
 	mu     sync.Mutex
 	causes map[string]string // by source
 	since  time.Time
 }
 
+// set notes what a source says, and tells when something impairs the engine that did not before, or no longer does.
 func (h *health) set(source, cause string) {
+	if h.put(source, cause) && h.changed != nil {
+		h.changed()
+	}
+}
+
+func (h *health) put(source, cause string) (other bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	was := len(h.causes) > 0
+	was, known := len(h.causes) > 0, h.causes[source] != ""
 	if h.causes == nil {
 		h.causes, h.since = map[string]string{}, time.Now()
 	}
@@ -173,6 +182,7 @@ func (h *health) set(source, cause string) {
 	if is := len(h.causes) > 0; is != was {
 		h.since = time.Now()
 	}
+	return known != (cause != "")
 }
 
 func (h *health) engine(s EngineObserved) {

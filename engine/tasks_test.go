@@ -91,6 +91,9 @@ func TestTheTimesOfAPullAreReportedAndThoseOfALocalImageAreNot(t *testing.T) {
 		if last := w.disk.last(a.Arn); last.Status != "RUNNING" || !last.PullStartedAt.Equal(began) || last.PullStoppedAt.Sub(began) != time.Minute || last.Containers[0].ImageDigest == "" {
 			t.Errorf("%+v", last)
 		}
+		if !strings.Contains(w.explain(a.Arn), "app pull warning pulled, because it is not local") {
+			t.Errorf("what the image cache noted is not in the timeline\n%s", w.explain(a.Arn))
+		}
 		if last := w.disk.last(b.Arn); !last.PullStartedAt.IsZero() {
 			t.Errorf("%+v", last)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -432,7 +433,14 @@ func (w *worker) take(r result) {
 func (w *worker) publish() {
 	s := statusOf(w.task, w.rec, &w.obs)
 	s.Waits, s.Timeline = w.waits, w.timeline.snapshot()
-	w.status.Store(s)
+	if old := w.status.Swap(s); old != nil && otherHealth(old, s) && w.e.cfg.Changed != nil {
+		w.e.cfg.Changed()
+	}
+}
+
+// otherHealth reports whether the health of a container is not what it was.
+func otherHealth(a, b *TaskStatus) bool {
+	return !slices.EqualFunc(a.Containers, b.Containers, func(a, b ContainerStatus) bool { return a.Health.Status == b.Health.Status })
 }
 
 // statusOf is a task as others see it.

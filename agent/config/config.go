@@ -26,10 +26,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/longshore-project/longshore/internal/nearest"
 	"github.com/longshore-project/longshore/protocol/awsapi"
 )
 
@@ -279,7 +280,12 @@ func foreign(key string) bool {
 }
 
 func (l *loader) unknown(key, source string) {
-	if near := nearest(key); near != "" {
+	names := make([]string, 0, len(Knobs))
+	for i := range Knobs {
+		names = append(names, Knobs[i].Name)
+	}
+	slices.Sort(names)
+	if near := nearest.Word(key, names); near != "" {
 		l.warnf("unknown setting %s in %s is ignored; did you mean %s?", key, source, near)
 		return
 	}
@@ -365,40 +371,4 @@ func readBounded(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is %d bytes long, more than the %d that a configuration may have", name, info.Size(), maxFile)
 	}
 	return os.ReadFile(name)
-}
-
-// nearest is the known name that differs least from key, or "" if none is near.
-func nearest(key string) string {
-	best, least := "", len(key)/3+1
-	names := make([]string, 0, len(Knobs))
-	for i := range Knobs {
-		names = append(names, Knobs[i].Name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		if d := distance(key, name); d < least {
-			best, least = name, d
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diagonal
-			if a[i-1] != b[j-1] {
-				cost = 1 + min(diagonal, row[j], row[j-1])
-			}
-			diagonal, row[j] = row[j], cost
-		}
-	}
-	return row[len(b)]
 }

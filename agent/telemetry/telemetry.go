@@ -3,7 +3,8 @@
 //
 //	PublishMetricsRequest         at connect and every 20 s, while no task is here: "idle". Nothing is published that was not measured.
 //	PublishHealthRequest          every 20 s, and at once when a container's health has changed, while a container has a health check
-//	PublishInstanceStatusRequest  after each heartbeat of ACS: whether the container engine does its work
+//	PublishInstanceStatusRequest  after each heartbeat of ACS, and at once when it is another than was told last, or nothing was
+//	                              told yet: whether the container engine does its work
 //
 // Nothing is sent again when an acknowledgement is missing: the next period says it anew. Each frame is signed
 // (agent-protocol section 6.2).
@@ -64,7 +65,8 @@ type Config struct {
 type Publisher struct {
 	cfg     Config
 	changed chan struct{}
-	checked atomic.Bool // a heartbeat of ACS came since the last instance status
+	checked atomic.Bool                         // a heartbeat of ACS came since the last instance status
+	told    atomic.Pointer[engine.EngineHealth] // what was told last; nil: nothing yet
 }
 
 // New makes a Publisher.
@@ -73,7 +75,7 @@ func New(cfg Config) *Publisher { return &Publisher{cfg: cfg, changed: make(chan
 // Heartbeat says that ACS sent a heartbeat. It returns at once.
 func (p *Publisher) Heartbeat() { p.checked.Store(true) }
 
-// Changed says that the health of a container may have changed. It returns at once.
+// Changed says that the health of a container, or that of the container engine, may have changed. It returns at once.
 func (p *Publisher) Changed() {
 	select {
 	case p.changed <- struct{}{}:
@@ -155,7 +157,7 @@ func (p *Publisher) publish(ctx context.Context, c *session.Conn) {
 	}
 }
 
-// report sends what is due. A report that is not regular sends health only, and only if it changed; it returns the health as sent.
+// report sends what is due. A report that is not regular sends only what changed; it returns the containers' health as sent.
 func (p *Publisher) report(ctx context.Context, c *session.Conn, regular bool, last map[string]string) (map[string]string, error) {
 	tasks, now := p.cfg.Engine.Tasks(), tcs.At(time.Now())
 	if regular && !p.cfg.MetricsDisabled && idle(tasks) {
@@ -163,10 +165,8 @@ func (p *Publisher) report(ctx context.Context, c *session.Conn, regular bool, l
 			return last, err
 		}
 	}
-	if regular && p.checked.Swap(false) {
-		if err := p.send(ctx, c, p.status(now)); err != nil {
-			return last, err
-		}
+	if err := p.reportStatus(ctx, c, regular, now); err != nil {
+		return last, err
 	}
 	health, digest := p.health(tasks, now)
 	if len(digest) == 0 || (!regular && maps.Equal(digest, last)) {
@@ -178,6 +178,23 @@ func (p *Publisher) report(ctx context.Context, c *session.Conn, regular bool, l
 		}
 	}
 	return digest, nil
+}
+
+// reportStatus sends the instance's status if it is due, or another than was told last.
+func (p *Publisher) reportStatus(ctx context.Context, c *session.Conn, regular bool, now *tcs.Time) error {
+	h, told := p.cfg.Engine.Health(), p.told.Load()
+	other := told == nil || told.Impaired != h.Impaired || len(told.Causes) != len(h.Causes)
+	if !other && !(regular && p.checked.Load()) {
+		return nil
+	}
+	if regular {
+		p.checked.Store(false)
+	}
+	if err := p.send(ctx, c, p.status(h, now)); err != nil {
+		return err
+	}
+	p.told.Store(&h)
+	return nil
 }
 
 // idle says whether no task uses the host.
@@ -236,8 +253,7 @@ func statusMessage(h engine.Health) string {
 	return out
 }
 
-func (p *Publisher) status(now *tcs.Time) *tcs.PublishInstanceStatusRequest {
-	h := p.cfg.Engine.Health()
+func (p *Publisher) status(h engine.EngineHealth, now *tcs.Time) *tcs.PublishInstanceStatusRequest {
 	status := &tcs.InstanceStatus{Type: tcs.TypeContainerRuntime, Status: tcs.StatusOK, LastUpdated: now}
 	if h.Impaired {
 		status.Status, status.StatusReason = tcs.StatusImpaired, strings.Join(h.Causes, "; ")

@@ -159,7 +159,7 @@ func checked(arn, status string) engine.TaskStatus {
 func TestAnIdleInstanceSaysSoAtConnectAndEveryTwentySeconds(t *testing.T) {
 	inBubble(t, func(w *world) {
 		pass(41 * time.Second)
-		expect(t, w, "0s metrics idle=true fin=true tasks=0", "20s metrics idle=true fin=true tasks=0", "40s metrics idle=true fin=true tasks=0")
+		expect(t, w, "0s metrics idle=true fin=true tasks=0", "0s status ContainerRuntime=OK ", "20s metrics idle=true fin=true tasks=0", "40s metrics idle=true fin=true tasks=0")
 		r := w.server.Attempts()[0]
 		if d := cmp.Diff("agentHash=1234567&agentVersion=0.1.0&cluster=daemonset&containerInstance=arn%3Ai&dockerVersion=20.10.24%2Bdfsg1", r.URL.RawQuery); d != "" || r.URL.Path != "/tcs/ws" {
 			t.Error(d, r.URL.Path)
@@ -171,7 +171,7 @@ func TestNothingIsPublishedAboutTasksThatWasNotMeasured(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.engine.set(engine.EngineHealth{}, engine.TaskStatus{Arn: "t1", Known: "RUNNING"})
 		pass(time.Minute)
-		expect(t, w, "0s metrics idle=true fin=true tasks=0")
+		expect(t, w, "0s metrics idle=true fin=true tasks=0", "0s status ContainerRuntime=OK ")
 	})
 }
 
@@ -184,7 +184,7 @@ func TestHealthIsPublishedEveryPeriodAndAtOnceWhenItChanges(t *testing.T) {
 		synctest.Wait()
 		w.publisher.Changed() // nothing new
 		pass(16 * time.Second)
-		expect(t, w, "0s metrics idle=true fin=true tasks=0", "20s health fin=true t1/web=UNKNOWN", "25s health fin=true t1/web=HEALTHY", "40s health fin=true t1/web=HEALTHY")
+		expect(t, w, "0s metrics idle=true fin=true tasks=0", "0s status ContainerRuntime=OK ", "20s health fin=true t1/web=UNKNOWN", "25s health fin=true t1/web=HEALTHY", "40s health fin=true t1/web=HEALTHY")
 	})
 }
 
@@ -197,7 +197,7 @@ func TestTheHealthOfManyTasksIsDivided(t *testing.T) {
 		w.engine.set(engine.EngineHealth{}, tasks...)
 		pass(21 * time.Second)
 		synctest.Wait()
-		got := w.seen()[1:]
+		got := w.seen()[2:]
 		if len(got) != 3 || !strings.Contains(got[0], "fin=false") || !strings.Contains(got[1], "fin=false") || !strings.Contains(got[2], "fin=true") {
 			t.Error(got)
 		}
@@ -213,7 +213,24 @@ func TestTheEnginesStateFollowsAHeartbeat(t *testing.T) {
 		w.engine.set(engine.EngineHealth{Impaired: true, Causes: []string{"docker does not answer", "disk full"}, Since: time.Now()}, engine.TaskStatus{Arn: "t1", Known: "RUNNING"})
 		w.publisher.Heartbeat()
 		pass(60 * time.Second)
-		expect(t, w, "0s metrics idle=true fin=true tasks=0", "40s status ContainerRuntime=OK ", "60s status ContainerRuntime=IMPAIRED docker does not answer; disk full")
+		expect(t, w, "0s metrics idle=true fin=true tasks=0", "0s status ContainerRuntime=OK ", "40s status ContainerRuntime=OK ", "60s status ContainerRuntime=IMPAIRED docker does not answer; disk full")
+	})
+}
+
+func TestAnotherVerdictAboutTheEngineIsToldAtOnce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		running := engine.TaskStatus{Arn: "t1", Known: "RUNNING"}
+		w.engine.set(engine.EngineHealth{}, running)
+		pass(23 * time.Second)
+		w.engine.set(engine.EngineHealth{Impaired: true, Causes: []string{"docker does not answer"}}, running)
+		w.publisher.Changed()
+		pass(2 * time.Second)
+		w.publisher.Changed() // nothing new
+		pass(20 * time.Second)
+		w.engine.set(engine.EngineHealth{}, running)
+		w.publisher.Changed()
+		pass(2 * time.Second)
+		expect(t, w, "0s metrics idle=true fin=true tasks=0", "0s status ContainerRuntime=OK ", "23s status ContainerRuntime=IMPAIRED docker does not answer", "45s status ContainerRuntime=OK ")
 	})
 }
 
