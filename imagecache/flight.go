@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,15 +107,18 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 	began := time.Now()
 	log := c.cfg.Log.With(zap.String("step", "pull"), zap.String("image", f.name.given), zap.String("registry", f.name.registry))
 	delay := c.cfg.FirstDelay
+	c.intend(f.name.key())
 	for try := 1; ; try++ {
 		if err := c.places.take(f.ctx, f.claim); err != nil {
 			return img, c.failure(f, try-1, began, err)
 		}
-		log.Info("pulling", zap.Int("try", try), zap.Bool("credentials", f.auth != nil), zap.Duration("waited", time.Since(began)))
+		log.Info("pulling", f.forWhom(), zap.Int("try", try), zap.Bool("credentials", f.auth != nil), zap.Duration("waited", time.Since(began)))
 		img, err = c.try(f, log)
 		c.places.give()
 		if err == nil {
-			log.Info("pulled", zap.Int("try", try), zap.Duration("duration", time.Since(began)), zap.Stringer("progress", f.progress()))
+			id, _ := c.engine.Identity(img)
+			c.pulled(f.name.key(), id)
+			log.Info("pulled", f.forWhom(), zap.Int("try", try), zap.Duration("duration", time.Since(began)), zap.Stringer("progress", f.progress()))
 			return img, nil
 		}
 		if f.ctx.Err() != nil || final(err) || try >= c.cfg.Tries {
@@ -122,7 +126,7 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 		}
 		pause := time.Duration(float64(delay) * (0.8 + 0.4*rand.Float64()))
 		delay = min(2*delay, c.cfg.LastDelay)
-		log.Warn("the pull failed and is tried again", zap.Int("try", try), zap.Int("tries", c.cfg.Tries), zap.Duration("after", pause), zap.Error(err))
+		log.Warn("the pull failed and is tried again", f.forWhom(), zap.Int("try", try), zap.Int("tries", c.cfg.Tries), zap.Duration("after", pause), zap.Error(err))
 		f.tell(func(r *Request) {
 			r.note("try %d of %d failed, next in %s: %v", try, c.cfg.Tries, pause.Round(time.Millisecond), err)
 		})
@@ -150,7 +154,7 @@ func (c *Cache[I]) try(f *flight[I], log *zap.Logger) (img I, err error) {
 		c.move()
 		f.report(p)
 		if w.move() {
-			log.Info("the pull moves", zap.Stringer("progress", p))
+			log.Info("the pull moves", f.forWhom(), zap.Stringer("progress", p))
 		}
 	})
 	if err == nil {
@@ -192,6 +196,21 @@ func (f *flight[I]) tell(say func(*Request)) {
 	for r := range f.waiters {
 		say(r)
 	}
+}
+
+// forWhom names the tasks that wait now, as a line in the log does.
+func (f *flight[I]) forWhom() zap.Field {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var tasks []string
+	for r := range f.waiters {
+		tasks = append(tasks, r.TaskArn)
+	}
+	slices.Sort(tasks)
+	if tasks = slices.Compact(tasks); len(tasks) == 1 {
+		return zap.String("task", tasks[0])
+	}
+	return zap.Strings("tasks", tasks)
 }
 
 func (f *flight[I]) progress() Progress {

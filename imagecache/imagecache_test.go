@@ -296,13 +296,19 @@ func TestFaultsThatMayPassAreTriedAgainWithGrowingDelay(t *testing.T) {
 		w.errs["app:1"] = []error{errDown, fmt.Errorf("toomanyrequests: %w", errdefs.ErrResourceExhausted), errDown, errDown}
 		began := time.Now()
 		var notes []string
-		_, _, err := cache(t, w, imagecache.Config{}).Ensure(t.Context(), imagecache.Request{Ref: "app:1", Note: func(s string) { notes = append(notes, s) }})
+		core, logged := observer.New(zap.InfoLevel)
+		_, _, err := cache(t, w, imagecache.Config{Log: zap.New(core)}).Ensure(t.Context(), imagecache.Request{TaskArn: "arn:t", Ref: "app:1", Note: func(s string) { notes = append(notes, s) }})
 		// 1.1 + 2.2 + 4.4 + 5 s, each 20 % more or less
 		if took := time.Since(began); err != nil || w.count() != 5 || took < 10*time.Second || took > 16*time.Second {
 			t.Errorf("%v after %d pulls in %s", err, w.count(), took)
 		}
 		if len(notes) != 4 || !strings.Contains(notes[1], "toomanyrequests") {
 			t.Errorf("the timeline got %q", notes)
+		}
+		for _, l := range logged.All() {
+			if l.ContextMap()["task"] != "arn:t" {
+				t.Errorf("%q does not say for which task: %v", l.Message, l.ContextMap())
+			}
 		}
 	})
 }
