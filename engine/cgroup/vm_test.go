@@ -13,9 +13,8 @@ import (
 	"github.com/longshore-project/longshore/engine"
 )
 
-// These are for a machine of their own with control groups v2, systemd as PID 1, and Docker with its systemd driver and an image bb:1
-// that has busybox: go test -c -tags vm ./engine/cgroup, and run it there with -test.run WholeMachine. The other tests of this
-// package need v1.
+// These are for a machine of their own with control groups v2, systemd as PID 1, and Docker with its systemd driver and an
+// image bb:1 that has busybox. make test-vm makes one and runs them there. The other tests of this package need v1.
 
 func TestOnAWholeMachineWithControlGroupsV2(t *testing.T) {
 	for _, driver := range []string{"cgroupfs", "systemd"} {
