@@ -11,6 +11,8 @@
 //	StageUpdate, PerformUpdate → NackRequest "Updates are disabled"
 //	others                     → logged
 //
+// A payload that can't be saved now, because the disk is full, is kept and tried again: again.go.
+//
 // A task that can't be understood is reported STOPPED with the reason, and its payload is not acknowledged; the good tasks
 // in it run all the same. Source: agent-protocol section 3.
 package poll
@@ -23,6 +25,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,6 +76,8 @@ type Config struct {
 	Refused func(taskArn, reason string)
 	// Connected is called with true when a connection stands, and with false when it has ended; it must return at once.
 	Connected func(bool)
+	// Failed is called with why a connection ended or could not be made; it must return at once.
+	Failed func(error)
 	// Heartbeat is called for each heartbeat; it must return at once.
 	Heartbeat func()
 	// Inactive is called when the control plane says that this instance was deregistered, with how long there had been no
@@ -85,6 +90,7 @@ type Poller struct {
 	cfg      Config
 	current  atomic.Pointer[session.Conn]
 	was      atomic.Bool // connected at least once in this process
+	turn     sync.Mutex  // held while a message is handled; guards what follows
 	sequence int64       // the greatest seen, in payloads and manifests
 	manifest string      // id of the last manifest, until its verification was answered
 }
@@ -105,7 +111,7 @@ func (p *Poller) Connected() bool { return p.current.Load() != nil }
 func (p *Poller) Run(ctx context.Context) error {
 	return session.Run(ctx, session.Config{
 		Name: "ACS", Client: p.cfg.Client, Signer: p.cfg.Signer, Log: p.cfg.Log, Limits: p.cfg.Limits,
-		URL: p.url, Serve: p.serve, Lost: p.cfg.Endpoints.Doubt, Inactive: p.cfg.Inactive,
+		URL: p.url, Serve: p.serve, Lost: p.cfg.Endpoints.Doubt, Failed: p.cfg.Failed, Inactive: p.cfg.Inactive,
 	})
 }
 
@@ -136,7 +142,20 @@ func (p *Poller) serve(ctx context.Context, c *session.Conn) session.Handler {
 			p.tell(false)
 		}
 	})
-	return func(frame []byte) (bool, error) { return p.handle(ctx, c, frame) }
+	u := &unsaved{came: make(chan struct{}, 1)}
+	answer := func(v any) error {
+		data, err := acs.Encode(v)
+		if err != nil {
+			return err
+		}
+		return c.Write(ctx, data)
+	}
+	go p.tryAgain(ctx, u, answer)
+	return func(frame []byte) (bool, error) {
+		p.turn.Lock()
+		defer p.turn.Unlock()
+		return p.handle(ctx, u, answer, frame)
+	}
 }
 
 func (p *Poller) tell(up bool) {
@@ -146,18 +165,11 @@ func (p *Poller) tell(up bool) {
 }
 
 // handle takes one frame. Its error ends the connection: an answer that could not be written, or a deregistered instance.
-func (p *Poller) handle(ctx context.Context, c *session.Conn, frame []byte) (alive bool, err error) {
+func (p *Poller) handle(ctx context.Context, u *unsaved, answer func(any) error, frame []byte) (alive bool, err error) {
 	message, err := acs.Decode(frame)
 	if err != nil {
 		p.cfg.Log.Warn("The control plane sent a message that can't be understood; it is ignored", zap.Error(err), zap.Int("bytes", len(frame)))
 		return false, nil
-	}
-	answer := func(v any) error {
-		data, err := acs.Encode(v)
-		if err != nil {
-			return err
-		}
-		return c.Write(ctx, data)
 	}
 	switch m := message.(type) {
 	case *acs.HeartbeatMessage:
@@ -166,7 +178,9 @@ func (p *Poller) handle(ctx context.Context, c *session.Conn, frame []byte) (ali
 		}
 		return true, answer(&acs.HeartbeatAckRequest{MessageID: m.MessageID})
 	case *acs.PayloadMessage:
-		return true, p.payload(ctx, m, answer)
+		again, err := p.payload(ctx, m, answer)
+		u.note(m, again)
+		return true, err
 	case *acs.TaskManifestMessage:
 		return true, p.taskManifest(m, answer)
 	case *acs.TaskStopVerificationAck:
@@ -195,15 +209,15 @@ func (p *Poller) handle(ctx context.Context, c *session.Conn, frame []byte) (ali
 	return true, nil
 }
 
-// payload makes its tasks durable and then acknowledges.
-func (p *Poller) payload(ctx context.Context, m *acs.PayloadMessage, answer func(any) error) error {
+// payload makes its tasks durable and then acknowledges. again says that one of them could not be saved now.
+func (p *Poller) payload(ctx context.Context, m *acs.PayloadMessage, answer func(any) error) (again bool, err error) {
 	if err := m.Validate(); err != nil {
 		p.cfg.Log.Warn("A payload that lacks a required member is dropped", zap.String("message", m.MessageID), zap.Error(err))
-		return nil
+		return false, nil
 	}
 	if !p.mine(m.ContainerInstanceArn) {
 		p.cfg.Log.Error("A payload for another container instance is dropped", zap.String("message", m.MessageID), zap.String("instance", m.ContainerInstanceArn), zap.String("own", p.cfg.InstanceArn))
-		return nil
+		return false, nil
 	}
 	p.sequence = max(p.sequence, m.SeqNum)
 	good := len(m.Undecodable) == 0
@@ -213,24 +227,29 @@ func (p *Poller) payload(ctx context.Context, m *acs.PayloadMessage, answer func
 	for _, stopped := range []bool{true, false} {
 		for _, task := range m.Tasks {
 			if (task.DesiredStatus == acs.StatusStopped) == stopped {
-				good = p.accept(ctx, task) && good
+				err := p.accept(ctx, task)
+				good = good && err == nil
+				again = again || err != nil && !errors.Is(err, errRefused)
 			}
 		}
 	}
 	if err := p.payloadCredentials(m, answer); err != nil {
-		return err
+		return again, err
 	}
 	if !good {
-		return nil
+		return again, nil
 	}
 	failpoint.Hit("poll/ack-before")
-	err := answer(&acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID})
+	err = answer(&acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID})
 	failpoint.Hit("poll/ack-after")
-	return err
+	return false, err
 }
 
-// accept makes one task durable and says whether it is.
-func (p *Poller) accept(ctx context.Context, task *acs.Task) bool {
+// errRefused says that a task can't be understood, however often it comes.
+var errRefused = errors.New("the task can't be understood")
+
+// accept makes one task durable, and reports it if that can never be.
+func (p *Poller) accept(ctx context.Context, task *acs.Task) error {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
 	defer cancel()
 	log := p.cfg.Log.With(zap.String("task", task.Arn), zap.String("step", "accept"))
@@ -239,14 +258,14 @@ func (p *Poller) accept(ctx context.Context, task *acs.Task) bool {
 	switch {
 	case err == nil:
 		log.Info("Accepted the task's desired status", zap.String("desired", task.DesiredStatus), zap.Duration("duration", time.Since(begun)))
-		return true
 	case errdefs.IsInvalidArgument(err):
 		p.refuse(task.Arn, err)
+		return errRefused
 	case errors.Is(err, context.Canceled):
 	default:
-		log.Error("The task could not be saved; its payload is not acknowledged, so that it comes again", zap.Error(err), zap.Duration("duration", time.Since(begun)))
+		log.Error("The task could not be saved; its payload is not acknowledged, and is tried again", zap.Error(err), zap.Duration("duration", time.Since(begun)))
 	}
-	return false
+	return err
 }
 
 // refuse reports a task that can't be understood.
@@ -315,7 +334,7 @@ func (p *Poller) stopVerified(ctx context.Context, m *acs.TaskStopVerificationAc
 	}
 	p.manifest = ""
 	for _, t := range m.StopTasks {
-		p.accept(ctx, &acs.Task{Arn: t.TaskArn, TaskClusterArn: t.TaskClusterArn, DesiredStatus: acs.StatusStopped})
+		_ = p.accept(ctx, &acs.Task{Arn: t.TaskArn, TaskClusterArn: t.TaskClusterArn, DesiredStatus: acs.StatusStopped})
 	}
 }
 

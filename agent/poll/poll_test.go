@@ -269,6 +269,39 @@ func TestAPayloadThatCouldNotBeSavedIsNotAcknowledgedUntilItCan(t *testing.T) {
 	})
 }
 
+func TestAPayloadThatCouldNotBeSavedIsTriedAgainWithoutComingAgain(t *testing.T) {
+	var answers []string
+	inBubble(t, func(w *world) {
+		begun := time.Now()
+		w.engine.fail = func(_ int, task *acs.Task) error {
+			if task.Arn == "bad" {
+				return fmt.Errorf("never: %w", errdefs.ErrInvalidArgument)
+			}
+			if time.Since(begun) < 30*time.Second {
+				return errors.New("no space left on device")
+			}
+			return nil
+		}
+	}, func(w *world) {
+		pass(time.Minute)
+		synctest.Wait()
+		if n := len(w.engine.seen()); n > 20 {
+			t.Errorf("%d tries", n)
+		}
+	}, func(ctx context.Context, c *sessiontest.Conn) {
+		begun := time.Now()
+		for _, f := range []string{payload("m-1", "", task("t1", "RUNNING")), payload("m-2", "", task("t1", "STOPPED")), payload("m-3", "", task("bad", "RUNNING"))} {
+			c.Send(ctx, f)
+		}
+		for answer := c.Receive(ctx); answer != ""; answer = c.Receive(ctx) {
+			answers = append(answers, answer+time.Since(begun).Truncate(10*time.Second).String())
+		}
+	})
+	if d := cmp.Diff([]string{ack("m-1") + "30s", ack("m-2") + "30s"}, answers); d != "" {
+		t.Errorf("answers (-want +got):\n%s", d)
+	}
+}
+
 func TestATaskThatCannotBeUnderstoodIsReportedAndTheOthersRunWithoutAnAck(t *testing.T) {
 	picky := func(w *world) {
 		w.engine.fail = func(_ int, task *acs.Task) error {

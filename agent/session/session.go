@@ -98,6 +98,8 @@ type Config struct {
 	Serve func(ctx context.Context, c *Conn) Handler
 	// Lost, if set, is called when a connection could not be made.
 	Lost func()
+	// Failed, if set, is called with why a connection ended or could not be made; it must return at once.
+	Failed func(error)
 	// Inactive, if set, is called when the control plane says that this instance was deregistered, with how long there had
 	// been no connection when it did, as far as can be told; 0 when none stood before. A returned error ends Run with it.
 	Inactive func(away time.Duration) error
@@ -197,6 +199,9 @@ func Run(ctx context.Context, c Config) error {
 		}
 		if lived == 0 && c.Lost != nil {
 			c.Lost()
+		}
+		if c.Failed != nil {
+			c.Failed(err)
 		}
 		var inactive *Inactive
 		wait := time.Duration(0)
