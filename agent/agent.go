@@ -1,7 +1,7 @@
 // Package agent is the agent as a whole: what is started in which order, who this host is to the control plane, and how
 // the process leaves.
 //
-//	configuration → log → state (database, identity) → introspection → engine answers → restore and adopt
+//	configuration → log → state (database, identity) → introspection, local socket → engine answers → restore and adopt
 //	                                                                                  → register → ACS, TCS
 //	                                                                  reports go out as soon as there is an identity
 //
@@ -33,6 +33,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints"
+	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/agent/logging"
 	"github.com/longshore-project/longshore/agent/poll"
 	"github.com/longshore-project/longshore/agent/report"
@@ -61,6 +62,8 @@ type Options struct {
 	Introspect  string // address, endpoints.Address if empty
 	Runtime     engine.Runtime
 	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
+	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
+	Engine func(*engine.Config)
 }
 
 // Agent is one run of the agent.
@@ -84,6 +87,8 @@ type Agent struct {
 	secrets  *secrets.Resolver
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
+	polling  atomic.Pointer[poll.Poller]
+	link     link // with the control plane
 }
 
 // errRegisterAnew ends a session so that the host registers as a new container instance.
@@ -147,8 +152,14 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ask, err := local.Listen(a.cfg.DataDir)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	started := make(chan struct{})
+	group.Go(func() error { return a.serveLocal(ctx, ask, started) })
 	group.Go(func() error {
 		return endpoints.Serve(ctx, listener, endpoints.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
 	})
@@ -446,12 +457,13 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	poller, err := poll.New(poll.Config{
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
-		EngineVersion: a.engineName, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected,
+		EngineVersion: a.engineName, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
 		Inactive: a.inactive,
 	})
 	if err != nil {
 		return err
 	}
+	a.polling.Store(poller)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return poller.Run(ctx) })
 	group.Go(func() error { return publisher.Run(ctx) })
@@ -460,6 +472,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 
 // connected is told when the ACS session stands or has ended.
 func (a *Agent) connected(up bool) {
+	a.link.set(up)
 	if up {
 		a.reporter.Hurry()
 		notify("STATUS=Connected as " + *a.arn.Load())

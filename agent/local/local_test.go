@@ -47,7 +47,9 @@ func TestOnlyTheOwnerHasRightsToTheSocketAndItReplacesOneThatWasLeftBehind(t *te
 	}
 	s := New(zap.NewNop())
 	s.Handle("POST /v1/echo", func(w http.ResponseWriter, r *http.Request) { Answer(w, r.Header.Get("Content-Length")) })
-	s.Handle("GET /v1/no", func(w http.ResponseWriter, _ *http.Request) { Refuse(w, http.StatusNotFound, errors.New("not this one")) })
+	s.Handle("GET /v1/no", func(w http.ResponseWriter, _ *http.Request) {
+		Refuse(w, http.StatusNotFound, errors.New("not this one"))
+	})
 	serve(t, dir, s)
 	info, err := os.Stat(filepath.Join(dir, SocketName))
 	if err != nil || info.Mode() != os.ModeSocket|0o600 {
