@@ -9,8 +9,17 @@
 //	flight.go        one pull: tries, inactivity, progress to everyone who waits
 //	places.go        who may pull now
 //	credentials.go   ECS_ENGINE_AUTH_TYPE and ECS_ENGINE_AUTH_DATA
+//	collect.go       which images may go: a pure decision
+//	collector.go     … and their removal
 //	authority.go     credentials that a task asks for: fetched, and renewed once when a registry refuses them
 //	errors.go        what a failed pull says
+//
+// # Collection
+//
+// Who uses an image is never counted: each collection asks the engine for its containers, those of others too, and the agent
+// for its tasks that are not STOPPED. What [Cache.Ensure] gives is held from the pull to the end of the task, so nothing is
+// removed between the pull and the create; an image that is being removed while somebody gets it is waited for and pulled
+// again. Only ages and "a task had it pulled" are remembered ([Journal]), and what is lost of them makes images stay longer.
 //
 // The cache pulls by an [Engine], and the engine room asks for images by an interface of its own; neither imports the
 // other, and agent joins them. The cache never looks into an image, so it is generic over the caller's type; the small
@@ -94,6 +103,7 @@ type Config struct {
 	Tries       int           // 5
 	FirstDelay  time.Duration // before the second try, doubled for each further one: 1.1 s
 	LastDelay   time.Duration // at most: 5 s
+	Collection  Collection    // none
 	Log         *zap.Logger   // no log
 }
 
@@ -136,10 +146,11 @@ type Cache[I any] struct {
 	cfg    Config
 	places *places
 
-	mu      sync.Mutex
-	flights map[string]*flight[I] // by reference and credentials
-	holds   map[string]int        // by image id
-	moved   time.Time             // when any pull last showed progress
+	mu        sync.Mutex
+	flights   map[string]*flight[I] // by reference and credentials
+	holds     map[string]int        // by image id
+	moved     time.Time             // when any pull last showed progress
+	collector collector
 }
 
 // New returns a Cache that pulls by engine.
@@ -149,6 +160,7 @@ func New[I any](engine Engine[I], cfg Config) (*Cache[I], error) {
 	}
 	return &Cache[I]{
 		engine: engine, cfg: cfg, places: newPlaces(cfg.Places), flights: map[string]*flight[I]{}, holds: map[string]int{},
+		collector: newCollector(cfg.Collection),
 	}, nil
 }
 
@@ -179,17 +191,31 @@ func (r *Request) note(format string, args ...any) {
 func (c *Cache[I]) Ensure(ctx context.Context, req Request) (img I, release func(), err error) {
 	began := time.Now()
 	log := c.cfg.Log.With(zap.String("task", req.TaskArn), zap.String("container", req.Container), zap.String("step", "pull"), zap.String("image", req.Ref))
-	img, pulled, err := c.ensure(ctx, &req)
-	if err != nil {
-		if ctx.Err() == nil { // else nobody wants it any more
-			log.Error("the image is not available", zap.Duration("duration", time.Since(began)), zap.Error(err))
+	for {
+		serial, done := c.ask()
+		img, pulled, err := c.ensure(ctx, &req)
+		if err != nil {
+			done()
+			if ctx.Err() == nil { // else nobody wants it any more
+				log.Error("the image is not available", zap.Duration("duration", time.Since(began)), zap.Error(err))
+			}
+			return img, nil, err
 		}
-		return img, nil, err
+		id, digest := c.engine.Identity(img)
+		release, going := c.hold(id, serial)
+		done()
+		if going == nil {
+			log.Info("the image is available", zap.Bool("pulled", pulled), zap.String("id", id), zap.String("digest", digest),
+				zap.Duration("duration", time.Since(began)))
+			return img, release, nil
+		}
+		release() // it was being removed when it was found
+		select {
+		case <-going:
+		case <-ctx.Done():
+			return img, nil, ctx.Err()
+		}
 	}
-	id, digest := c.engine.Identity(img)
-	log.Info("the image is available", zap.Bool("pulled", pulled), zap.String("id", id), zap.String("digest", digest),
-		zap.Duration("duration", time.Since(began)))
-	return img, c.hold(id), nil
 }
 
 func (c *Cache[I]) ensure(ctx context.Context, req *Request) (img I, pulled bool, err error) {
@@ -240,18 +266,26 @@ func (c *Cache[I]) localError(ctx context.Context, name name, err error) error {
 	return &PullError{Image: name.given, Registry: name.registry, Cause: err, Hint: "the container engine could not be asked for local images"}
 }
 
-// hold counts a user of an image until the returned function is called.
-func (c *Cache[I]) hold(id string) func() {
+// hold counts a user of an image until release is called. going, unless nil, says that the image may be gone: a removal of
+// it ended since the one with the serial, or is under way. It is closed when that has ended.
+func (c *Cache[I]) hold(id string, serial uint64) (release func(), going chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.holds[id]++
+	c.collector.touch(id)
+	going = c.collector.deleting[id]
+	if going == nil && c.collector.gone[id] > serial {
+		going = make(chan struct{})
+		close(going)
+	}
 	return sync.OnceFunc(func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		c.collector.touch(id)
 		if c.holds[id]--; c.holds[id] == 0 {
 			delete(c.holds, id)
 		}
-	})
+	}), going
 }
 
 // Held reports whether an image is held by a request that has not been released.
@@ -270,6 +304,9 @@ type name struct {
 }
 
 func (n name) String() string { return n.normalised }
+
+// key is the reference as images' names are compared.
+func (n name) key() string { return normalise(n.given) }
 
 func parse(ref string) (name, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
