@@ -1,0 +1,110 @@
+// Package audit is the log of who was given credentials: one line for each request to the credentials endpoint, and for each
+// request that was one too many. It is ECS's:
+//
+//	<time> <status> <client> "<path>" "<user agent>" <task ARN> <event> <version> <cluster> <instance ARN>
+//
+// A path is written without the id in it, and what a client chose is quoted and cut, so that no secret and no line of a
+// client's own gets in. Source: agent-protocol section 8.4.
+package audit
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/DeRuina/timberjack"
+)
+
+// The events.
+const (
+	GetCredentials              = "GetCredentials"
+	GetCredentialsExecutionRole = "GetCredentialsExecutionRole"
+	GetCredentialsInvalidRole   = "GetCredentialsInvalidRoleType"
+)
+
+// version is that of the line's form.
+const version = "2"
+
+// Entry is one line.
+type Entry struct {
+	Status    int
+	Client    string // address and port
+	Path      string // without ids
+	UserAgent string
+	TaskArn   string // empty: not known
+	Event     string
+}
+
+// Log writes lines. A nil *Log writes none. It is safe for concurrent use.
+type Log struct {
+	mu       sync.Mutex
+	w        io.WriteCloser
+	instance func() (cluster, arn string)
+	now      func() time.Time
+}
+
+// Open opens the log in a file that is rotated at 10 MiB and kept four times. instance says who this host is, the ARN is
+// empty before the registration.
+func Open(file string, instance func() (cluster, arn string)) (*Log, error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return New(&timberjack.Logger{Filename: file, MaxSize: 10, MaxBackups: 4, FileMode: 0o640}, instance), nil
+}
+
+// New makes a log that writes to w.
+func New(w io.WriteCloser, instance func() (cluster, arn string)) *Log {
+	return &Log{w: w, instance: instance, now: time.Now}
+}
+
+// Write writes a line.
+func (l *Log) Write(e Entry) error {
+	if l == nil {
+		return nil
+	}
+	cluster, arn := l.instance()
+	line := strings.Join([]string{
+		l.now().UTC().Format(time.RFC3339), strconv.Itoa(e.Status), word(e.Client), quoted(e.Path), quoted(e.UserAgent),
+		word(e.TaskArn), word(e.Event), version, word(cluster), word(arn),
+	}, " ") + "\n"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err := io.WriteString(l.w, line)
+	return err
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	if l == nil {
+		return nil
+	}
+	return l.w.Close()
+}
+
+const maxText = 256
+
+func quoted(s string) string {
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
+	}
+	return strconv.QuoteToASCII(s)
+}
+
+// word is a field without blanks; a minus where there is nothing to say.
+func word(s string) string {
+	if s == "" || strings.ContainsAny(s, " \t\r\n\"") {
+		return "-"
+	}
+	return s
+}
