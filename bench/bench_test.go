@@ -5,7 +5,13 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +23,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/longshore-project/longshore/test/e2e"
@@ -33,6 +41,9 @@ type world struct {
 	docker *client.Client
 	image  string
 	rounds int
+	table  table
+	// settings are those with which the agent was started last.
+	settings []string
 }
 
 func setting(name string, def int) int {
@@ -43,7 +54,11 @@ func setting(name string, def int) int {
 }
 
 func TestBench(t *testing.T) {
-	e2e.BuildFlags = []string{"-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w"}
+	tags := "grpcnotrace"
+	if os.Getenv("PROFILE") != "" {
+		tags += ",profile"
+	}
+	e2e.BuildFlags = []string{"-trimpath", "-tags", tags, "-ldflags", "-s -w"}
 	os.Setenv("CGO_ENABLED", "0")
 	t.Cleanup(e2e.Cleanup)
 	ram := t.TempDir()
@@ -57,96 +72,213 @@ func TestBench(t *testing.T) {
 	url, id, secret := w.lab.API()
 	w.ecs = ecs.New(ecs.Options{Region: "us-west-2", BaseEndpoint: aws.String(url), Credentials: credentials.NewStaticCredentialsProvider(id, secret, "")})
 	w.docker = w.lab.Engine(1)
-	w.image = w.lab.Push("sleep:1", images.Spec{Cmd: []string{"/bin/sleep", "1000000"}})
+	w.image = w.lab.Push("sleep:1", images.Spec{Cmd: []string{"/bin/sleep", "1000000"}, StopSignal: "SIGKILL"}) // which process 1 can't ignore
 	if _, err := w.ecs.CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String(cluster)}); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(w.lab.Agent()); err == nil {
-		fmt.Printf("binary of the agent, stripped: %.1f MiB\n", float64(info.Size())/(1<<20))
-	}
-	w.join()
+	w.size()
 	for _, mode := range []string{"host", "bridge"} {
 		w.define(mode, types.NetworkMode(mode))
 	}
-	w.starts()
-	w.weight()
+	defer w.table.print()
+	for _, part := range []struct {
+		name string
+		run  func()
+	}{{"join", w.join}, {"start", w.starts}, {"many", w.many}, {"rest", w.rest}, {"restart", w.restart}} {
+		if chosen := os.Getenv("PARTS"); chosen == "" || slices.Contains(strings.Split(chosen, ","), part.name) {
+			part.run()
+		}
+	}
 }
 
+// size weighs the agent's static binary.
+func (w *world) size() {
+	info, err := os.Stat(w.lab.Agent())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.table.add("agent's binary, static and stripped", fmt.Sprintf("%.1f MiB", float64(info.Size())/(1<<20)), "", "", "24 MiB")
+}
+
+// profilePort is where an agent that was built for it answers Go's profiler, on its host's loopback interface.
+const profilePort = "6161"
+
 // agent starts the agent with a pull behaviour; containers of stopped tasks go at once.
-func (w *world) agent(behaviour string) {
-	w.lab.StartAgent(1, "ECS_IMAGE_PULL_BEHAVIOR="+behaviour, "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION=1s")
+func (w *world) agent(behaviour string, settings ...string) {
+	w.settings = append([]string{"ECS_IMAGE_PULL_BEHAVIOR=" + behaviour, "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION=1s",
+		"ECS_STOPPED_TASKS_KEPT_PER_FAMILY=100", "LONGSHORE_PROFILE=127.0.0.1:" + profilePort}, settings...)
+	w.lab.StartAgent(1, w.settings...)
 	w.await("the agent is connected", func() bool {
 		out, err := w.ecs.ListContainerInstances(w.t.Context(), &ecs.ListContainerInstancesInput{Cluster: aws.String(cluster), Filter: aws.String("agentConnected==true")})
 		return err == nil && len(out.ContainerInstanceArns) == 1
 	})
 }
 
-func (w *world) await(what string, holds func() bool) {
-	w.t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(60 * time.Second)
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			w.t.Fatalf("not in a minute: %s", what)
+// profile takes a CPU profile of the agent into the folder that PROFILE names, when it does, until the function that it returns is called.
+func (w *world) profile(name string, seconds int) (wait func()) {
+	dir := os.Getenv("PROFILE")
+	if dir == "" {
+		return func() {}
+	}
+	var group errgroup.Group
+	group.Go(func() error {
+		return w.lab.OnHost(1, "curl", "-sS", "-o", filepath.Join(dir, name+".profile"), fmt.Sprintf("http://127.0.0.1:%s/debug/pprof/profile?seconds=%d", profilePort, seconds)).Run()
+	})
+	return func() {
+		if err := group.Wait(); err != nil {
+			fmt.Printf("  profile %s: %v\n", name, err)
 		}
 	}
 }
 
+// introspect asks the agent's introspection, which listens on the host's loopback interface; nil when it does not answer.
+func (w *world) introspect(path string) []byte {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: w.dialInside}}
+	res, err := client.Get("http://127.0.0.1:51678" + path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil
+	}
+	return body
+}
+
+// dialInside connects from within the host's network namespace. A socket stays in the namespace that it was made in.
+func (w *world) dialInside(ctx context.Context, network, address string) (net.Conn, error) {
+	type answer struct {
+		conn net.Conn
+		err  error
+	}
+	result := make(chan answer, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := netns.GetFromName(w.lab.Farm.Name + "1")
+		if err == nil {
+			defer func() { _ = ns.Close() }()
+			err = netns.Set(ns)
+		}
+		var conn net.Conn
+		if err == nil {
+			var d net.Dialer
+			conn, err = d.DialContext(ctx, network, address)
+		}
+		result <- answer{conn, err}
+	}()
+	a := <-result
+	return a.conn, a.err
+}
+
+func (w *world) await(what string, holds func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(2 * time.Minute)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			w.t.Fatalf("not in two minutes: %s", what)
+		}
+	}
+}
+
+// still lets time pass in which the measurement itself does nothing.
+func still(d time.Duration) { <-time.After(d) }
+
 func (w *world) define(family string, mode types.NetworkMode) {
-	if _, err := w.ecs.RegisterTaskDefinition(w.t.Context(), &ecs.RegisterTaskDefinitionInput{Family: aws.String(family), NetworkMode: mode,
+	if _, err := w.ecs.RegisterTaskDefinition(w.t.Context(), &ecs.RegisterTaskDefinitionInput{Family: &family, NetworkMode: mode,
 		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("main"), Image: aws.String(w.image), Memory: aws.Int32(16)}}}); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// join measures a host's way from registration to its daemon, several times with a new identity.
-func (w *world) join() {
-	ctx := w.t.Context()
-	w.define("daemon", types.NetworkModeHost)
-	if _, err := w.ecs.CreateService(ctx, &ecs.CreateServiceInput{Cluster: aws.String(cluster), ServiceName: aws.String("daemon"), TaskDefinition: aws.String("daemon"), SchedulingStrategy: types.SchedulingStrategyDaemon}); err != nil {
-		w.t.Fatal(err)
-	}
-	var assigned, running series
-	for round := range 6 {
-		w.agent("prefer-cached")
-		var task types.Task
-		w.await("the daemon runs", func() bool {
-			list, err := w.ecs.ListTasks(ctx, &ecs.ListTasksInput{Cluster: aws.String(cluster)})
-			if err != nil || len(list.TaskArns) != 1 {
-				return false
+// run runs count tasks, at most ten with each call, and returns their ARNs. The calls are made side by side.
+func (w *world) run(family string, count int) []string {
+	calls := (count + 9) / 10
+	arns := make([][]string, calls)
+	group, ctx := errgroup.WithContext(w.t.Context())
+	for i := range calls {
+		n := min(count-10*i, 10)
+		group.Go(func() error {
+			out, err := w.ecs.RunTask(ctx, &ecs.RunTaskInput{Cluster: aws.String(cluster), TaskDefinition: &family, Count: aws.Int32(int32(n))})
+			if err != nil {
+				return err
 			}
-			d, err := w.ecs.DescribeTasks(ctx, &ecs.DescribeTasksInput{Cluster: aws.String(cluster), Tasks: list.TaskArns})
-			if err != nil || len(d.Tasks) != 1 || aws.ToString(d.Tasks[0].LastStatus) != "RUNNING" {
-				return false
+			if len(out.Tasks) != n {
+				return fmt.Errorf("of %d tasks %d were placed: %+v", n, len(out.Tasks), out.Failures)
 			}
-			task = d.Tasks[0]
-			return true
+			for _, t := range out.Tasks {
+				arns[i] = append(arns[i], aws.ToString(t.TaskArn))
+			}
+			return nil
 		})
-		in, err := w.ecs.DescribeContainerInstances(ctx, &ecs.DescribeContainerInstancesInput{Cluster: aws.String(cluster), ContainerInstances: []string{aws.ToString(task.ContainerInstanceArn)}})
+	}
+	if err := group.Wait(); err != nil {
+		w.t.Fatalf("run-task: %v", err)
+	}
+	return slices.Concat(arns...)
+}
+
+// stop asks for the stop of tasks, some at a time.
+func (w *world) stop(arns []string) {
+	group, ctx := errgroup.WithContext(w.t.Context())
+	group.SetLimit(8)
+	for _, arn := range arns {
+		group.Go(func() error {
+			_, err := w.ecs.StopTask(ctx, &ecs.StopTaskInput{Cluster: aws.String(cluster), Task: &arn})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		w.t.Fatalf("stop-task: %v", err)
+	}
+}
+
+// describe returns tasks, in no order.
+func (w *world) describe(arns []string) []types.Task {
+	var all []types.Task
+	for some := range slices.Chunk(arns, 100) {
+		d, err := w.ecs.DescribeTasks(w.t.Context(), &ecs.DescribeTasksInput{Cluster: aws.String(cluster), Tasks: some})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if round > 0 { // the first one pulls the image
-			registered := aws.ToTime(in.ContainerInstances[0].RegisteredAt)
-			assigned.add(task.CreatedAt.Sub(registered))
-			running.add(task.StartedAt.Sub(registered))
+		all = append(all, d.Tasks...)
+	}
+	return all
+}
+
+// reach waits until the tasks have a status. It looks seldom, and the first time late, so that looking does not disturb what is measured.
+func (w *world) reach(arns []string, status string) []types.Task {
+	every := time.Duration(min(20+len(arns), 100)) * time.Millisecond
+	deadline := time.Now().Add(3 * time.Minute)
+	for still(130 * time.Millisecond); ; still(every) {
+		tasks := w.describe(arns)
+		left := len(arns)
+		for _, t := range tasks {
+			if is := aws.ToString(t.LastStatus); is == status {
+				left--
+			} else if is == "STOPPED" {
+				w.t.Fatalf("%s stopped: %s", aws.ToString(t.TaskArn), aws.ToString(t.StoppedReason))
+			}
 		}
-		w.lab.StopAgent(1)
-		if _, err := w.ecs.DeregisterContainerInstance(ctx, &ecs.DeregisterContainerInstanceInput{Cluster: aws.String(cluster), ContainerInstance: task.ContainerInstanceArn, Force: aws.Bool(true)}); err != nil {
-			w.t.Fatal(err)
+		if left == 0 {
+			return tasks
 		}
-		w.removeAll()
-		if err := w.lab.OnHost(1, "sh", "-c", "rm -rf /var/lib/ecs/data/*").Run(); err != nil {
-			w.t.Fatal(err)
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d of %d tasks are not %s in three minutes", left, len(arns), status)
 		}
 	}
-	fmt.Printf("from a host's registration: daemon assigned %s, daemon RUNNING %s (image cached, host network)\n", assigned, running)
-	if _, err := w.ecs.DeleteService(ctx, &ecs.DeleteServiceInput{Cluster: aws.String(cluster), Service: aws.String("daemon")}); err != nil {
-		w.t.Fatal(err)
-	}
+}
+
+// empty waits until the agent has removed its containers.
+func (w *world) empty() {
+	w.await("the containers are removed", func() bool {
+		list, err := w.docker.ContainerList(w.t.Context(), container.ListOptions{All: true})
+		return err == nil && len(list) == 0
+	})
 }
 
 // removeAll removes every container of the host.
@@ -155,153 +287,32 @@ func (w *world) removeAll() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	var group errgroup.Group
+	group.SetLimit(4)
 	for _, c := range list {
-		_ = w.docker.ContainerRemove(w.t.Context(), c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		group.Go(func() error {
+			return w.docker.ContainerRemove(context.WithoutCancel(w.t.Context()), c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		})
 	}
-}
-
-// starts measures single starts: Longshore's and the bare engine's, in turn.
-func (w *world) starts() {
-	for _, behaviour := range []string{"prefer-cached", "once", "default", "always"} {
-		w.agent(behaviour)
-		rounds := w.rounds
-		if behaviour != "prefer-cached" {
-			rounds = max(w.rounds/4, 5)
-		}
-		for _, mode := range []string{"host", "bridge"} {
-			var ours, bare series
-			w.longshore(mode) // the image is local from here on
-			w.bare(mode)
-			for range rounds {
-				ours.add(w.longshore(mode))
-				bare.add(w.bare(mode))
-			}
-			fmt.Printf("start, %-13s %-6s: RunTask accepted → RUNNING reported %s | bare create+start %s | own share %.1f ms, ratio %.2f\n",
-				behaviour, mode, ours, bare, ours.median()-bare.median(), ours.median()/bare.median())
-		}
-		w.lab.StopAgent(1)
-	}
-}
-
-// longshore runs a task and returns how long it took from its acceptance until its RUNNING was recorded.
-func (w *world) longshore(family string) time.Duration {
-	ctx := w.t.Context()
-	out, err := w.ecs.RunTask(ctx, &ecs.RunTaskInput{Cluster: aws.String(cluster), TaskDefinition: aws.String(family)})
-	if err != nil || len(out.Tasks) != 1 {
-		w.t.Fatalf("run-task: %v %+v", err, out)
-	}
-	arn := aws.ToString(out.Tasks[0].TaskArn)
-	task := w.status(arn, "RUNNING")
-	took := task.StartedAt.Sub(*task.CreatedAt)
-	if _, err := w.ecs.StopTask(ctx, &ecs.StopTaskInput{Cluster: aws.String(cluster), Task: aws.String(arn)}); err != nil {
+	if err := group.Wait(); err != nil {
 		w.t.Fatal(err)
 	}
-	id := aws.ToString(task.Containers[0].RuntimeId)
-	_ = w.docker.ContainerKill(ctx, id, "KILL") // sleep as PID 1 ignores SIGTERM; don't wait for its stopTimeout
-	w.status(arn, "STOPPED")
-	w.await("the container is removed", func() bool { _, err := w.docker.ContainerInspect(ctx, id); return client.IsErrNotFound(err) })
-	return took
 }
 
-// status waits until the task has a status. The first look comes late, so that looking does not disturb what is measured.
-func (w *world) status(arn, status string) types.Task {
-	var task types.Task
-	pause := time.NewTimer(150 * time.Millisecond)
-	defer pause.Stop()
-	<-pause.C
-	w.await(arn+" is "+status, func() bool {
-		d, err := w.ecs.DescribeTasks(w.t.Context(), &ecs.DescribeTasksInput{Cluster: aws.String(cluster), Tasks: []string{arn}})
-		if err != nil || len(d.Tasks) != 1 {
-			return false
-		}
-		task = d.Tasks[0]
-		if status == "RUNNING" && aws.ToString(task.LastStatus) == "STOPPED" {
-			w.t.Fatalf("%s stopped: %s", arn, aws.ToString(task.StoppedReason))
-		}
-		return aws.ToString(task.LastStatus) == status
-	})
-	return task
-}
-
-// bare creates and starts the same container through the engine's API, and removes it.
-func (w *world) bare(mode string) time.Duration {
-	ctx := w.t.Context()
-	began := time.Now()
+// bare creates and starts a task's container through the engine's API.
+func (w *world) bare(ctx context.Context, mode string) (id string, err error) {
 	c, err := w.docker.ContainerCreate(ctx, &container.Config{Image: w.image, Cmd: []string{"/bin/sleep", "1000000"}},
 		&container.HostConfig{NetworkMode: container.NetworkMode(mode), Resources: container.Resources{Memory: 16 << 20, CPUShares: 2}}, nil, nil, "")
 	if err != nil {
-		w.t.Fatal(err)
+		return "", err
 	}
-	if err := w.docker.ContainerStart(ctx, c.ID, container.StartOptions{}); err != nil {
-		w.t.Fatal(err)
-	}
-	took := time.Since(began)
-	if err := w.docker.ContainerRemove(context.WithoutCancel(ctx), c.ID, container.RemoveOptions{Force: true}); err != nil {
-		w.t.Fatal(err)
-	}
-	return took
+	return c.ID, w.docker.ContainerStart(ctx, c.ID, container.StartOptions{})
 }
 
-// weight measures the agent's memory, and its and the engine's CPU, idle and with containers to watch.
-func (w *world) weight() {
-	rest := time.Duration(setting("IDLE", 60)) * time.Second
-	w.agent("prefer-cached")
-	w.rest("idle", rest)
-	n := setting("CONTAINERS", 50)
-	for range n / 10 {
-		if out, err := w.ecs.RunTask(w.t.Context(), &ecs.RunTaskInput{Cluster: aws.String(cluster), TaskDefinition: aws.String("host"), Count: aws.Int32(10)}); err != nil || len(out.Tasks) != 10 {
-			w.t.Fatalf("run-task: %v %+v", err, out)
-		}
+// onHost runs a command on the host, which must succeed.
+func (w *world) onHost(argv ...string) {
+	if out, err := w.lab.OnHost(1, argv...).CombinedOutput(); err != nil {
+		w.t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
 	}
-	w.await("they run", func() bool {
-		list, err := w.docker.ContainerList(w.t.Context(), container.ListOptions{})
-		return err == nil && len(list) >= n/10*10
-	})
-	w.rest(fmt.Sprintf("with %d containers", n/10*10), rest)
-	w.lab.StopAgent(1)
-	w.removeAll()
 }
 
-func (w *world) rest(what string, d time.Duration) {
-	pid, engine := w.lab.AgentPid(1), w.enginePid()
-	cpuA, cpuE := cpu(w.t, pid), cpu(w.t, engine)
-	<-time.After(d)
-	percent := func(a, b time.Duration) float64 { return 100 * float64(b-a) / float64(d) }
-	rss, anon := memory(w.t, pid)
-	fmt.Printf("agent %s, after %v: resident %.1f MiB, anonymous %.1f MiB; CPU of one core over that time: agent %.2f %%, engine %.2f %%\n",
-		what, d, rss, anon, percent(cpuA, cpu(w.t, pid)), percent(cpuE, cpu(w.t, engine)))
-}
-
-// enginePid is the host's dockerd.
-func (w *world) enginePid() int {
-	return w.lab.ProcessOn(1, "dockerd")
-}
-
-func cpu(t *testing.T, pid int) time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+2:]))
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-func memory(t *testing.T, pid int) (rss, anon float64) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		n, _ := strconv.ParseFloat(f[min(1, len(f)-1)], 64)
-		switch f[0] {
-		case "VmRSS:":
-			rss = n / 1024
-		case "RssAnon:":
-			anon = n / 1024
-		}
-	}
-	return rss, anon
-}

@@ -1,0 +1,16 @@
+//go:build profile
+
+package main
+
+import (
+	"net/http"
+	_ "net/http/pprof" // what a build with this tag is for
+	"os"
+)
+
+// A binary built with the tag "profile" answers Go's profiler on LONGSHORE_PROFILE, an address.
+func init() {
+	if at := os.Getenv("LONGSHORE_PROFILE"); at != "" {
+		go func() { _ = http.ListenAndServe(at, nil) }()
+	}
+}
