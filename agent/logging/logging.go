@@ -1,10 +1,6 @@
-// Package logging makes the agent's log: one line an event, in the form that the operators of the Amazon ECS agent know.
-//
-//	level=info time=2026-01-01T00:00:00Z msg="text" task=arn:… container=web step=create duration=1.2s
-//
-// or, with ECS_LOG_OUTPUT_FORMAT=json, one object with the same members. level, time and msg come first; the others follow
-// in the order in which the code gave them. Every line about a task carries "task" (its ARN), "container" and "step".
-// Nothing here hides secrets: whoever has one never hands it in.
+// Package logging makes the agent's log: one line an event, in the form that the operators of the Amazon ECS agent know, or,
+// with ECS_LOG_OUTPUT_FORMAT=json, one object with the same members (package internal/logfmt). Every line about a task
+// carries "task" (its ARN), "container" and "step". Nothing here hides secrets: whoever has one never hands it in.
 //
 // Libraries that log through logrus write into the same log: [Open] routes them.
 package logging
@@ -12,15 +8,18 @@ package logging
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/DeRuina/timberjack"
 	"github.com/sirupsen/logrus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/longshore-project/longshore/internal/logfmt"
 )
 
 // Options says where and how to log.
@@ -51,27 +50,12 @@ func Open(o Options) (*zap.Logger, func()) {
 			done = func() { _ = file.Close() }
 		}
 	}
-	log := zap.New(newCore(o, out))
+	log := zap.New(logfmt.New(o.Format, levelOf(o.Level), out))
 	unroute := routeLogrus(log)
 	return log, func() {
 		unroute()
 		done()
 	}
-}
-
-// newCore encodes lines in the chosen form.
-func newCore(o Options, out io.Writer) zapcore.Core {
-	level, sink := levelOf(o.Level), zapcore.Lock(zapcore.AddSync(out))
-	if o.Format != "json" {
-		return &logfmtCore{LevelEnabler: level, out: sink}
-	}
-	return zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{
-		LevelKey: "level", TimeKey: "time", MessageKey: "msg", LineEnding: "\n",
-		EncodeLevel: func(l zapcore.Level, e zapcore.PrimitiveArrayEncoder) { e.AppendString(levelName(l)) },
-		EncodeTime:  func(t time.Time, e zapcore.PrimitiveArrayEncoder) { e.AppendString(formatTime(t)) },
-		// Durations in both forms read as "1.5s".
-		EncodeDuration: zapcore.StringDurationEncoder,
-	}), sink, level)
 }
 
 // levelOf turns a name of ECS_LOGLEVEL into the levels that are on.
@@ -90,16 +74,6 @@ func levelOf(name string) zapcore.LevelEnabler {
 	}
 	return zapcore.InfoLevel
 }
-
-// levelName is the word for a level in a line.
-func levelName(l zapcore.Level) string {
-	if l > zapcore.ErrorLevel {
-		return "critical"
-	}
-	return l.String()
-}
-
-func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // openFile opens the rotated file, and proves that it can be written.
 func openFile(o Options) (*timberjack.Logger, error) {
@@ -183,7 +157,7 @@ func (h logrusHook) Fire(e *logrus.Entry) error {
 		return nil
 	}
 	fields := []zap.Field{zap.String("source", "library")}
-	for _, key := range sortedKeys(e.Data) {
+	for _, key := range slices.Sorted(maps.Keys(e.Data)) {
 		fields = append(fields, zap.Any(key, e.Data[key]))
 	}
 	entry.Write(fields...)

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/longshore-project/longshore/controlplane"
+	"github.com/longshore-project/longshore/internal/logfmt"
 	"github.com/longshore-project/longshore/internal/version"
 )
 
@@ -126,7 +127,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&rollout, "rollout", "waves", "how services are rolled out: waves, of 1, 2, 4 … hosts, or parallel, as ECS does")
 	f.DurationVar(&cfg.Purge.StoppedTasks, "keep-stopped-tasks", time.Hour, "how long a STOPPED task stays describable")
 	f.DurationVar(&cfg.Purge.Inactive, "keep-inactive", 6*time.Hour, "how long INACTIVE clusters, services and container instances stay describable")
-	f.StringVar(&logFormat, "log-format", "text", "text or json, on standard error")
+	f.StringVar(&logFormat, "log-format", "logfmt", "logfmt or json, on standard error")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
@@ -162,18 +163,8 @@ func logger(format, level string) (*zap.Logger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--log-level %q is none of debug, info, warn and error", level)
 	}
-	c := zap.NewProductionEncoderConfig()
-	c.TimeKey, c.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
-	c.EncodeDuration = zapcore.StringDurationEncoder
-	var encoder zapcore.Encoder
-	switch format {
-	case "json":
-		encoder = zapcore.NewJSONEncoder(c)
-	case "text":
-		c.ConsoleSeparator = " "
-		encoder = zapcore.NewConsoleEncoder(c)
-	default:
-		return nil, fmt.Errorf("--log-format %q is neither text nor json", format)
+	if format != "logfmt" && format != "json" {
+		return nil, fmt.Errorf("--log-format %q is neither logfmt nor json", format)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), l)), nil
+	return zap.New(logfmt.New(format, l, os.Stderr)), nil
 }

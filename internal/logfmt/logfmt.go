@@ -1,8 +1,15 @@
-package logging
+// Package logfmt makes the lines of Longshore's logs, the same for the agent and the control plane:
+//
+//	level=info time=2026-01-01T00:00:00.000Z msg="text" logger=api task=arn:… container=web step=create duration=1.2s
+//
+// or one JSON object with the same members. level, time, msg and the name of the logger, if it has one, come first; the
+// others follow in the order in which the code gave them. An event is one line, whatever is in it.
+package logfmt
 
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -13,9 +20,34 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// logfmtCore writes lines of key=value. Values that hold a blank, a quote, an equals sign or what can't be printed stand in
+// New makes a core that writes lines to out, in JSON if format is "json" and else as key=value.
+func New(format string, level zapcore.LevelEnabler, out io.Writer) zapcore.Core {
+	sink := zapcore.Lock(zapcore.AddSync(out))
+	if format != "json" {
+		return &core{LevelEnabler: level, out: sink}
+	}
+	return zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{
+		LevelKey: "level", TimeKey: "time", MessageKey: "msg", NameKey: "logger", LineEnding: "\n",
+		EncodeLevel: func(l zapcore.Level, e zapcore.PrimitiveArrayEncoder) { e.AppendString(levelName(l)) },
+		EncodeTime:  func(t time.Time, e zapcore.PrimitiveArrayEncoder) { e.AppendString(formatTime(t)) },
+		// Durations in both forms read as "1.5s".
+		EncodeDuration: zapcore.StringDurationEncoder,
+	}), sink, level)
+}
+
+// levelName is the word for a level in a line.
+func levelName(l zapcore.Level) string {
+	if l > zapcore.ErrorLevel {
+		return "critical"
+	}
+	return l.String()
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// core writes lines of key=value. Values that hold a blank, a quote, an equals sign or what can't be printed stand in
 // quotes; values that are no scalars are JSON.
-type logfmtCore struct {
+type core struct {
 	zapcore.LevelEnabler
 	out     zapcore.WriteSyncer
 	context []byte // fields of With, encoded
@@ -23,7 +55,7 @@ type logfmtCore struct {
 }
 
 // With returns a core whose lines all carry the fields.
-func (c *logfmtCore) With(fields []zapcore.Field) zapcore.Core {
+func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	clone := *c
 	clone.context = slices.Clip(c.context)
 	clone.context, clone.prefix = appendFields(clone.context, c.prefix, fields)
@@ -31,7 +63,7 @@ func (c *logfmtCore) With(fields []zapcore.Field) zapcore.Core {
 }
 
 // Check adds the core to an entry whose level is on.
-func (c *logfmtCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (c *core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if c.Enabled(e.Level) {
 		return checked.AddCore(e, c)
 	}
@@ -39,7 +71,7 @@ func (c *logfmtCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapc
 }
 
 // Write writes one line.
-func (c *logfmtCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	line := make([]byte, 0, 256+len(c.context))
 	line = append(line, "level="...)
 	line = append(line, levelName(e.Level)...)
@@ -47,6 +79,9 @@ func (c *logfmtCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	line = append(line, formatTime(e.Time)...)
 	line = append(line, " msg="...)
 	line = strconv.AppendQuote(line, strings.ToValidUTF8(e.Message, "\uFFFD"))
+	if e.LoggerName != "" {
+		line = appendPair(line, "logger", e.LoggerName)
+	}
 	line = append(line, c.context...)
 	line, _ = appendFields(line, c.prefix, fields)
 	if e.Stack != "" {
@@ -57,7 +92,7 @@ func (c *logfmtCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 }
 
 // Sync flushes the sink.
-func (c *logfmtCore) Sync() error { return c.out.Sync() }
+func (c *core) Sync() error { return c.out.Sync() }
 
 func appendFields(line []byte, prefix string, fields []zapcore.Field) ([]byte, string) {
 	for _, f := range fields {
