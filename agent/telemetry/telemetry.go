@@ -1,8 +1,10 @@
 // Package telemetry is the agent's side of TCS: the web socket over which it tells the control plane how its host and its
 // containers are.
 //
-//	PublishMetricsRequest         at connect and every 20 s, while no task is here: "idle". Nothing is published that was not measured.
+//	PublishMetricsRequest         at connect and every 20 s: what each container used since (metrics.go); while no task is here, "idle".
+//	                              Nothing is published that was not measured.
 //	PublishHealthRequest          every 20 s, and at once when a container's health has changed, while a container has a health check
+//	LongshoreProgress             what tasks wait for that are not where they are to be, when that changes, to Longshore's control plane only
 //	PublishInstanceStatusRequest  after each heartbeat of ACS, and at once when it is another than was told last, or nothing was
 //	                              told yet: whether the container engine does its work
 //
@@ -44,9 +46,10 @@ func Limits() session.Limits {
 	return l
 }
 
-// Config configures a [Publisher]. All fields are required but MetricsDisabled.
+// Config configures a [Publisher]. All fields are required but Stats and MetricsDisabled.
 type Config struct {
 	Engine    Engine
+	Stats     Stats // what is measured; nil: nothing
 	Log       *zap.Logger
 	Client    *http.Client
 	Signer    session.Signer
@@ -107,6 +110,9 @@ func (p *Publisher) url(ctx context.Context) (string, error) {
 
 func (p *Publisher) serve(ctx context.Context, c *session.Conn) session.Handler {
 	go p.publish(ctx, c)
+	if c.Answered(tcs.ProgressHeader) != "" {
+		go p.tell(ctx, c)
+	}
 	return p.handle
 }
 
@@ -160,8 +166,8 @@ func (p *Publisher) publish(ctx context.Context, c *session.Conn) {
 // report sends what is due. A report that is not regular sends only what changed; it returns the containers' health as sent.
 func (p *Publisher) report(ctx context.Context, c *session.Conn, regular bool, last map[string]string) (map[string]string, error) {
 	tasks, now := p.cfg.Engine.Tasks(), tcs.At(time.Now())
-	if regular && !p.cfg.MetricsDisabled && idle(tasks) {
-		if err := p.send(ctx, c, p.metrics(now)); err != nil {
+	if regular && !p.cfg.MetricsDisabled {
+		if err := p.reportMetrics(ctx, c, tasks, now); err != nil {
 			return last, err
 		}
 	}
@@ -195,23 +201,6 @@ func (p *Publisher) reportStatus(ctx context.Context, c *session.Conn, regular b
 	}
 	p.told.Store(&h)
 	return nil
-}
-
-// idle says whether no task uses the host.
-func idle(tasks []engine.TaskStatus) bool {
-	for i := range tasks {
-		if tasks[i].Known != "STOPPED" {
-			return false
-		}
-	}
-	return true
-}
-
-func (p *Publisher) metrics(now *tcs.Time) *tcs.PublishMetricsRequest {
-	return &tcs.PublishMetricsRequest{
-		Metadata:  &tcs.MetricsMetadata{Cluster: p.cfg.Cluster, ContainerInstance: p.cfg.InstanceArn, Fin: true, Idle: true, MessageID: uuid.NewString()},
-		Timestamp: now,
-	}
 }
 
 // health is that of the containers which have a health check and are not stopped; digest tells two of them apart.

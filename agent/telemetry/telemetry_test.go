@@ -82,6 +82,11 @@ func (w *world) seen() []string {
 
 func inBubble(t *testing.T, f func(*world)) {
 	t.Helper()
+	inBubbleWith(t, func(*Config) {}, f)
+}
+
+func inBubbleWith(t *testing.T, change func(*Config), f func(*world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{engine: &fakeEngine{}}
 		begun := time.Now()
@@ -103,10 +108,12 @@ func inBubble(t *testing.T, f func(*world)) {
 				w.mu.Unlock()
 			}
 		})
-		w.publisher = New(Config{
+		cfg := Config{
 			Engine: w.engine, Log: zap.NewNop(), Client: w.server.Client, Signer: session.NewSigV4(credentials, "us-west-2"), Limits: Limits(),
 			Endpoints: &session.Endpoints{API: discover{}}, Cluster: "daemonset", InstanceArn: "arn:i", AgentVersion: "0.1.0", AgentHash: "1234567", EngineVersion: func() string { return "20.10.24+dfsg1" },
-		})
+		}
+		change(&cfg)
+		w.publisher = New(cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- w.publisher.Run(ctx) }()
