@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -38,6 +39,36 @@ type control struct {
 	cmd       *exec.Cmd
 	api       *agentapi.Client // as the administrator
 	host      [2]string        // the enrolment key
+	profiler  string           // where its profiles are had; empty: nowhere
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// profile writes a profile of the control plane into the folder that PROFILE names, when it does.
+func (c *control) profile(name, kind string) {
+	if c.profiler == "" {
+		return
+	}
+	out, err := os.Create(filepath.Join(os.Getenv("PROFILE"), name+"."+strings.Split(kind, "?")[0]))
+	if err == nil {
+		defer func() { _ = out.Close() }()
+		var res *http.Response
+		if res, err = http.Get("http://" + c.profiler + "/debug/pprof/" + kind); err == nil {
+			defer func() { _ = res.Body.Close() }()
+			_, err = io.Copy(out, res.Body)
+		}
+	}
+	if err != nil {
+		fmt.Printf("  profile %s: %v\n", name, err)
+	}
 }
 
 // TestFleet measures the control plane with played agents; FLEET says how many, "100,1000,10000" if unset.
@@ -48,7 +79,11 @@ func TestFleet(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(ram, unix.MNT_DETACH) })
 	bin := filepath.Join(ram, "longshore-control")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", bin, "github.com/longshore-project/longshore/cmd/longshore-control")
+	tags := "grpcnotrace"
+	if os.Getenv("PROFILE") != "" {
+		tags += ",profile"
+	}
+	build := exec.Command("go", "build", "-trimpath", "-tags", tags, "-ldflags", "-s -w", "-o", bin, "github.com/longshore-project/longshore/cmd/longshore-control")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -64,12 +99,7 @@ func TestFleet(t *testing.T) {
 
 func startControl(t *testing.T, bin, data string) *control {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := l.Addr().String()
-	_ = l.Close()
+	at := freeAddress(t)
 	c := &control{t: t, url: "http://" + at, data: data}
 	// The roll-out of a first deployment is not bounded by waves; they would only measure their own pauses.
 	c.cmd = exec.Command(bin, "run", "--data-dir", data, "--listen", at, "--region", fleetRegion, "--account-id", "123456789012",
@@ -79,6 +109,10 @@ func startControl(t *testing.T, bin, data string) *control {
 		t.Fatal(err)
 	}
 	c.cmd.Stdout, c.cmd.Stderr = log, log
+	if os.Getenv("PROFILE") != "" {
+		c.profiler = freeAddress(t)
+		c.cmd.Env = append(os.Environ(), "LONGSHORE_PROFILE="+c.profiler)
+	}
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -206,8 +240,17 @@ func (r *fleetRun) measure() {
 		r.must("RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: &family, NetworkMode: types.NetworkModeHost,
 			ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("main"), Image: aws.String("sleep:1"), Memory: aws.Int32(6), Cpu: 1}}}, nil)
 	}
-	for _, part := range []func(){r.gather, r.everywhere, r.picky, r.gateOff, r.pressure, r.replicas} {
-		part()
+	for _, part := range []struct {
+		name string
+		run  func()
+	}{{"gather", r.gather}, {"everywhere", r.everywhere}, {"picky", r.picky}, {"gate-off", r.gateOff}, {"pressure", r.pressure}, {"replicas", r.replicas}} {
+		var profiled sync.WaitGroup
+		if part.name != "gate-off" {
+			profiled.Go(func() { r.profile(part.name, "profile?seconds="+cmp.Or(os.Getenv("SECONDS_EACH"), "4")) })
+		}
+		part.run()
+		profiled.Wait()
+		r.profile(part.name, "heap")
 		if sockets, reports, first := r.fleet.Lost(); sockets+reports > 0 { // what comes after would measure something else
 			r.say("NOT CLEAN, ends here: %d sockets ended, %d reports failed; the first: %v", sockets, reports, first)
 			break

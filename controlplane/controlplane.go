@@ -166,11 +166,11 @@ func (p *ControlPlane) fail(err error) {
 func (p *ControlPlane) openStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	client, err := p.openEtcd(ctx)
+	client, revision, err := p.openEtcd(ctx)
 	if err != nil {
 		return err
 	}
-	cfg := store.Config{Client: client, Log: p.log.Named("store")}
+	cfg := store.Config{Client: client, Revision: revision, Log: p.log.Named("store")}
 	if len(p.cfg.EtcdEndpoints) == 0 {
 		cfg.Maintain, cfg.Disk = true, p.cfg.DataDir
 	}
@@ -182,19 +182,20 @@ func (p *ControlPlane) openStore(ctx context.Context) error {
 	return nil
 }
 
-func (p *ControlPlane) openEtcd(ctx context.Context) (*clientv3.Client, error) {
+// openEtcd opens etcd; revision is that of the embedded one, nil for an external one.
+func (p *ControlPlane) openEtcd(ctx context.Context) (client *clientv3.Client, revision func() int64, err error) {
 	if len(p.cfg.EtcdEndpoints) > 0 {
-		client, err := etcd.Connect(ctx, etcd.External{Endpoints: p.cfg.EtcdEndpoints, TLS: p.cfg.EtcdTLS,
+		client, err = etcd.Connect(ctx, etcd.External{Endpoints: p.cfg.EtcdEndpoints, TLS: p.cfg.EtcdTLS,
 			Username: p.cfg.EtcdUsername, Password: p.cfg.EtcdPassword, Log: p.log})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		p.onClose("etcd client", client.Close)
-		return client, nil
+		return client, nil, nil
 	}
 	server, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(p.cfg.DataDir, "etcd"), Quota: p.cfg.EtcdQuota, Log: p.log})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	closing := make(chan struct{})
 	var watching sync.WaitGroup
@@ -212,7 +213,7 @@ func (p *ControlPlane) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 		watching.Wait()
 		return server.Close()
 	})
-	return server.Client(), nil
+	return server.Client(), server.Revision, nil
 }
 
 // embeddedSession is how long a session in the embedded etcd outlives a store that does not answer.

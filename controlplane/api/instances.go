@@ -57,13 +57,7 @@ func (s *Server) lookupInstance(v *store.View, cluster, ref string) (*store.Inst
 
 // hostOf is an instance as placement sees it. i may be a changed copy that is not stored yet.
 func hostOf(v *store.View, i *store.Instance) *placement.Host {
-	var tasks []*store.Task
-	for t := range v.TasksOn(i.Cluster, i.ID) {
-		if !task.IsStopped(t) {
-			tasks = append(tasks, t)
-		}
-	}
-	return placement.NewHost(i, v.Allocation(i.Cluster, i.ID), v.Connection(i.Cluster, i.ID) != nil, tasks)
+	return placement.NewHost(i, v.Allocation(i.Cluster, i.ID), v.Connection(i.Cluster, i.ID) != nil, slices.Collect(v.LiveOn(i.Cluster, i.ID)))
 }
 
 // instanceObject is a container instance as clients see it: connection, counts and remaining resources computed.
@@ -300,10 +294,7 @@ func (s *Server) instanceToChange(v *store.View, c *call, clusterRef *string, re
 func (s *Server) deregister(v *store.View, txn *store.Txn, i *store.Instance, force bool) (done bool, err error) {
 	var ended []*store.Task
 	done = true
-	for t := range v.TasksOn(i.Cluster, i.ID) {
-		if task.IsStopped(t) {
-			continue
-		}
+	for t := range v.LiveOn(i.Cluster, i.ID) {
 		if !force {
 			return false, invalid("Found running tasks on the instance.")
 		}

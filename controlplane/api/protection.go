@@ -120,8 +120,8 @@ func blocksDeployment(v *store.View, t *store.Task, now time.Time) bool {
 		return false
 	}
 	blocked := false
-	for o := range v.TasksOf(t.Cluster, t.Service) {
-		if task.IsStopped(o) || !task.Wanted(o) || o.Deployment == primary {
+	for o := range v.LiveOf(t.Cluster, t.Service) {
+		if !task.Wanted(o) || o.Deployment == primary {
 			continue
 		}
 		if !task.Protected(o, now) {

@@ -235,7 +235,7 @@ func (s *Server) deleteService(ctx context.Context, c *call, in *ecs.DeleteServi
 }
 
 func hasTaskToStop(v *store.View, r *store.Service) bool {
-	for t := range v.TasksOf(r.Cluster, aws.ToString(r.Object.ServiceName)) {
+	for t := range v.LiveOf(r.Cluster, aws.ToString(r.Object.ServiceName)) {
 		if aws.ToString(t.Object.DesiredStatus) == taskRunning {
 			return true
 		}

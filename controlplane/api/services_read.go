@@ -67,7 +67,7 @@ func (s *Server) serviceObject(v *store.View, r *store.Service, tags bool) types
 		byID[aws.ToString(d.Id)] = d
 	}
 	o.RunningCount, o.PendingCount = 0, 0
-	for t := range v.TasksOf(r.Cluster, aws.ToString(o.ServiceName)) {
+	for t := range v.LiveOf(r.Cluster, aws.ToString(o.ServiceName)) {
 		if t.Object.CreatedAt.Before(*o.CreatedAt) {
 			continue // of an earlier service of that name
 		}

@@ -134,10 +134,8 @@ func update(r *store.Service, in *ecs.UpdateServiceInput) {
 // REPLICA service keeps the newest COMPLETED one, to which its circuit breaker goes back.
 func dropFinished(v *store.View, r *store.Service) {
 	live := map[string]bool{}
-	for t := range v.TasksOf(r.Cluster, aws.ToString(r.Object.ServiceName)) {
-		if aws.ToString(t.Object.LastStatus) != taskStopped {
-			live[t.Deployment] = true
-		}
+	for t := range v.LiveOf(r.Cluster, aws.ToString(r.Object.ServiceName)) {
+		live[t.Deployment] = true
 	}
 	completed := false
 	var kept []types.Deployment

@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -121,13 +123,20 @@ func (s *Server) listTasks(ctx context.Context, c *call, in *ecs.ListTasksInput)
 	if aws.ToString(in.StartedBy) != "" && others != "" {
 		return nil, invalid("startedBy cannot be combined with the filters containerInstance, family, serviceName and launchType; give it alone.")
 	}
+	from, err := c.pageStart(in.NextToken)
+	if err != nil {
+		return nil, err
+	}
 	var arns []string
-	err := s.read(ctx, func(v *store.View) error {
-		tasks, err := s.candidates(v, in)
+	err = s.read(ctx, func(v *store.View) error {
+		tasks, ordered, err := s.candidates(v, in, from)
 		if err != nil {
 			return err
 		}
-		for _, t := range tasks {
+		for t := range tasks {
+			if ordered && len(arns) > maxListed+1 { // the page, and that there is another one, are known
+				break
+			}
 			if aws.ToString(t.Object.DesiredStatus) == desired && asks(in.LaunchType, t.Object.LaunchType) &&
 				asks(aws.ToString(in.StartedBy), aws.ToString(t.Object.StartedBy)) && (family == "" || s.isOfFamily(t, family)) {
 				arns = append(arns, aws.ToString(t.Object.TaskArn))
@@ -139,37 +148,50 @@ func (s *Server) listTasks(ctx context.Context, c *call, in *ecs.ListTasksInput)
 		return nil, err
 	}
 	slices.Sort(arns)
-	page, next, err := paginate(c, paging{max: in.MaxResults, token: in.NextToken, limit: 100, size: 100}, arns, itself)
+	page, next, err := paginate(c, paging{max: in.MaxResults, token: in.NextToken, limit: maxListed, size: maxListed}, arns, itself)
 	return &ecs.ListTasksOutput{TaskArns: orEmpty(page), NextToken: next}, err
 }
 
-// candidates are the tasks of the service, of the instance, of both, or of the cluster, as the call asks.
-func (s *Server) candidates(v *store.View, in *ecs.ListTasksInput) ([]*store.Task, error) {
+// maxListed is how many tasks a page has at most.
+const maxListed = 100
+
+// pageStart is the id of the last task of the page before, empty for the first page.
+func (c *call) pageStart(token *string) (id string, err error) {
+	if aws.ToString(token) == "" {
+		return "", nil
+	}
+	last, err := c.openToken(*token)
+	return last[strings.LastIndexByte(last, '/')+1:], err
+}
+
+// candidates are the tasks of the service, of the instance, of both, or of the cluster, as the call asks. Those of the
+// cluster are in order and begin with the id from, so that a page costs what is on it.
+func (s *Server) candidates(v *store.View, in *ecs.ListTasksInput, from string) (tasks iter.Seq[*store.Task], ordered bool, err error) {
 	cluster, err := s.clusterOf(v, in.Cluster)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	instance := ""
 	if ref := aws.ToString(in.ContainerInstance); ref != "" {
 		if instance, err = s.memberRef(kindInstance, cluster, ref); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if v.Instance(cluster, instance) == nil {
-			return nil, invalid("The referenced container instance was not found: %.200s", ref)
+			return nil, false, invalid("The referenced container instance was not found: %.200s", ref)
 		}
 	}
 	if ref := aws.ToString(in.ServiceName); ref != "" {
 		service, err := s.findService(v, in.Cluster, ref)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		tasks := slices.Collect(v.TasksOf(cluster, aws.ToString(service.Object.ServiceName)))
-		return slices.DeleteFunc(tasks, func(t *store.Task) bool { return instance != "" && t.Instance != instance }), nil
+		return slices.Values(slices.DeleteFunc(tasks, func(t *store.Task) bool { return instance != "" && t.Instance != instance })), false, nil
 	}
 	if instance != "" {
-		return slices.Collect(v.TasksOn(cluster, instance)), nil
+		return v.TasksOn(cluster, instance), false, nil
 	}
-	return slices.Collect(v.Tasks(cluster)), nil
+	return v.TasksFrom(cluster, from), true, nil
 }
 
 func (s *Server) isOfFamily(t *store.Task, family string) bool {

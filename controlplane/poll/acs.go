@@ -218,10 +218,7 @@ func (c *acsSession) look() job {
 		if cluster := v.Cluster(c.at.cluster); cluster != nil {
 			j.clusterArn = aws.ToString(cluster.Object.ClusterArn)
 		}
-		for t := range v.TasksOn(c.at.cluster, c.at.id) {
-			if task.IsStopped(t) {
-				continue
-			}
+		for t := range v.LiveOn(c.at.cluster, c.at.id) {
 			j.tasks = append(j.tasks, t)
 			if slot := v.DaemonSlot(c.at.cluster, t.Service, c.at.id); slot != nil && slot.Task == t.ID && resumesDaemons(i) {
 				j.daemons[t.ID] = true

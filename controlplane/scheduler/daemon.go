@@ -267,10 +267,8 @@ func DaemonDesired(v *store.View, svc *store.Service) int32 {
 		return 0
 	}
 	own := map[string]*store.Task{}
-	for t := range v.TasksOf(svc.Cluster, aws.ToString(svc.Object.ServiceName)) {
-		if !task.IsStopped(t) {
-			own[t.Instance] = t
-		}
+	for t := range v.LiveOf(svc.Cluster, aws.ToString(svc.Object.ServiceName)) {
+		own[t.Instance] = t
 	}
 	var n int32
 	for _, h := range placement.HostsForDaemons(v, svc.Cluster) {

@@ -62,7 +62,7 @@ func (w *worker) bury(ctx context.Context, id string) (due time.Time) {
 				return
 			}
 			reason := cmp.Or(aws.ToString(inst.Object.StatusReason), task.ReasonForced)
-			for t := range v.TasksOn(w.cluster, id) {
+			for t := range v.LiveOn(w.cluster, id) {
 				if n := task.Lost(t, "", reason, w.cfg.Now()); n != nil && len(tasks) < task.MaxFinish {
 					tasks = append(tasks, n)
 				}

@@ -43,9 +43,6 @@ const (
 	DefaultDiskReserve   = 128 << 20
 )
 
-// maxWriters is how many transactions may be under way at once. More only makes the watch lag.
-const maxWriters = 32
-
 // Config configures [Open].
 type Config struct {
 	Client *clientv3.Client
@@ -64,6 +61,9 @@ type Config struct {
 	// DiskReserve bytes (default 128 MiB) are free there: an etcd that can't write ends its process.
 	Disk        string
 	DiskReserve int64
+	// Revision is the revision that etcd has reached, when this process has the only server and so need not ask: every
+	// transaction that was acknowledged to anybody is in it. nil: etcd is asked.
+	Revision func() int64
 	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short. It is for the
 	// embedded server; whoever runs an external cluster does that with their own tools.
 	Maintain bool
@@ -84,8 +84,8 @@ type Store struct {
 	closed bool
 
 	view    atomic.Pointer[View]
-	reached broadcast // a view was published
-	head    *View     // the follower's own copy, not yet published
+	reached waiters // for a view of some revision
+	head    *View   // the follower's own copy, not yet published
 
 	subs    sync.Mutex
 	nextSub int
@@ -94,7 +94,8 @@ type Store struct {
 
 	index   readIndex
 	asking  atomic.Bool // for progress
-	writers chan struct{}
+	group   group
+	written written
 	space   space
 }
 
@@ -122,16 +123,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.FullAt = DefaultFullAt
 	}
 	s := &Store{
-		client:  cfg.Client,
-		cfg:     cfg,
-		prefix:  cfg.Prefix + "/",
-		log:     cfg.Log,
-		onChg:   map[int]func(int64, []Change){},
-		leads:   map[string]*Leadership{},
-		writers: make(chan struct{}, maxWriters),
+		client: cfg.Client,
+		cfg:    cfg,
+		prefix: cfg.Prefix + "/",
+		log:    cfg.Log,
+		onChg:  map[int]func(int64, []Change){},
+		leads:  map[string]*Leadership{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.reached.init()
 	s.space.init()
 	s.head = newView()
 	if err := s.load(ctx); err != nil {

@@ -103,6 +103,9 @@ func (s *Store) relative(kv *mvccpb.KeyValue) string {
 // put brings one value into the view that is being made.
 func (s *Store) put(kv *mvccpb.KeyValue) Change {
 	key := s.relative(kv)
+	if r := s.written.take(key, kv.Value, kv.ModRevision); r != nil {
+		return Change{Old: s.head.put(key, r), New: r}
+	}
 	r, err := decode(key, kv.Value, kv.ModRevision)
 	if err != nil {
 		s.log.Error("a record can't be read and is left out; it stays in etcd as it is",
@@ -118,7 +121,7 @@ func (s *Store) put(kv *mvccpb.KeyValue) Change {
 func (s *Store) publish(revision int64, told []revisionChanges) {
 	s.head.revision = max(s.head.revision, revision)
 	s.view.Store(s.head.snapshot())
-	s.reached.signal()
+	s.reached.reach(s.head.revision)
 
 	s.subs.Lock()
 	callbacks := make([]func(int64, []Change), 0, len(s.onChg))
@@ -249,25 +252,27 @@ const progressAfter = 5 * time.Millisecond
 
 // wait returns the view once it has reached a revision.
 func (s *Store) wait(ctx context.Context, revision int64) (*View, error) {
-	var deadline, progress <-chan time.Time
+	if v := s.view.Load(); v.revision >= revision {
+		return v, nil
+	}
+	w := s.reached.add(revision)
+	defer s.reached.remove(w)
+	since := time.Now()
+	timer := time.NewTimer(progressAfter)
+	defer timer.Stop()
 	for {
-		reached := s.reached.wait()
-		if v := s.view.Load(); v.revision >= revision {
+		if v := s.view.Load(); v.revision >= revision { // it may have come before the waiter was known
 			return v, nil
 		}
-		if deadline == nil {
-			d, p := time.NewTimer(s.cfg.Timeout), time.NewTicker(progressAfter)
-			defer d.Stop()
-			defer p.Stop()
-			deadline, progress = d.C, p.C
-		}
 		select {
-		case <-reached:
-		case <-progress:
+		case <-w.reached:
+		case <-timer.C:
+			if time.Since(since) >= s.cfg.Timeout {
+				return nil, fmt.Errorf("%w: the view is at revision %d and did not reach %d within %s",
+					ErrUnavailable, s.view.Load().revision, revision, s.cfg.Timeout)
+			}
 			s.askProgress()
-		case <-deadline:
-			return nil, fmt.Errorf("%w: the view is at revision %d and did not reach %d within %s",
-				ErrUnavailable, s.view.Load().revision, revision, s.cfg.Timeout)
+			timer.Reset(min(progressAfter, s.cfg.Timeout-time.Since(since)))
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for revision %d of the store: %w", revision, ctx.Err())
 		case <-s.ctx.Done():
@@ -294,6 +299,9 @@ func (s *Store) askProgress() {
 
 // readIndex is a revision that holds everything committed before the call.
 func (s *Store) readIndex(ctx context.Context) (int64, error) {
+	if s.cfg.Revision != nil {
+		return s.cfg.Revision(), nil
+	}
 	call, first := s.index.join()
 	if first && !s.spawn(func() { s.index.serve(s.askRevision) }) {
 		return 0, fmt.Errorf("%w: it is closed", ErrUnavailable)
@@ -359,25 +367,44 @@ func (i *readIndex) serve(ask func() (int64, error)) {
 	}
 }
 
-// broadcast wakes all who wait.
-type broadcast struct {
-	mu sync.Mutex
-	ch chan struct{}
+// waiters wait for views, each for one of its revision.
+type waiters struct {
+	mu   sync.Mutex
+	wait map[*waiter]struct{}
 }
 
-func (b *broadcast) init() { b.ch = make(chan struct{}) }
-
-func (b *broadcast) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.ch
+type waiter struct {
+	revision int64
+	reached  chan struct{} // of one
 }
 
-func (b *broadcast) signal() {
+func (b *waiters) add(revision int64) *waiter {
+	w := &waiter{revision, make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	close(b.ch)
-	b.ch = make(chan struct{})
+	if b.wait == nil {
+		b.wait = map[*waiter]struct{}{}
+	}
+	b.wait[w] = struct{}{}
+	return w
+}
+
+func (b *waiters) remove(w *waiter) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.wait, w)
+}
+
+// reach wakes those whose view there is.
+func (b *waiters) reach(revision int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for w := range b.wait {
+		if w.revision <= revision {
+			delete(b.wait, w)
+			w.reached <- struct{}{}
+		}
+	}
 }
 
 func (s *Store) sleep(d time.Duration) {

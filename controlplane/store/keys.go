@@ -148,10 +148,9 @@ func under(parts ...string) string { return strings.Join(parts, sep) + sep }
 
 // The view's further indexes; no key begins like these.
 const (
-	indexTaskOn   = "@task-on"
-	indexTaskOf   = "@task-of"
 	indexLiveOn   = "@live-on"
 	indexLiveOf   = "@live-of"
+	indexEndedOn  = "@ended-on"
 	indexEndedOf  = "@ended-of"
 	indexServices = "@services"
 )
@@ -160,20 +159,18 @@ const (
 func indexes(r Record) []string {
 	switch r := r.(type) {
 	case *Task:
-		at := []string{placeOf(indexTaskOn, r.Cluster, r.Instance, r.ID)}
-		live := aws.ToString(r.Object.LastStatus) != "STOPPED"
-		if live {
-			at = append(at, placeOf(indexLiveOn, r.Cluster, r.Instance, r.ID))
-		}
-		switch {
-		case r.Service == "":
+		if aws.ToString(r.Object.LastStatus) == "STOPPED" {
+			at := []string{placeOf(indexEndedOn, r.Cluster, r.Instance, r.ID)}
+			if r.Service != "" {
+				at = append(at, placeOf(indexEndedOf, r.Cluster, r.Service, fmt.Sprintf("%020d", r.revision), r.ID))
+			}
 			return at
-		case live:
-			at = append(at, placeOf(indexLiveOf, r.Cluster, r.Service, r.ID))
-		default:
-			at = append(at, placeOf(indexEndedOf, r.Cluster, r.Service, fmt.Sprintf("%020d", r.revision), r.ID))
 		}
-		return append(at, placeOf(indexTaskOf, r.Cluster, r.Service, r.ID))
+		at := []string{placeOf(indexLiveOn, r.Cluster, r.Instance, r.ID)}
+		if r.Service != "" {
+			at = append(at, placeOf(indexLiveOf, r.Cluster, r.Service, r.ID))
+		}
+		return at
 	case *Service:
 		// The one that is there sorts first, then those that are gone, the last one first.
 		order := "0"

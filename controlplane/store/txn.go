@@ -36,10 +36,11 @@ type condition struct {
 	revision int64
 }
 
-// write is a record and the key it has after the transaction.
+// write is a record, the key it has after the transaction, and its value.
 type write struct {
 	record Record
 	key    string
+	value  string
 }
 
 // Txn begins a transaction.
@@ -122,8 +123,9 @@ func (t *Txn) put(key string, r Record, options ...clientv3.OpOption) {
 	value, err := encode(r)
 	t.fail(err)
 	t.touch(key)
-	t.ops = append(t.ops, clientv3.OpPut(t.s.prefix+key, string(value), options...))
-	t.written = append(t.written, write{r, key})
+	w := write{r, key, string(value)}
+	t.ops = append(t.ops, clientv3.OpPut(t.s.prefix+key, w.value, options...))
+	t.written = append(t.written, w)
 	t.grows = true
 }
 
@@ -161,34 +163,28 @@ func (t *Txn) Commit(ctx context.Context) error {
 			return err
 		}
 	}
-	select {
-	case s.writers <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("wait for a turn to write to the store: %w", ctx.Err())
-	case <-s.ctx.Done():
-		return fmt.Errorf("%w: it is closed", ErrUnavailable)
-	}
 	failpoint.Hit("store/before-commit")
-	response, err := t.send(ctx)
+	ticket := t.ticket()
+	s.written.expect(t.written)
+	err := s.submit(ctx, ticket)
+	s.written.forget(t.written)
 	failpoint.Hit("store/after-commit")
-	<-s.writers
 	if err != nil {
 		if errors.Is(err, ErrFull) {
 			s.space.noSpace()
 		}
 		return err
 	}
-	revision := response.Header.Revision
-	if response.Succeeded {
+	if ticket.succeeded {
 		for _, w := range t.written {
-			w.record.stored(w.key, revision)
+			w.record.stored(w.key, ticket.revision)
 		}
 	}
-	v, err := s.wait(ctx, revision)
+	v, err := s.wait(ctx, ticket.revision)
 	switch {
-	case response.Succeeded && err != nil:
-		return fmt.Errorf("the transaction was applied at revision %d, but: %w", revision, err)
-	case response.Succeeded:
+	case ticket.succeeded && err != nil:
+		return fmt.Errorf("the transaction was applied at revision %d, but: %w", ticket.revision, err)
+	case ticket.succeeded:
 		return nil
 	case err != nil:
 		return ErrConflict
@@ -196,21 +192,23 @@ func (t *Txn) Commit(ctx context.Context) error {
 	return fmt.Errorf("%w: %s", ErrConflict, t.violated(v))
 }
 
-func (t *Txn) send(ctx context.Context) (*clientv3.TxnResponse, error) {
-	compares := make([]clientv3.Cmp, 0, len(t.conditions)+1)
+// ticket is the transaction as it is sent.
+func (t *Txn) ticket() *ticket {
+	n := &ticket{ops: t.ops, done: make(chan struct{}), compares: make([]clientv3.Cmp, 0, len(t.conditions)+1)}
 	for _, c := range t.conditions {
-		compares = append(compares, clientv3.Compare(clientv3.ModRevision(t.s.prefix+c.key), "=", c.revision))
+		n.compares = append(n.compares, clientv3.Compare(clientv3.ModRevision(t.s.prefix+c.key), "=", c.revision))
+		n.looks = append(n.looks, c.key)
 	}
 	if t.guard != nil {
-		compares = append(compares, clientv3.Compare(clientv3.CreateRevision(t.guard.key), "=", t.guard.revision))
+		n.compares = append(n.compares, clientv3.Compare(clientv3.CreateRevision(t.guard.key), "=", t.guard.revision))
 	}
-	rctx, cancel := context.WithTimeout(ctx, t.s.cfg.Timeout)
-	defer cancel()
-	response, err := t.s.client.Txn(rctx).If(compares...).Then(t.ops...).Commit()
-	if err != nil {
-		return nil, fmt.Errorf("commit to the store: %w", unavailable(ctx, err))
+	for key := range t.keys {
+		n.writes = append(n.writes, key)
 	}
-	return response, nil
+	for _, w := range t.written {
+		n.size += len(w.value) + 2*len(w.key)
+	}
+	return n
 }
 
 // violated names a condition that does not hold, for the message.

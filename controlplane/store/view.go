@@ -37,11 +37,21 @@ func (v *View) snapshot() *View {
 
 // put holds r, which has been stored at key, and returns the record it replaces.
 func (v *View) put(key string, r Record) (old Record) {
-	old = v.remove(key)
-	v.records.Set(place(key), r)
-	for _, i := range indexes(r) {
+	old, _ = v.records.Set(place(key), r)
+	var before []string
+	if old != nil {
+		before = indexes(old)
+	}
+	now := indexes(r)
+	for _, i := range before {
+		if !slices.Contains(now, i) {
+			v.records.Delete(i)
+		}
+	}
+	for _, i := range now {
 		v.records.Set(i, r)
 	}
+	v.heal(key)
 	return old
 }
 
@@ -52,11 +62,16 @@ func (v *View) remove(key string) (old Record) {
 			v.records.Delete(i)
 		}
 	}
+	v.heal(key)
+	return old
+}
+
+// heal forgets that a key could not be read.
+func (v *View) heal(key string) {
 	if _, bad := v.bad[key]; bad {
 		v.bad = maps.Clone(v.bad)
 		delete(v.bad, key)
 	}
-	return old
 }
 
 func (v *View) quarantine(q Quarantined) {
@@ -182,14 +197,37 @@ func (v *View) Task(cluster, id string) *Task { return get[*Task](v, placeOf(kin
 // Tasks of a cluster in order of id.
 func (v *View) Tasks(cluster string) iter.Seq[*Task] { return scan[*Task](v, under(kindTask, cluster)) }
 
+// TasksFrom are the tasks of a cluster from an id on, in order of id.
+func (v *View) TasksFrom(cluster, id string) iter.Seq[*Task] {
+	prefix := under(kindTask, cluster)
+	return func(yield func(*Task) bool) {
+		v.records.Ascend(prefix+id, func(place string, r Record) bool {
+			t, ok := r.(*Task)
+			return strings.HasPrefix(place, prefix) && ok && yield(t)
+		})
+	}
+}
+
 // TasksOn are the tasks placed on an instance, in order of id.
 func (v *View) TasksOn(cluster, instance string) iter.Seq[*Task] {
-	return scan[*Task](v, under(indexTaskOn, cluster, instance))
+	return byID(scan[*Task](v, under(indexLiveOn, cluster, instance)), scan[*Task](v, under(indexEndedOn, cluster, instance)))
 }
 
 // TasksOf are the tasks of a service, in order of id.
 func (v *View) TasksOf(cluster, service string) iter.Seq[*Task] {
-	return scan[*Task](v, under(indexTaskOf, cluster, service))
+	return byID(scan[*Task](v, under(indexLiveOf, cluster, service)), scan[*Task](v, under(indexEndedOf, cluster, service)))
+}
+
+func byID(live, ended iter.Seq[*Task]) iter.Seq[*Task] {
+	return slices.Values(slices.SortedFunc(func(yield func(*Task) bool) {
+		for _, part := range []iter.Seq[*Task]{live, ended} {
+			for t := range part {
+				if !yield(t) {
+					return
+				}
+			}
+		}
+	}, func(a, b *Task) int { return strings.Compare(a.ID, b.ID) }))
 }
 
 // LiveOn are the tasks placed on an instance that are not STOPPED, in order of id.
