@@ -1,0 +1,130 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	mdlayher "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netns"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+func nsHandle(fd int) netns.NsHandle { return netns.NsHandle(fd) }
+
+const (
+	lookInterval = 30 * time.Second       // without any event
+	settleTime   = 200 * time.Millisecond // events come in swarms: an engine that starts a container makes dozens
+)
+
+// Keep keeps the address and the rules as they should be until ctx ends, and says in the log what it has put back.
+func (l LinkLocal) Keep(ctx context.Context, log *zap.Logger) error {
+	hints := make(chan struct{}, 1)
+	hint := func() {
+		select {
+		case hints <- struct{}{}:
+		default:
+		}
+	}
+	done := make(chan struct{}, 2)
+	for _, s := range []subscription{{unix.NETLINK_ROUTE, []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR}, nil}, {unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, []byte(TableName + "\x00")}} {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			if err := s.listen(ctx, l.Namespace, hint); err != nil {
+				log.Warn("The kernel's events about the network can't be heard; it is looked at from time to time instead", zap.Duration("interval", lookInterval), zap.Error(err))
+			}
+		}()
+	}
+	defer func() { <-done; <-done }()
+	var last error
+	for {
+		err := l.repair(log)
+		if err != nil && (last == nil || err.Error() != last.Error()) {
+			log.Error("The address at which containers ask for credentials and metadata can't be kept up", zap.Stringer("address", l.Address), zap.Error(err))
+		}
+		last = err
+		if !pause(ctx, hints) {
+			return ctx.Err()
+		}
+	}
+}
+
+// pause waits for the next look; false when ctx has ended.
+func pause(ctx context.Context, hints <-chan struct{}) bool {
+	timer := time.NewTimer(lookInterval)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-hints:
+	}
+	timer.Reset(settleTime)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// repair looks once, and puts back what is missing.
+func (l LinkLocal) repair(log *zap.Logger) error {
+	address, err := l.EnsureAddress()
+	if err != nil {
+		return err
+	}
+	if address {
+		log.Warn("Somebody has removed the address at which containers ask for credentials and metadata; it is put back", zap.Stringer("address", l.Address))
+	}
+	rules, err := l.EnsureRules()
+	if rules {
+		log.Info("The rules for the address at which containers ask are as they should be again: interfaces have changed, or somebody has changed or flushed them", zap.String("table", "inet "+TableName))
+	}
+	return err
+}
+
+// subscription is events of the kernel that are worth a look.
+type subscription struct {
+	protocol int
+	groups   []uint32
+	about    []byte // what a message must have in it; empty: anything
+}
+
+// listen calls hint for each event until ctx ends.
+func (s subscription) listen(ctx context.Context, namespace int, hint func()) error {
+	c, err := mdlayher.Dial(s.protocol, &mdlayher.Config{NetNS: namespace})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, g := range s.groups {
+		if err := c.JoinGroup(g); err != nil {
+			return err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	hint() // what happened before the subscription stood
+	for {
+		messages, err := c.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENOBUFS): // more events than the socket holds
+			hint()
+			continue
+		case err != nil:
+			return err
+		}
+		for _, m := range messages {
+			if len(s.about) == 0 || bytes.Contains(m.Data, s.about) {
+				hint()
+				break
+			}
+		}
+	}
+}
