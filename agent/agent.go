@@ -42,6 +42,7 @@ import (
 	"github.com/longshore-project/longshore/agent/telemetry"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/policy"
+	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/internal/failpoint"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
@@ -84,6 +85,7 @@ type Agent struct {
 	info     atomic.Pointer[engine.Info] // as the engine answered last
 	arn      atomic.Pointer[string]
 	roles    *poll.Credentials // of tasks; in memory only
+	cache    *imagecache.Cache[engine.Image]
 	secrets  *secrets.Resolver
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
@@ -279,6 +281,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	close(started)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.engine.Run(ctx) })
+	group.Go(func() error { return a.cache.Run(ctx) })
 	group.Go(func() error { return a.reporter.Run(ctx) })
 	group.Go(func() error { return a.belong(ctx, patient, once, session.NewSigV4(credentials, a.cfg.Region)) })
 	return group.Wait()

@@ -45,17 +45,11 @@ func (a *Agent) newSecrets(host aws.CredentialsProvider) *secrets.Resolver {
 
 // newEngine joins the engine to its parts.
 func (a *Agent) newEngine() (*engine.Engine, error) {
-	keyring, err := imagecache.ParseKeyring(a.cfg.EngineAuthType, string(a.cfg.EngineAuthData))
-	if err != nil {
-		return nil, &TerminalError{fmt.Errorf("ECS_ENGINE_AUTH_DATA: %w", err)}
-	}
-	cache, err := imagecache.New(puller{a.runtime}, imagecache.Config{
-		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, Authority: a.secrets, Ledger: newPulled(a.cfg.DataDir, a.log),
-		Inactivity: a.cfg.ImagePullInactivity, Timeout: a.cfg.ImagePullTimeout, Log: a.log,
-	})
+	cache, err := a.newCache()
 	if err != nil {
 		return nil, err
 	}
+	a.cache = cache
 	groups, err := a.newGroups()
 	if err != nil {
 		return nil, err
@@ -65,7 +59,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 	if p := a.cfg.DynamicPorts; p.First != 0 {
 		ports = [2]int32{int32(p.First), int32(p.Last)}
 	}
-	return engine.New(engine.Config{
+	c := engine.Config{
 		Runtime: a.runtime, Images: images{cache}, Volumes: volume.New(volume.Options{CreateAsUser: a.cfg.HostVolumeCreateAsUser}),
 		State: a.state, Secrets: a.secrets, Groups: groups, Policy: a.guard, Log: a.log, Changed: a.changed,
 		Host: engine.Host{
@@ -81,7 +75,11 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 		LogMaxSize:   a.cfg.ContainerLogMaxSize, LogMaxFiles: int(a.cfg.ContainerLogMaxFiles),
 		StopTimeout: a.cfg.ContainerStopTimeout, CleanupWait: a.cfg.TaskCleanupWait, CreateTimeout: a.cfg.ContainerCreateTimeout,
 		StartTimeout: a.cfg.ContainerStartTimeout, PullTimeout: a.cfg.ImagePullTimeout,
-	})
+	}
+	if a.opt.Engine != nil {
+		a.opt.Engine(&c)
+	}
+	return engine.New(c)
 }
 
 func (a *Agent) savedArn() string {
@@ -124,6 +122,7 @@ func (i images) Ensure(ctx context.Context, req engine.ImageRequest) (engine.Ima
 				req.Progress(engine.Progress(p))
 			}
 		},
+		Note: req.Note,
 	})
 }
 

@@ -100,6 +100,16 @@ type Config struct {
 	ImagePullBehavior       string
 	ImagePullTimeout        time.Duration
 	ImagePullInactivity     time.Duration
+	ImageCleanupOff         bool
+	ImageCleanupInterval    time.Duration
+	ImageCleanupAge         time.Duration
+	ForeignImageCleanupAge  time.Duration
+	ImagesPerCleanup        int64
+	ForeignImageCleanup     bool
+	ImagesExcluded          []string
+	ImagesPinned            []string
+	ImageHighPercent        int64 // 0: no watermarks
+	ImageLowPercent         int64
 	EngineAuthType          string
 	EngineAuthData          Secret
 	HealthcheckHost         string

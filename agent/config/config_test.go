@@ -46,6 +46,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
+		ImageCleanupInterval: 30 * time.Minute, ImageCleanupAge: time.Hour, ForeignImageCleanupAge: time.Hour, ImagesPerCleanup: 5, ImageHighPercent: 85, ImageLowPercent: 80,
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
 		ResumeOnBoot: "daemons", OrphanPolicy: "keep", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogMaxFiles: 3, StoppedTasksKept: 3,

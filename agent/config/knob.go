@@ -222,6 +222,27 @@ func jsonList(name, member, def, meaning string, field func(*Config) *[]string) 
 	}}
 }
 
+// commas is a list that is written with commas between its items; in the JSON file it may be one too.
+func commas(name, member, meaning string, field func(*Config) *[]string) Knob {
+	return Knob{Name: name, JSON: member, Type: "comma list", Bounds: "such as a:1,b:2", Meaning: meaning, parse: func(c *Config, v string) error {
+		var list []string
+		if strings.HasPrefix(v, "[") {
+			if err := decode(v, &list); err != nil {
+				return err
+			}
+			*field(c) = list
+			return nil
+		}
+		for _, item := range strings.Split(v, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		*field(c) = list
+		return nil
+	}}
+}
+
 func portList(name, member, def, meaning string, field func(*Config) *[]uint16) Knob {
 	return Knob{Name: name, JSON: member, Type: "json list", Default: def, Bounds: "such as [22,2375]", Meaning: meaning, parse: func(c *Config, v string) error {
 		var list []uint16

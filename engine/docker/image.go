@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/registry"
 
@@ -244,4 +245,18 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 		}
 	}
 	return nil
+}
+
+// ImageUses lists every container, those of others too: one request.
+func (r *Runtime) ImageUses(ctx context.Context) ([]engine.ImageUse, error) {
+	list, err := r.api.ContainerList(ctx, container.ListOptions{All: true})
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	uses := make([]engine.ImageUse, 0, len(list))
+	for i := range list {
+		st := fromSummary(list[i])
+		uses = append(uses, engine.ImageUse{ImageID: list[i].ImageID, Name: st.Name, Status: st.Status, Ours: list[i].Labels[engine.LabelTaskArn] != ""})
+	}
+	return uses, nil
 }

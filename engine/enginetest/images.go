@@ -331,3 +331,16 @@ func (i *image) entry(name string) (FakeFile, bool) {
 	}
 	return FakeFile{}, false
 }
+
+// ImageUses lists every container.
+func (f *Fake) ImageUses(ctx context.Context) ([]engine.ImageUse, error) {
+	if err := f.enter(ctx, "ImageUses", ""); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	var uses []engine.ImageUse
+	for _, c := range f.containers {
+		uses = append(uses, engine.ImageUse{ImageID: c.image.ID, Name: c.state.Name, Status: c.state.Status, Ours: ours(c)})
+	}
+	return uses, nil
+}
