@@ -110,7 +110,8 @@ func (w *worker) begin(ctx context.Context, a Action, now time.Time) {
 	var limited context.Context
 	limited, r.cancel = context.WithTimeout(ctx, timeout)
 	w.running[a.Container] = r
-	w.obs.Containers[a.Container].Busy = a.Verb
+	co := w.obs.Containers[a.Container]
+	co.Busy, co.Ordered = a.Verb, co.Ordered || a.Verb == VerbStop
 	w.actions.Go(func() {
 		apply, err := work(limited)
 		err = w.hidden.error(err)
@@ -427,6 +428,7 @@ func (w *worker) lookAfter(ctx context.Context, look deed, err error) (func(*Con
 }
 
 func (w *worker) inspect(id string) deed {
+	shared, t, e := w.obs.Engine.SharedOOM, w.task, w.e
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		select {
 		case w.e.inspecting <- struct{}{}:
@@ -442,8 +444,13 @@ func (w *worker) inspect(id string) deed {
 			return nil, err
 		}
 		st.Error = w.hidden.text(st.Error)
+		victim := VictimUnknown
+		if shared && st.Status == StatusRunning {
+			victim = e.victim(t, st.ID)
+		}
 		return func(co *ContainerObserved) {
 			co.State, co.Absent, co.Stale = &st, false, false
+			co.Victim = max(co.Victim, victim)
 			w.noteState(&st)
 		}, nil
 	}

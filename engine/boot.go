@@ -1,6 +1,9 @@
 package engine
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // The boot id of the kernel tells a reboot of the host from a restart of the agent. Each start is on record with the boot
 // in which it was ordered, so that a process of another boot is known to be gone whatever the container engine says, and
@@ -8,8 +11,9 @@ import "fmt"
 //
 // A reboot is the end of a task, and is reported as that. A daemon is another thing: it belongs to the host as long as the
 // control plane does not say otherwise, and the control plane may be away when the host comes up. With
-// Config.ResumeDaemons its containers are started again in place, from the images that are there. It stays the same task
-// with the same ARN, so that nothing is doubled when the control plane is back.
+// Config.ResumeDaemons its containers are started again in place, from the images that are there; one that is no longer on
+// the engine is made again from the record. It stays the same task with the same ARN, so that nothing is doubled when the
+// control plane is back.
 
 // schedulingDaemon is the scheduling strategy whose tasks are daemons.
 const schedulingDaemon = "DAEMON"
@@ -34,4 +38,17 @@ func (v *view) accountFor(cr *ContainerRecord, co *ContainerObserved) {
 		again.Boot = v.set.Boot
 		cr.Intent = &again
 	}
+}
+
+// lostInReboot reports whether a container that is no longer on the engine belongs to a daemon which a reboot ended, so that it
+// is made again: the engine's disk did not outlive the reboot, or something cleaned it up.
+func (v *view) lostInReboot(cr *ContainerRecord) bool {
+	return v.set.Boot != "" && cr.Intent != nil && cr.Intent.Boot != "" && cr.Intent.Boot != v.set.Boot && cr.Fault == "" && !v.rec.Rebuilt && v.resumes()
+}
+
+// makeAgain begins another attempt at a container. The control plane hears of it when it runs.
+func (v *view) makeAgain(cr *ContainerRecord) {
+	cr.Attempt++
+	cr.Restarts++
+	cr.Intent, cr.RuntimeID, cr.StartedAt, cr.Reported = nil, "", time.Time{}, ""
 }

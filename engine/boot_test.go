@@ -157,3 +157,40 @@ func TestAStartThatAPowerCutOvertookIsMadeAfterIt(t *testing.T) {
 		}
 	}, booting)
 }
+
+func TestADaemonWhoseContainerDidNotOutliveAPowerCutIsMadeAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		d, other := daemon("d"), task("other")
+		w.accept(d)
+		w.accept(other)
+		w.settled()
+		first := w.status(d.Arn).Containers[0]
+		w.stop()
+		w.fake.Vanish(w.id(d, "app"))
+		w.fake.Vanish(w.id(other, "app"))
+		w.fake.Restart(false)
+		w.cfg.BootID = "boot-2"
+		w.start()
+		w.settled()
+		again := w.status(d.Arn).Containers[0]
+		if !w.running(d, "app") || again.RuntimeID == first.RuntimeID || again.Restarts != 1 || w.fake.Creates(again.RuntimeName) != 1 {
+			t.Fatalf("%+v\n%s", again, w.explain(d.Arn))
+		}
+		w.want(d.Arn, "PENDING", "RUNNING", "RUNNING") // the second tells the container's new id
+		if last := w.disk.last(d.Arn); last.Containers[0].RuntimeID != again.RuntimeID {
+			t.Errorf("%+v", last)
+		}
+		w.want(other.Arn, "PENDING", "RUNNING", "STOPPED")
+		w.accept(d) // the control plane is back
+		w.restart()
+		pass(time.Minute)
+		if w.fake.Running() != 1 || w.fake.Peak(d.Arn, "app") != 1 {
+			t.Errorf("%d run", w.fake.Running())
+		}
+		w.stop()
+		w.fake.Vanish(w.id(d, "app"))
+		w.start()
+		w.settled() // in the same boot somebody took it away
+		w.want(d.Arn, "PENDING", "RUNNING", "RUNNING", "STOPPED")
+	}, booting)
+}

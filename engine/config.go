@@ -22,8 +22,8 @@ type Config struct {
 	Policy Policy // nil: nothing is denied
 	// Prepare is asked, in order, what each container gets beside what its definition says.
 	Prepare []Prepare
-	Log    *zap.Logger
-	Host   Host
+	Log     *zap.Logger
+	Host    Host
 	// Changed is called whenever there is something new to tell: a StateChange in TaskState, another verdict of Health, or
 	// another health of a container. It must return at once, and not call the engine.
 	Changed func()

@@ -28,6 +28,9 @@ type TaskGroups interface {
 	Remove(ctx context.Context, id string) error
 	// Sweep removes the groups that this agent made and whose tasks nobody knows, and returns their ids.
 	Sweep(ctx context.Context, known func(id string) bool) (removed []string, err error)
+	// Killed is how many processes of a running container the kernel has ended for want of memory; false where it does not
+	// say. container is the engine's id.
+	Killed(id, container string) (int, bool)
 }
 
 // taskLimits are the limits of a task as its payload says them.
@@ -77,6 +80,17 @@ func (e *Engine) unlimited(t *Task) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("the task's cpu %.3g is reserved on the host and given to the containers as shares; it is not a hard limit, because this host sets none (ECS_ENABLE_TASK_CPU_MEM_LIMIT)", t.payload.CPU)}
+}
+
+// victim asks the kernel whether a running container has lost a process for want of memory.
+func (e *Engine) victim(t *Task, container string) Victim {
+	switch n, ok := e.cfg.Groups.Killed(groupID(t.Arn), container); {
+	case !ok:
+		return VictimUnknown
+	case n > 0:
+		return VictimHit
+	}
+	return VictimSpared
 }
 
 // removeGroup removes the group of a task that is about to be forgotten. Until then the record is what finds it again.

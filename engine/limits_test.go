@@ -21,7 +21,8 @@ type groups struct {
 	ensured int
 	err     error
 	created func() int // containers made when a group was ensured first
-	early   bool       // it was ensured before any container was made
+	killed  map[string]int
+	early   bool // it was ensured before any container was made
 }
 
 func (g *groups) Ensure(_ context.Context, id string, l engine.TaskLimits) (string, error) {
@@ -57,6 +58,19 @@ func (g *groups) Sweep(_ context.Context, known func(string) bool) (removed []st
 		}
 	}
 	return removed, nil
+}
+
+func (g *groups) Killed(_, container string) (int, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, ok := g.killed[container]
+	return n, ok
+}
+
+func (g *groups) kills(n map[string]int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.killed = n
 }
 
 func (g *groups) fail(err error) {

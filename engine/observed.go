@@ -22,6 +22,8 @@ type EngineObserved struct {
 	Available bool
 	Cause     string    // why it is not
 	LookedAt  time.Time // when the last look at all containers that succeeded began; zero: there was none yet
+	Away      Outage    // the last time in which it did not answer
+	SharedOOM bool      // it tells each container of a task when one of them has lost a process for want of memory
 }
 
 // GrantState is where a task stands with the ledger.
@@ -72,6 +74,8 @@ type ContainerObserved struct {
 	Secrets  *Resolved // what VerbFetch got; forgotten once the container is made
 	Log      *LogTail  // VerbLogs succeeded
 	Removed  bool      // VerbRemove succeeded
+	Ordered  bool      // VerbStop was ordered
+	Victim   Victim    // whose process it was when memory ran out, as far as the kernel could be asked
 	Failures map[Verb]Failure
 }
 

@@ -89,8 +89,9 @@ func (o *observer) look(ctx context.Context) error {
 	was := o.state
 	if err != nil {
 		o.state.Available, o.state.Cause, o.known = false, cause(err, time.Since(began)), false
+		o.state.Away = was.Away.begin(began, !isDeadline(err), o.latest)
 	} else {
-		o.state = EngineObserved{Available: true, LookedAt: began}
+		o.state = EngineObserved{Available: true, LookedAt: began, Away: was.Away.end(time.Now()), SharedOOM: o.latest.CgroupVersion == 1 && o.e.cfg.Groups != nil}
 	}
 	is := o.state
 	o.mu.Unlock()

@@ -145,6 +145,10 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 		cr.Fault = s.rebootReason(cr)
 		return
 	}
+	if why := s.wentWithEngine(c, cr, co); why != "" {
+		cr.Fault = why
+		return
+	}
 	for _, verb := range []Verb{VerbPull, VerbFetch, VerbCheck, VerbCreate, VerbStart} {
 		f, failed := co.Failures[verb]
 		if !failed {
@@ -230,13 +234,13 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 		// a process may be there
 	case co.ended() && performed(cr, co.State):
 		if again := s.rebooted(cr, co) && s.resumes() && cr.Fault == ""; !again && !s.restarts(c, cr, co.State) {
-			cr.Final = exitOf(cr, co.State)
+			cr.Final = s.exitOf(cr, co)
 		}
 	case co.Busy != "" || co.Stale:
 		// what is at work says more soon
 	case co.ended():
 		if unwanted {
-			cr.Final = exitOf(cr, co.State)
+			cr.Final = s.exitOf(cr, co)
 		}
 	case co.exists(): // created
 		if unwanted {
@@ -246,7 +250,9 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 			}
 		}
 	case cr.Intent != nil || !cr.StartedAt.IsZero():
-		if co.Absent {
+		if co.Absent && s.lostInReboot(cr) {
+			s.makeAgain(cr)
+		} else if co.Absent {
 			cr.Final = &Final{FinishedAt: s.now, Reason: fmt.Sprintf("ContainerVanishedError: container %s (%s) is no longer on the engine; "+
 				"something other than the agent removed it, and its exit code is not known", c.Name, shortID(cr.RuntimeID))}
 		}
@@ -271,18 +277,6 @@ func performed(cr *ContainerRecord, st *State) bool {
 func (v *view) restarts(c *Container, cr *ContainerRecord, st *State) bool {
 	return c.Restart != nil && !v.stopping() && cr.Fault == "" && !slices.Contains(c.Restart.Ignored, st.ExitCode) &&
 		st.FinishedAt.Sub(st.StartedAt) >= c.Restart.Period
-}
-
-func exitOf(cr *ContainerRecord, st *State) *Final {
-	code := st.ExitCode
-	f := &Final{ExitCode: &code, Reason: cr.Fault, FinishedAt: st.FinishedAt}
-	switch {
-	case st.OOMKilled:
-		f.Reason = "OutOfMemoryError: Container killed due to memory usage"
-	case f.Reason == "" && st.Error != "":
-		f.Reason = "CannotStartContainerError: " + st.Error
-	}
-	return f
 }
 
 // essentialEnded notes the end of an essential container, which is the end of the task.

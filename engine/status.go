@@ -45,6 +45,8 @@ type ContainerStatus struct {
 	Addresses   []string
 	NetworkMode string // as the engine shows it; empty before it is created
 	Pid         int    // of its first process, while it runs
+	Labels      map[string]string
+	Mounts      []Mount // as the engine shows them
 	CreatedAt   time.Time
 	StartedAt   time.Time
 	FinishedAt  time.Time

@@ -266,7 +266,9 @@ func (w *worker) remark(next *TaskRecord, changes []*StateChange, now time.Time)
 		if cr.Fault != "" && old.Fault == "" {
 			w.timeline.note(cr.Name, "fail", OutcomeFailed, cr.Fault, now)
 		}
-		if cr.Restarts > old.Restarts && old.Intent != nil && old.Intent.Boot != cr.Intent.Boot {
+		if cr.Attempt > old.Attempt {
+			w.timeline.note(cr.Name, "resume", OutcomeWarning, fmt.Sprintf("the host was rebooted and the daemon's container is no longer on the engine; it is made again, attempt %d", cr.Attempt), now)
+		} else if cr.Restarts > old.Restarts && old.Intent != nil && old.Intent.Boot != cr.Intent.Boot {
 			w.timeline.note(cr.Name, "resume", OutcomeDone, fmt.Sprintf("the host was rebooted; the daemon is started again, its restart %d", cr.Restarts), now)
 		} else if cr.Restarts > old.Restarts {
 			w.timeline.note(cr.Name, "restart", OutcomeDone, fmt.Sprintf("restart %d by the restart policy", cr.Restarts), now)
@@ -467,6 +469,7 @@ func containerStatus(t *Task, c *Container, cr *ContainerRecord, co *ContainerOb
 	}
 	if st := co.State; st != nil {
 		s.Health, s.Addresses, s.CreatedAt, s.NetworkMode, s.Pid = st.Health, st.Addresses, st.CreatedAt, st.NetworkMode, st.Pid
+		s.Labels, s.Mounts = st.Labels, st.Mounts
 		s.Known = "CREATED"
 		if st.ImageID != "" {
 			s.ImageID = st.ImageID

@@ -46,6 +46,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -318,6 +320,32 @@ func (g *Groups) ours() []string {
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids)
+}
+
+// containerID is what the engine may call a container; it becomes a part of a path.
+var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// Killed reads how many processes of a container the kernel has ended because memory ran out, from the container's own group.
+// It is known with control groups v1, where the engine's word is not enough, and while the container runs.
+func (g *Groups) Killed(id, container string) (int, bool) {
+	root := g.layout.Controllers["memory"]
+	if g.layout.Version != 1 || root == "" || !taskID.MatchString(id) || !containerID.MatchString(container) {
+		return 0, false
+	}
+	if g.layout.Systemd {
+		container = "docker-" + container + ".scope"
+	}
+	data, err := os.ReadFile(filepath.Join(g.layout.group(root, id), container, "memory.oom_control"))
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(data)) {
+		if count, ok := strings.CutPrefix(line, "oom_kill "); ok { // Linux 4.13
+			n, err := strconv.Atoi(strings.TrimSpace(count))
+			return n, err == nil
+		}
+	}
+	return 0, false
 }
 
 // Probe proves that limits can be set here: it makes a group with every kind of limit that tasks may get, and removes it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -166,6 +167,27 @@ func TestAMemoryHogIsKilledByTheTasksLimit(t *testing.T) {
 	}
 	if n := number(t, g.file("memory", id, "memory.oom_control"), "oom_kill"); n == 0 {
 		t.Error("the kernel counts no kill for memory")
+	}
+}
+
+func TestTheKernelSaysWhichContainerLostAProcess(t *testing.T) {
+	g := kernel(t, Options{})
+	id := group(t, g, engine.TaskLimits{Memory: 32 << 20})
+	hog, neighbour := strings.Repeat("a", 64), strings.Repeat("b", 64)
+	for _, c := range []string{hog, neighbour} {
+		if err := os.Mkdir(g.file("memory", id, c), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter := "echo $$ >" + g.file("memory", id, hog) + "/cgroup.procs && exec tail /dev/zero"
+	if err := exec.CommandContext(t.Context(), "sh", "-c", enter).Run(); err == nil {
+		t.Fatal("the hog lived")
+	}
+	for container, want := range map[string]string{hog: "1 true", neighbour: "0 true", strings.Repeat("c", 64): "0 false", "../../x": "0 false"} {
+		n, ok := g.Killed(id, container)
+		if got := fmt.Sprint(n, " ", ok); got != want {
+			t.Errorf("%.8s: %s, want %s", container, got, want)
+		}
 	}
 }
 

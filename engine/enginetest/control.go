@@ -165,6 +165,17 @@ func (f *Fake) Exit(id string, code int) bool { return f.finish(id, code, false)
 // OOM ends the process of a container as the kernel does when memory is exhausted.
 func (f *Fake) OOM(id string) bool { return f.finish(id, 137, true) }
 
+// TellOOM makes the engine say of a running container that memory ran out, as it does with control groups v1 when that
+// happened to another container of its task: with an event now, and in the container's state once it has ended.
+func (f *Fake) TellOOM(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.find(id); c != nil && c.state.Status == engine.StatusRunning {
+		c.told = true
+		f.publish(c, "oom")
+	}
+}
+
 func (f *Fake) finish(id string, code int, oom bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -117,6 +117,7 @@ type container struct {
 	timer  *time.Timer
 	endsAt time.Time // when timer fires
 	output string
+	told   bool // that memory ran out in a group it belongs to
 }
 
 // Info answers what SetInfo gave.
@@ -332,7 +333,7 @@ func (f *Fake) end(c *container, code int, oom bool) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	c.state.Status, c.state.ExitCode, c.state.OOMKilled = engine.StatusExited, code, oom
+	c.state.Status, c.state.ExitCode, c.state.OOMKilled = engine.StatusExited, code, oom || c.told
 	c.state.FinishedAt, c.state.Pid, c.state.Ports, c.state.Addresses = f.now(), 0, nil, nil
 	f.ends[c.state.Name] = c.show()
 	close(c.gone)

@@ -93,9 +93,16 @@ func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
 		t.Errorf("the container is not in its task's group: %+v", containers)
 	}
 
-	hog := l.reached(l.once("hog", image, "exec dd if=/dev/zero of=/dev/null bs=300M count=1", sized, ""), "STOPPED")
-	if c := hog.Containers[0]; !strings.HasPrefix(c.Reason, "OutOfMemoryError") || c.ExitCode == nil || *c.ExitCode != 137 {
-		t.Errorf("the hog: %+v", hog)
+	// The kernel tells both containers of the task, and one of them has lost a process.
+	hog := l.reached(l.once("hog", image, "exec dd if=/dev/zero of=/dev/null bs=300M count=1", sized, `,"dependsOn":[{"containerName":"neighbour","condition":"START"}]},
+ {"name":"neighbour","image":`+strconv.Quote(image)+`,"essential":false,"command":["sh","-c","trap 'exit 4' TERM; sleep 3600 & wait"]`), "STOPPED")
+	for _, c := range hog.Containers {
+		switch {
+		case c.Name == "app" && (!strings.HasPrefix(c.Reason, "OutOfMemoryError") || c.ExitCode == nil || *c.ExitCode != 137):
+			t.Errorf("the hog: %+v", hog)
+		case c.Name == "neighbour" && c.Reason != "":
+			t.Errorf("its neighbour: %+v", hog)
+		}
 	}
 	bomb := l.reached(l.once("bomb", image, "while :; do sleep 1000 & done", sized, ""), "STOPPED")
 	if said, err := l.OnHost(1, "docker", "logs", bomb.Containers[0].RuntimeID).CombinedOutput(); err != nil || !strings.Contains(string(said), "can't fork") {

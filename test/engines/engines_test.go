@@ -233,7 +233,7 @@ func TestWithoutLiveRestoreEachTaskIsReplacedOnce(t *testing.T) {
 		t.Errorf("%d tasks have stopped, want 20", len(stopped))
 	}
 	for _, s := range stopped {
-		if s.TaskArn != tasks[s.Group] || s.StoppedReason != "Essential container in task exited" || s.StopCode != "EssentialContainerExited" || s.Containers[0].ExitCode == nil {
+		if s.TaskArn != tasks[s.Group] || !strings.HasPrefix(s.StoppedReason, "ContainerEngineStoppedError: the container engine (docker 20.10.") || s.StopCode != "EssentialContainerExited" || s.Containers[0].ExitCode == nil {
 			t.Errorf("%+v", s)
 		}
 	}
