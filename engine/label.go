@@ -34,6 +34,7 @@ type taskLabel struct {
 	Siblings     []string       `json:"containers"`        // every container of the task, in the payload's order
 	Need         Need           `json:"need"`
 	Daemon       bool           `json:"daemon,omitempty"`
+	Volumes      []string       `json:"volumes,omitempty"` // those that are made and removed with the task, by their names in it
 }
 
 // labelsOf are the labels of a container: the definition's own, ECS's, and ours. cluster is as the agent is configured.
@@ -42,6 +43,11 @@ func labelsOf(t *Task, c *Container, attempt int, digest, cluster string) (map[s
 		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need, Daemon: t.Daemon}
 	for _, s := range t.Containers {
 		l.Siblings = append(l.Siblings, s.Name)
+	}
+	for _, name := range sortedKeys(t.volumes) {
+		if goesWithTask(t.volumes[name]) {
+			l.Volumes = append(l.Volumes, name)
+		}
 	}
 	value, err := json.Marshal(l)
 	if err != nil {
@@ -70,7 +76,7 @@ func digestOf(st *State) string {
 func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, error) {
 	p := &acs.Task{Arn: arn, DesiredStatus: statusRunning}
 	labels := map[string]taskLabel{}
-	var siblings, gpus []string
+	var siblings, gpus, volumes []string
 	for _, st := range states {
 		var l taskLabel
 		if err := json.Unmarshal([]byte(st.Labels[LabelTask]), &l); err != nil {
@@ -91,11 +97,14 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 		if !internal(name) {
 			p.NetworkMode = l.NetworkMode
 		}
-		gpus = l.Need.GPUs
+		gpus, volumes = l.Need.GPUs, l.Volumes
 		p.CPU, p.Memory = float64(l.Need.CPU)/1024, l.Need.Memory
 	}
 	for _, name := range siblings {
 		p.Containers = append(p.Containers, labels[name].container(name))
+	}
+	for _, name := range volumes { // what is left to decide about them is that they go with the task
+		p.Volumes = append(p.Volumes, &acs.Volume{Name: name, Type: "docker", DockerVolumeConfiguration: &acs.DockerVolumeConfiguration{Scope: "task"}})
 	}
 	t, err := ParseTask(p, Host{})
 	if err != nil {

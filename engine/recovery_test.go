@@ -162,6 +162,37 @@ func TestALostStateFileIsRebuiltFromLabelsAndNothingIsStopped(t *testing.T) {
 	})
 }
 
+func TestTheVolumesOfATaskWhoseRecordWasLostGoWithIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a", container("app", func(c *acs.Container) {
+			c.MountPoints = []*acs.MountPoint{{SourceVolume: "own", ContainerPath: "/o"}, {SourceVolume: "kept", ContainerPath: "/k"}, {SourceVolume: "plain", ContainerPath: "/p"}}
+		}))
+		a.Volumes = []*acs.Volume{
+			{Name: "own", Type: "docker", DockerVolumeConfiguration: &acs.DockerVolumeConfiguration{Scope: "task", DriverOpts: map[string]string{"o": "username=u,password=hidden"}}},
+			{Name: "kept", Type: "docker", DockerVolumeConfiguration: &acs.DockerVolumeConfiguration{Scope: "shared", Autoprovision: true}}, {Name: "plain", Host: &acs.HostVolume{}},
+		}
+		w.accept(a)
+		w.settled()
+		if spec, _ := w.fake.Spec(w.id(a, "app")); strings.Contains(spec.Labels[engine.LabelTask], "hidden") {
+			t.Error("the label holds a volume's options")
+		}
+		w.stop()
+		*w.disk = *newDisk()
+		w.start()
+		w.settled()
+		if n := len(w.fake.Volumes()); n != 3 || !w.running(a, "app") {
+			t.Fatalf("%d volumes: %v", n, w.fake.Volumes())
+		}
+		w.accept(stopOf(a)) // and the control plane never sends the task again
+		w.settled()
+		w.disk.accept()
+		pass(4 * time.Hour)
+		if got := w.fake.Volumes(); !slices.Equal(got, []string{"kept"}) {
+			t.Errorf("volumes %v are left", got)
+		}
+	})
+}
+
 func TestAStopThatComesBeforeTheFirstLookFindsTheContainersOfALostRecord(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.behave(map[string]enginetest.Behaviour{"app": {StopAfter: 5 * time.Second}})

@@ -54,6 +54,9 @@ func shared(v *acs.Volume) bool {
 	return v.DockerVolumeConfiguration != nil && v.DockerVolumeConfiguration.Scope == "shared"
 }
 
+// goesWithTask reports whether a volume is one of the engine's that is made and removed with the task.
+func goesWithTask(v *acs.Volume) bool { return hostPath(v) == "" && !shared(v) }
+
 // engineName is the name of a volume on the engine.
 func engineName(t *Task, v *acs.Volume) string {
 	if shared(v) {
@@ -234,7 +237,7 @@ func removeVolumes(ctx context.Context, runtime Runtime, t *Task) error {
 	}
 	for _, name := range sortedKeys(t.volumes) {
 		v := t.volumes[name]
-		if hostPath(v) != "" || shared(v) {
+		if !goesWithTask(v) {
 			continue
 		}
 		if err := r.RemoveVolume(ctx, engineName(t, v)); err != nil && !errdefs.IsFailedPrecondition(err) {
