@@ -74,6 +74,7 @@ type Agent struct {
 	log   *zap.Logger
 	state *State
 
+	reserve  *reserve
 	client   *http.Client
 	guard    *policy.Guard
 	identity *statemgr.Identity // nil before the first registration
@@ -177,6 +178,7 @@ func (a *Agent) openState() (func(), error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the state directory: %w; set ECS_DATADIR to a directory that can be written", err)
 	}
+	a.reserve = newReserve(dir, a.log)
 	var err error
 	if a.identity, err = statemgr.LoadIdentity(dir); err != nil {
 		return nil, &TerminalError{err}
@@ -184,7 +186,12 @@ func (a *Agent) openState() (func(), error) {
 	if err := a.checkIdentity(dir); err != nil {
 		return nil, err
 	}
-	db, aside, err := statemgr.Open(dir)
+	var db *statemgr.DB
+	var aside *statemgr.Quarantine
+	err = a.reserve.try(func() (err error) {
+		db, aside, err = statemgr.Open(dir)
+		return err
+	})
 	if err != nil {
 		var newer *statemgr.NewerError
 		if errors.As(err, &newer) {
@@ -199,7 +206,7 @@ func (a *Agent) openState() (func(), error) {
 		_ = db.Close()
 		return nil, err
 	}
-	a.state.reserve = newReserve(dir, a.log)
+	a.state.reserve = a.reserve
 	return func() {
 		if err := db.Close(); err != nil {
 			a.log.Error("The state database could not be closed", zap.Error(err))
@@ -244,11 +251,16 @@ func (a *Agent) noteBoot(dir string) error {
 	}
 	next := *a.identity
 	next.BootID = a.host.BootID
-	if err := statemgr.SaveIdentity(dir, next); err != nil {
+	if err := a.saveIdentity(next); err != nil {
 		return err
 	}
 	a.identity = &next
 	return nil
+}
+
+// saveIdentity keeps who this host is, on a full disk out of the reserve.
+func (a *Agent) saveIdentity(id statemgr.Identity) error {
+	return a.reserve.try(func() error { return statemgr.SaveIdentity(a.cfg.DataDir, id) })
 }
 
 // work connects the engine, starts it, and keeps this host a container instance.
@@ -412,7 +424,11 @@ func (a *Agent) userAgent() string {
 func (a *Agent) register(ctx context.Context, api session.API) error {
 	begun, info := time.Now(), *a.info.Load()
 	engineVersion := info.Version
-	token, err := keptToken(a.cfg.DataDir)
+	var token string
+	err := a.reserve.try(func() (err error) {
+		token, err = keptToken(a.cfg.DataDir)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -432,7 +448,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		identity.InstanceID = a.ec2.InstanceID
 	}
 	if a.identity == nil || a.identity.ContainerInstanceArn != arn {
-		if err := statemgr.SaveIdentity(a.cfg.DataDir, identity); err != nil {
+		if err := a.saveIdentity(identity); err != nil {
 			return err
 		}
 		failpoint.Hit("agent/identity-after")

@@ -35,7 +35,7 @@ func diskPressure(percent int64, dirs ...string) string {
 // diskShort says why the host's disks are short, as the engine asks it with each look; empty if they are not.
 func (a *Agent) diskShort() string {
 	why := diskPressure(a.cfg.DiskPressurePercent, a.cfg.DataDir, a.info.Load().Root)
-	if spent := a.state.reserve.pressure(); spent != "" && why == "" {
+	if spent := a.reserve.pressure(); spent != "" && why == "" {
 		why = spent
 	}
 	return why

@@ -14,18 +14,22 @@ import (
 const (
 	reserveName = "reserve"
 	reserveSize = 8 << 20
+	// reservePart is given up at a time, so that others who write to the same disk don't take the whole of it at once.
+	reservePart = 1 << 20
 	// reserveRoom is how much must be free before the reserve is laid in again.
 	reserveRoom = 4 * reserveSize
 )
 
-// reserve is a file in the data directory that does nothing but hold space. When the disk is full it is given up, so that
-// what must be remembered can still be written; it is laid in again when there is room.
+// reserve is a file in the data directory that does nothing but hold space. When the disk is full it is given up part by part,
+// so that what must be remembered can still be written: the database, the identity, the token of a registration. It is laid
+// in again when there is room. What an agent can do without (its log, which goes to standard error then, the journal of
+// images) gets nothing of it.
 type reserve struct {
 	path string
 	log  *zap.Logger
 
 	mu   sync.Mutex
-	held bool
+	left int64
 }
 
 func newReserve(dir string, log *zap.Logger) *reserve {
@@ -34,26 +38,27 @@ func newReserve(dir string, log *zap.Logger) *reserve {
 	return r
 }
 
-// fill lays the reserve in if it is not there and there is room. Repeating it does nothing.
+// fill lays the reserve in if it is not whole and there is room. Repeating it does nothing.
 func (r *reserve) fill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var fs unix.Statfs_t
-	if r.held {
+	if r.left == reserveSize {
 		return
 	}
 	if err := unix.Statfs(filepath.Dir(r.path), &fs); err != nil || int64(fs.Bavail)*fs.Bsize < reserveRoom {
-		if info, err := os.Stat(r.path); err == nil && info.Size() == reserveSize {
-			r.held = true // of an earlier start
+		if info, err := os.Stat(r.path); err == nil { // of an earlier start, or what is left of it
+			r.left = min(info.Size(), reserveSize)
 		}
 		return
 	}
 	if err := allocate(r.path, reserveSize); err != nil {
 		_ = os.Remove(r.path)
+		r.left = 0
 		r.log.Warn("No space could be reserved for the agent's state", zap.String("path", r.path), zap.Error(err))
 		return
 	}
-	r.held = true
+	r.left = reserveSize
 }
 
 // allocate makes a file whose blocks are really there.
@@ -72,32 +77,47 @@ func allocate(path string, size int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// spend gives the reserve up if err says that the disk is full, and reports whether it is worth trying again.
+// try does what must be written; on a full disk again, out of the reserve, as long as there is some.
+func (r *reserve) try(write func() error) error {
+	err := write()
+	for r.spend(err) {
+		err = write()
+	}
+	return err
+}
+
+// spend gives a part of the reserve up if err says that the disk is full, and reports whether it is worth trying again.
 func (r *reserve) spend(err error) bool {
 	if r == nil || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.held {
+	if r.left == 0 {
 		return false
 	}
-	r.held = false
-	if err := os.Remove(r.path); err != nil {
+	left := max(r.left-reservePart, 0)
+	free := func() error { return os.Truncate(r.path, left) }
+	if left == 0 { // its name is worth something too, where names are short
+		free = func() error { return os.Remove(r.path) }
+	}
+	if err := free(); err != nil {
+		r.left = 0
 		r.log.Error("The disk of the agent's state is full, and the space reserved for it could not be freed", zap.String("path", r.path), zap.Error(err))
 		return false
 	}
-	r.log.Error(fmt.Sprintf("The disk of the agent's state is full; the %d MiB reserved for it are freed. Make room: nothing more is in reserve", reserveSize>>20), zap.String("path", r.path), zap.Error(err))
+	r.left = left
+	r.log.Error(fmt.Sprintf("The disk of the agent's state is full; %d MiB of those reserved for it are freed, and %d are left. Make room", reservePart>>20, left>>20), zap.String("path", r.path), zap.Error(err))
 	return true
 }
 
-// pressure says that the reserve is spent, which it tries to end; empty while it is there.
+// pressure says that the reserve is not whole, which it tries to end; empty while it is.
 func (r *reserve) pressure() string {
 	r.fill()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.held {
+	if r.left == reserveSize {
 		return ""
 	}
-	return fmt.Sprintf("the disk of %s has no room for the agent's reserve: %d MiB must be free", filepath.Dir(r.path), reserveRoom>>20)
+	return fmt.Sprintf("the disk of %s has no room for the agent's reserve, of which %d MiB are left: %d MiB must be free", filepath.Dir(r.path), r.left>>20, reserveRoom>>20)
 }

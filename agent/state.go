@@ -61,13 +61,9 @@ func NewState(db *statemgr.DB, log *zap.Logger) (*State, error) {
 	return s, nil
 }
 
-// update writes; on a full disk once more, out of the reserve.
+// update writes; on a full disk out of the reserve.
 func (s *State) update(f func(*statemgr.Tx) error) error {
-	err := s.db.Update(f)
-	if s.reserve.spend(err) {
-		err = s.db.Update(f)
-	}
-	return err
+	return s.reserve.try(func() error { return s.db.Update(f) })
 }
 
 // Save writes a task's record and appends changes, durably and together.

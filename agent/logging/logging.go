@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 
 	"github.com/longshore-project/longshore/internal/logfmt"
 )
@@ -46,7 +47,7 @@ func Open(o Options) (*zap.Logger, func()) {
 		if err != nil {
 			fmt.Fprintf(o.Stderr, "longshore-agent: the log file %s can't be written (%v): logging to standard error; set ECS_LOGFILE to a path that can be written\n", o.File, err)
 		} else {
-			out = &fallback{file: file, name: o.File, stderr: o.Stderr}
+			out = &fallback{file: file, name: o.File, stderr: o.Stderr, room: roomAt(o.File)}
 			done = func() { _ = file.Close() }
 		}
 	}
@@ -95,8 +96,11 @@ func openFile(o Options) (*timberjack.Logger, error) {
 }
 
 // fallback writes to the file, and to stderr while that fails; it says so when it begins and when it ends. A full disk
-// must not silence the agent, and must not stop it.
+// must not silence the agent, and must not stop it. After a failure the file is left alone until its disk has room, so that the
+// log does not take what little is freed there for the agent's state.
 type fallback struct {
+	room func() bool
+
 	mu     sync.Mutex
 	file   io.Writer
 	name   string
@@ -108,6 +112,9 @@ type fallback struct {
 func (f *fallback) Write(line []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.broken && !f.room() {
+		return f.stderr.Write(line)
+	}
 	_, err := f.file.Write(line)
 	if err == nil {
 		if f.broken {
@@ -121,6 +128,17 @@ func (f *fallback) Write(line []byte) (int, error) {
 		fmt.Fprintf(f.stderr, "longshore-agent: the log file %s can't be written (%v): logging to standard error until it can\n", f.name, err)
 	}
 	return f.stderr.Write(line)
+}
+
+// leastRoom is how much must be free before a log file that could not be written is tried again.
+const leastRoom = 4 << 20
+
+// roomAt reports whether the disk of a file has room for a log. One that can't be looked at is for the file's own error to tell.
+func roomAt(name string) func() bool {
+	return func() bool {
+		var fs unix.Statfs_t
+		return unix.Statfs(filepath.Dir(name), &fs) != nil || int64(fs.Bavail)*fs.Bsize >= leastRoom
+	}
 }
 
 // routeLogrus makes libraries that log through logrus log to log, until the function it returns is called.

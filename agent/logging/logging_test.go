@@ -146,14 +146,15 @@ func TestALogFileThatCannotBeWrittenIsToldOnceAndTheLinesGoToStandardError(t *te
 func TestAFullDiskMovesTheLinesToStandardErrorUntilThereIsRoom(t *testing.T) {
 	var stderr bytes.Buffer
 	disk := &failing{}
-	f := &fallback{file: disk, name: "/x", stderr: &stderr}
-	for _, full := range []bool{false, true, true, false} {
-		disk.full = full
+	room := true
+	f := &fallback{file: disk, name: "/x", stderr: &stderr, room: func() bool { return room }}
+	for _, d := range []struct{ full, room bool }{{false, true}, {true, true}, {true, true}, {false, false}, {false, true}} {
+		disk.full, room = d.full, d.room
 		if _, err := f.Write([]byte("line\n")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := "longshore-agent: the log file /x can't be written (no space): logging to standard error until it can\nline\nline\nlongshore-agent: the log file /x can be written again\n"
+	want := "longshore-agent: the log file /x can't be written (no space): logging to standard error until it can\nline\nline\nline\nlongshore-agent: the log file /x can be written again\n"
 	if stderr.String() != want || disk.lines != 2 {
 		t.Errorf("%d %q", disk.lines, stderr.String())
 	}
