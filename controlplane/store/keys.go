@@ -24,6 +24,7 @@ const (
 	kindKey            = "key"
 	kindSetting        = "setting"
 	kindLeader         = "leader"
+	kindPreparation    = "preparation"
 
 	kindServiceDeployment = "service-deployment"
 	kindServiceRevision   = "service-revision"
@@ -44,6 +45,7 @@ var kinds = map[string]func() Record{
 	kindEvent:          func() Record { return new(ServiceEvent) },
 	kindKey:            func() Record { return new(Key) },
 	kindSetting:        func() Record { return new(AccountSetting) },
+	kindPreparation:    func() Record { return new(Preparation) },
 
 	kindServiceDeployment: func() Record { return new(ServiceDeployment) },
 	kindServiceRevision:   func() Record { return new(ServiceRevision) },
@@ -77,12 +79,13 @@ func (s *Service) key() string {
 	return join(kindServiceGone, s.Cluster, name, fmt.Sprintf("%020d", at))
 }
 
-func (i *Instance) key() string   { return join(kindInstance, i.Cluster, i.ID) }
-func (a *Allocation) key() string { return join(kindAllocation, a.Cluster, a.Instance) }
-func (t *Task) key() string       { return join(kindTask, t.Cluster, t.ID) }
-func (d *DaemonSlot) key() string { return join(kindDaemonSlot, d.Cluster, d.Service, d.Instance) }
-func (c *Connection) key() string { return join(kindConnection, c.Cluster, c.Instance) }
-func (k *Key) key() string        { return join(kindKey, k.AccessKeyID) }
+func (i *Instance) key() string    { return join(kindInstance, i.Cluster, i.ID) }
+func (a *Allocation) key() string  { return join(kindAllocation, a.Cluster, a.Instance) }
+func (t *Task) key() string        { return join(kindTask, t.Cluster, t.ID) }
+func (d *DaemonSlot) key() string  { return join(kindDaemonSlot, d.Cluster, d.Service, d.Instance) }
+func (c *Connection) key() string  { return join(kindConnection, c.Cluster, c.Instance) }
+func (p *Preparation) key() string { return join(kindPreparation, p.Cluster, p.Service, p.Instance) }
+func (k *Key) key() string         { return join(kindKey, k.AccessKeyID) }
 
 func (d *ServiceDeployment) key() string {
 	return join(kindServiceDeployment, d.Cluster, d.Service, d.ID)
@@ -119,7 +122,7 @@ func checkKey(key string) error {
 	parts := strings.Split(key, "/")
 	want := map[string]int{
 		kindTaskDefinition: 3, kindService: 3, kindServiceGone: 4, kindInstance: 3, kindAllocation: 3, kindTask: 3,
-		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4,
+		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4, kindPreparation: 4,
 	}[parts[0]]
 	if want == 0 {
 		want = 2
@@ -153,6 +156,7 @@ const (
 	indexEndedOn  = "@ended-on"
 	indexEndedOf  = "@ended-of"
 	indexServices = "@services"
+	indexPrepare  = "@prepare"
 )
 
 // indexes are the places, besides its own, at which the view holds a record.
@@ -171,6 +175,8 @@ func indexes(r Record) []string {
 			at = append(at, placeOf(indexLiveOf, r.Cluster, r.Service, r.ID))
 		}
 		return at
+	case *Preparation:
+		return []string{placeOf(indexPrepare, r.Cluster, r.Instance, r.Service)}
 	case *Service:
 		// The one that is there sorts first, then those that are gone, the last one first.
 		order := "0"

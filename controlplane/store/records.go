@@ -186,6 +186,28 @@ type DaemonSlot struct {
 	Task     string // task id
 }
 
+// Preparation asks the agent of an instance to have the images of a deployment before the service's old task there is
+// stopped. The scheduler creates it, whoever holds the agent's connection has it asked and writes the answer, and the
+// scheduler deletes it with the stop. There is at most one for a service on an instance.
+type Preparation struct {
+	Meta
+	Cluster    string
+	Service    string
+	Instance   string
+	Deployment string // id
+	Attempt    int32  // from 1
+	Since      time.Time
+	// Status is empty until the agent answers, then READY or FAILED, for Reason.
+	Status string
+	Reason string
+}
+
+// The answers to a [Preparation].
+const (
+	PreparationReady  = "READY"
+	PreparationFailed = "FAILED"
+)
+
 // Connection says which replica holds an instance's ACS socket. It lives under that replica's lease; the newest wins.
 type Connection struct {
 	Meta

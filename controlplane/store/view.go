@@ -271,6 +271,16 @@ func (v *View) ServiceRevisions(cluster, service string) iter.Seq[*ServiceRevisi
 	return scan[*ServiceRevision](v, under(kindServiceRevision, cluster, service))
 }
 
+// Preparations of a service, in order of instance.
+func (v *View) Preparations(cluster, service string) iter.Seq[*Preparation] {
+	return scan[*Preparation](v, under(kindPreparation, cluster, service))
+}
+
+// PreparationsOn are those on an instance, in order of service.
+func (v *View) PreparationsOn(cluster, instance string) iter.Seq[*Preparation] {
+	return scan[*Preparation](v, under(indexPrepare, cluster, instance))
+}
+
 // DaemonSlot returns the claim of a service on an instance.
 func (v *View) DaemonSlot(cluster, service, instance string) *DaemonSlot {
 	return get[*DaemonSlot](v, placeOf(kindDaemonSlot, cluster, service, instance))

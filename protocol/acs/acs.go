@@ -12,6 +12,9 @@
 //	agent → control plane   HeartbeatAckRequest, AckRequest, NackRequest, IAMRoleCredentialsAckRequest,
 //	                        TaskStopVerificationMessage
 //
+// [PrepareImagesMessage] and its answer [ImagesPreparedMessage] are Longshore's own; no agent is sent one that has not said
+// that it knows them.
+//
 // A [Task] inside a PayloadMessage is the desired task in its final form: overrides merged, Docker settings placed in the
 // two documents of [DockerConfig], which [ContainerConfig] and [HostConfig] describe. Engines read only this form.
 package acs
@@ -370,6 +373,44 @@ type TaskStopVerificationAck struct {
 	MessageID   string            `json:"messageId"` // the manifest's
 	StopTasks   []*TaskIdentifier `json:"stopTasks"`
 }
+
+// CapabilityPrepareImages is the attribute with which an agent says that it answers a [PrepareImagesMessage]. Longshore's
+// agents have it; to others, the Amazon ECS agent and Amazon ECS among them, the messages do not exist.
+const CapabilityPrepareImages = "longshore.capability.prepare-images"
+
+// PrepareImagesMessage asks an agent to make images local before a task that needs them is placed, so that the task which
+// it replaces runs until then. It is sent again until it is answered; the agent does the work of one Preparation once.
+type PrepareImagesMessage struct {
+	ClusterArn           string          `json:"clusterArn"`
+	ContainerInstanceArn string          `json:"containerInstanceArn"`
+	MessageID            string          `json:"messageId"`
+	Preparation          string          `json:"preparation"`           // names it: the same name is the same work
+	KeepSeconds          int64           `json:"keepSeconds,omitempty"` // for how long the images are kept though nobody uses them
+	Images               []*PrepareImage `json:"images"`
+	// ExecutionRoleCredentials are those of the tasks that are to come, where their definition has an execution role.
+	ExecutionRoleCredentials *IAMRoleCredentials `json:"executionRoleCredentials,omitempty"`
+}
+
+// PrepareImage is an image, as a [Container] names it.
+type PrepareImage struct {
+	Name                   string                  `json:"name"` // of the container
+	Image                  string                  `json:"image"`
+	RegistryAuthentication *RegistryAuthentication `json:"registryAuthentication,omitempty"`
+}
+
+// ImagesPreparedMessage answers a [PrepareImagesMessage], when the images are there or can't be had.
+type ImagesPreparedMessage struct {
+	MessageID   string `json:"messageId"` // of the message that is answered
+	Preparation string `json:"preparation"`
+	Status      string `json:"status"` // READY or FAILED
+	Reason      string `json:"reason,omitempty"`
+}
+
+// The statuses of an [ImagesPreparedMessage].
+const (
+	PreparedReady  = "READY"
+	PreparedFailed = "FAILED"
+)
 
 // AttachTaskNetworkInterfacesMessage announces the interface of an awsvpc task.
 type AttachTaskNetworkInterfacesMessage struct {

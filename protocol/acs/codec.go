@@ -40,6 +40,7 @@ func init() {
 		HeartbeatMessage{}, HeartbeatAckRequest{}, PayloadMessage{}, CloseMessage{}, AckRequest{}, NackRequest{}, PerformUpdateMessage{}, StageUpdateMessage{},
 		IAMRoleCredentialsMessage{}, IAMRoleCredentialsAckRequest{}, ErrorMessage{}, AttachTaskNetworkInterfacesMessage{},
 		AttachInstanceNetworkInterfacesMessage{}, ConfirmAttachmentMessage{}, TaskManifestMessage{}, TaskStopVerificationMessage{}, TaskStopVerificationAck{},
+		PrepareImagesMessage{}, ImagesPreparedMessage{},
 	} {
 		t := reflect.TypeOf(m)
 		messages[t.Name()] = t

@@ -135,6 +135,36 @@ func (m *TaskStopVerificationAck) Validate() error {
 	return validateIdentifiers("stopTasks", m.StopTasks)
 }
 
+// maxPrepared bounds the images of one message: a task definition has at most ten containers.
+const maxPrepared = 10
+
+// Validate checks what an agent needs before it may act on the message.
+func (m *PrepareImagesMessage) Validate() error {
+	if err := need("messageId", m.MessageID, "containerInstanceArn", m.ContainerInstanceArn, "preparation", m.Preparation); err != nil {
+		return err
+	}
+	if len(m.Images) == 0 || len(m.Images) > maxPrepared {
+		return fmt.Errorf("images has %d entries, not 1 to %d", len(m.Images), maxPrepared)
+	}
+	for i, img := range m.Images {
+		if err := need("name", img.Name, "image", img.Image); err != nil {
+			return fmt.Errorf("images[%d].%w", i, err)
+		}
+	}
+	return nil
+}
+
+// Validate checks what the control plane needs.
+func (m *ImagesPreparedMessage) Validate() error {
+	if err := need("preparation", m.Preparation); err != nil {
+		return err
+	}
+	if m.Status != PreparedReady && m.Status != PreparedFailed {
+		return fmt.Errorf("status is %q, not %s or %s", m.Status, PreparedReady, PreparedFailed)
+	}
+	return nil
+}
+
 func validateIdentifiers(list string, ids []*TaskIdentifier) error {
 	for i, t := range ids {
 		if err := need("taskArn", t.TaskArn, "desiredStatus", t.DesiredStatus); err != nil {
