@@ -25,12 +25,24 @@ type heldCredentials struct {
 	credentials acs.IAMRoleCredentials
 }
 
-// Get returns the credentials with an id.
-func (c *Credentials) Get(id string) (credentials acs.IAMRoleCredentials, taskArn string, ok bool) {
+// Lookup returns the credentials with an id, whose they are and for what: acs.RoleTypeTask or acs.RoleTypeExecution.
+func (c *Credentials) Lookup(id string) (credentials acs.IAMRoleCredentials, taskArn, roleType string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	held, ok := c.byID[id]
-	return held.credentials, held.taskArn, ok
+	return held.credentials, held.taskArn, held.roleType, ok
+}
+
+// Task returns the credentials of a task's own role; ok is false while there are none.
+func (c *Credentials) Task(taskArn string) (credentials acs.IAMRoleCredentials, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, held := range c.byID {
+		if held.taskArn == taskArn && held.roleType == acs.RoleTypeTask {
+			return held.credentials, true
+		}
+	}
+	return credentials, false
 }
 
 // Execution returns the credentials of a task's execution role. It waits for them until ctx ends, and returns its error then.

@@ -439,11 +439,11 @@ func TestCredentialsAreKeptInMemoryAndAcknowledgedForTasksThatRunHere(t *testing
 		return fmt.Sprintf(`{"type":"IAMRoleCredentialsAckRequest","message":{"messageId":%q,"expiration":"2026-01-01T06:00:00Z","credentialsId":%q}}`, message, id)
 	}
 	expect(t, nil, frames, []string{credentialsAck("p", "c-1"), credentialsAck("p", "c-2"), ack("p"), credentialsAck("m", "c-1")}, func(w *world) {
-		got, arn, ok := w.poller.cfg.Credentials.Get("c-1")
+		got, arn, _, ok := w.poller.cfg.Credentials.Lookup("c-1")
 		if !ok || arn != "t1" || got.SecretAccessKey != "new" {
 			t.Error(arn, ok)
 		}
-		if _, _, ok := w.poller.cfg.Credentials.Get("c-9"); ok {
+		if _, _, _, ok := w.poller.cfg.Credentials.Lookup("c-9"); ok {
 			t.Error("credentials of an unknown task were kept")
 		}
 	})
