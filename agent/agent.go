@@ -32,7 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/longshore-project/longshore/agent/config"
-	"github.com/longshore-project/longshore/agent/endpoints"
+	"github.com/longshore-project/longshore/agent/endpoints/introspection"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/agent/logging"
 	"github.com/longshore-project/longshore/agent/poll"
@@ -60,7 +60,7 @@ type Options struct {
 	LogLevel    string
 	Stderr      io.Writer
 	Root        string // of the host, "/" if empty
-	Introspect  string // address, endpoints.Address if empty
+	Introspect  string // address, introspection.Address if empty
 	Runtime     engine.Runtime
 	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
@@ -106,7 +106,7 @@ func Run(ctx context.Context, opt Options) error {
 		opt.Root = "/"
 	}
 	if opt.Introspect == "" {
-		opt.Introspect = endpoints.Address
+		opt.Introspect = introspection.Address
 	}
 	if opt.EngineRetry == 0 {
 		opt.EngineRetry = time.Second
@@ -151,7 +151,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
-	listener, err := endpoints.Listen(a.opt.Introspect)
+	listener, err := introspection.Listen(a.opt.Introspect)
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (a *Agent) run(ctx context.Context) error {
 	started := make(chan struct{})
 	group.Go(func() error { return a.serveLocal(ctx, ask, started) })
 	group.Go(func() error {
-		return endpoints.Serve(ctx, listener, endpoints.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
+		return introspection.Serve(ctx, listener, introspection.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
 	})
 	group.Go(func() error { return a.work(ctx, started) })
 	notify(daemon.SdNotifyReady)
