@@ -8,7 +8,7 @@
 //	/license                   the licence
 //
 // Source: agent-protocol section 8.1. Everything is read-only and read from the engine when asked.
-package endpoints
+package introspection
 
 import (
 	"context"
