@@ -88,6 +88,7 @@ type Agent struct {
 	roles    *poll.Credentials // of tasks; in memory only
 	cache    *imagecache.Cache[engine.Image]
 	secrets  *secrets.Resolver
+	asked    *asked // what containers ask; nil where that can't be served
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
 	polling  atomic.Pointer[poll.Poller]
@@ -287,6 +288,9 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	}
 	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded})
 	a.secrets = a.newSecrets(credentials)
+	if err := a.openAsked(); err != nil {
+		return err
+	}
 	if a.engine, err = a.newEngine(); err != nil {
 		return err
 	}
@@ -295,6 +299,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group.Go(func() error { return a.engine.Run(ctx) })
 	group.Go(func() error { return a.cache.Run(ctx) })
 	group.Go(func() error { return a.reporter.Run(ctx) })
+	group.Go(func() error { return a.serveAsked(ctx) })
 	group.Go(func() error { return a.belong(ctx, patient, once, session.NewSigV4(credentials, a.cfg.Region)) })
 	return group.Wait()
 }
@@ -433,7 +438,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		return err
 	}
 	r := &registration{
-		cfg: a.cfg, host: a.host, engine: info, can: abilitiesOf(a.runtime), gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
+		cfg: a.cfg, host: a.host, engine: info, can: a.offers(abilitiesOf(a.runtime)), gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
 	r.policy = a.guard.Attributes()

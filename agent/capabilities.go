@@ -40,6 +40,11 @@ type abilities struct {
 	restarts   bool // start an ended container again
 	volumes    bool // volumes with drivers and options
 	namespaces bool // pid and ipc namespaces of a task
+
+	// And what this agent serves to containers.
+	taskRoles     bool // credentials of tasks' roles
+	hostTaskRoles bool // in the host network mode, too
+	roleLogs      bool // the awslogs driver has the execution role's credentials
 }
 
 func abilitiesOf(r engine.Runtime) (can abilities) {
@@ -89,6 +94,7 @@ func capabilities(cfg *config.Config, info engine.Info, can abilities) map[strin
 	if can.restarts {
 		add(ecsCapability, "container-restart-policy")
 	}
+	addRoles(add, can, newest)
 	if can.namespaces {
 		add(ecsCapability, "pid-ipc-namespace-sharing")
 	}
@@ -111,6 +117,19 @@ func capabilities(cfg *config.Config, info engine.Info, can abilities) map[strin
 		add(ecsCapability, "external")
 	}
 	return out
+}
+
+// addRoles adds what is served to containers.
+func addRoles(add func(family string, names ...string), can abilities, newest int) {
+	if can.taskRoles && newest >= 19 {
+		add(awsCapability, "task-iam-role")
+	}
+	if can.hostTaskRoles && newest >= 19 {
+		add(awsCapability, "task-iam-role-network-host")
+	}
+	if can.roleLogs {
+		add(ecsCapability, "execution-role-awslogs")
+	}
 }
 
 // minor is the second number of an API version, 0 if there is none.

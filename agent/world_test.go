@@ -228,6 +228,7 @@ func newTestHost(t *testing.T, c *controlPlane) *testHost {
 	return &testHost{t: t, engine: fake, dir: dir, root: hostRoot(t, nil), env: []string{
 		"ECS_CLUSTER=daemonset", "ECS_BACKEND_HOST=" + endpoint, "AWS_DEFAULT_REGION=us-west-2", "AWS_ACCESS_KEY_ID=AKIA", "AWS_SECRET_ACCESS_KEY=s",
 		"ECS_DATADIR=" + dir, "ECS_LOGFILE=" + filepath.Join(dir, "agent.log"), "ECS_IMAGE_PULL_BEHAVIOR=prefer-cached", "AWS_EC2_METADATA_DISABLED=true",
+		"ECS_DISABLE_TASK_ENDPOINTS=true",
 	}}
 }
 

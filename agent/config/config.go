@@ -75,6 +75,14 @@ type Config struct {
 	CgroupPath              string
 	CgroupCPUPeriod         time.Duration
 	TaskPidsLimit           int64 // 0: none
+	TaskRoles               bool
+	HostTaskRoles           bool
+	RoleLogs                bool
+	TaskEndpointsOff        bool
+	MetadataRate            int64 // requests a second of each client
+	MetadataBurst           int64
+	AuditFile               string
+	AuditOff                bool
 	PropagateTaskMemory     bool
 	HostPolicyFile          string
 	FirelensAsync           bool

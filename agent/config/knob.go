@@ -290,6 +290,23 @@ func endpoint(name, meaning string, field func(*Config) *string) Knob {
 }
 
 // decode is strict JSON: one value, nothing behind it. The value itself is not in the error, it may be a secret.
+// rates are two numbers of requests, for long and at once.
+func rates(name, def, meaning string, fields func(*Config) (steady, burst *int64)) Knob {
+	return Knob{Name: name, Type: "pair", Default: def, Bounds: "two numbers from 1 to 1000000, such as 40,60", Meaning: meaning, parse: func(c *Config, v string) error {
+		first, second, _ := strings.Cut(v, ",")
+		var n [2]int64
+		for i, text := range []string{first, second} {
+			var err error
+			if n[i], err = strconv.ParseInt(strings.TrimSpace(text), 10, 64); err != nil || n[i] < 1 || n[i] > 1000000 {
+				return errors.New("not two numbers from 1 to 1000000 with a comma between them")
+			}
+		}
+		steady, burst := fields(c)
+		*steady, *burst = n[0], n[1]
+		return nil
+	}}
+}
+
 func decode(v string, into any) error {
 	d := json.NewDecoder(bytes.NewReader([]byte(v)))
 	err := d.Decode(into)

@@ -68,7 +68,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		Long: "longshore-agent registers this host with an ECS control plane and runs the tasks that are assigned to it.\n\n" +
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
-	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newSettings(stdout), newPolicy(stdout),
+	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newCleanup(stdout), newSettings(stdout), newPolicy(stdout),
 		newStatus(stdout), newTasks(stdout), newExplain(stdout), newGC(stdout))
 	return root
 }
@@ -139,6 +139,17 @@ func newPolicy(stdout io.Writer) *cobra.Command {
 	run.Flags().StringVar(&check.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
 	cmd.AddCommand(run)
 	return cmd
+}
+
+func newCleanup(stdout io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use: "cleanup", Short: "Remove what the agent has added to this host's network", Args: cobra.NoArgs,
+		Long: "Remove the address 169.254.170.2 and the nftables table \"inet longshore\", which stay when the agent ends so that containers ask nobody else.\n" +
+			"It is for hosts that the agent is removed from. It can be repeated, and refuses while an agent runs.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return agent.Cleanup(cmd.Context(), func(line string) { fmt.Fprintln(stdout, line) })
+		},
+	}
 }
 
 func newHealthcheck() *cobra.Command {

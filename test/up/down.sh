@@ -9,6 +9,7 @@ before() { cat "$RUN/before/$1" 2>/dev/null; }
 
 step "stopping the agent, its containers, the registry and the control plane"
 halt agent
+[ -d "$HOSTS_DIR" ] || [ ! -x "$RUN/bin/longshore-agent" ] || "$RUN/bin/longshore-agent" cleanup
 if [ -d "$HOSTS_DIR" ]; then
   "$HOSTS_SH" down
 elif docker version >/dev/null 2>&1; then

@@ -143,7 +143,7 @@ if [ -z "$HOSTS" ]; then
     mkdir -p "$RUN/agent"
     install -d -m 755 -o 1000 -g 1000 "$logs"
     echo "a line of an application on this host" >"$logs/app.log"
-    launch agent env "${agent_env[@]}" ECS_DATADIR="$RUN/agent" ECS_LOGFILE="$RUN/agent/ecs-agent.log" "$RUN/bin/longshore-agent" run
+    launch agent env "${agent_env[@]}" ECS_DATADIR="$RUN/agent" ECS_LOGFILE="$RUN/agent/ecs-agent.log" ECS_AUDIT_LOGFILE="$RUN/agent/audit.log" "$RUN/bin/longshore-agent" run
   fi
   hosts=1
 else
