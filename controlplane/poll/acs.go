@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"sync"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,18 +23,23 @@ import (
 	"github.com/longshore-project/longshore/protocol/arn"
 )
 
-// acsSession is the ACS connection of one instance: one goroutine that owns the delivery and does all writing, woken by
-// changes of the store, by what the agent says and by time.
+// acsSession is the ACS connection of one instance. One goroutine reads; all else happens in the turns that it takes in the
+// crew, woken by changes of the store, by what the agent says and by time.
 type acsSession struct {
 	*socket
+	seat
 	server *Server
-	at     place
 	conn   *store.Connection
 	number sequence
 
-	changed  chan struct{}
-	received chan any // messages of the agent that the loop must handle
-	accepted chan accepted
+	known    atomic.Bool // it may take turns
+	changed  atomic.Bool // the store says something new
+	received chan any    // messages of the agent that a turn must handle
+	timer    *time.Timer // of the next turn
+	over     bool        // no more turns
+	greeted  bool
+	beatAt   time.Time // of the next heartbeat
+	resendAt time.Time // of the next payload; zero: none is under way
 
 	delivery           *delivery
 	manifest           string // message id of the manifest that was sent
@@ -51,95 +56,108 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	about := versions{q.Get("agentVersion"), q.Get("agentHash"), q.Get("dockerVersion")}
+	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion"))}
 	c := &acsSession{
-		socket: socket, server: s, at: at, changed: make(chan struct{}, 1), received: make(chan any, 16), accepted: make(chan accepted, 256),
+		socket: socket, server: s, received: make(chan any, 4),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
 		renewals: map[string]time.Time{}, asked: q.Get("sendCredentials") == "true",
 	}
+	c.seat.crew, c.seat.turn = &s.crew, c.turn
 	session, err := s.lease()
 	if err != nil || !add(s, s.acs, at, c) {
 		socket.end(statusGoingAway, "the control plane is not ready")
 		_ = socket.run(func([]byte) {})
 		return
 	}
-	defer remove(s, s.acs, at, c)
-	if c.conn, c.number, err = s.recordConnection(socket.ctx, session, at, about); err != nil {
-		c.log.Warn("an agent's connection could not be recorded", zap.Error(err))
-		socket.end(statusGoingAway, "the connection could not be recorded: "+clip(err.Error()))
-		_ = socket.run(func([]byte) {})
-		return
-	}
-	c.log.Info("agent connected", zap.String("agentVersion", clip(about.agent)), zap.String("dockerVersion", clip(about.docker)), zap.String("replica", s.cfg.Replica))
-	c.serve()
+	// The server's goroutine, and the request that it holds, end here.
+	go func() {
+		defer remove(s, s.acs, at, c)
+		if c.conn, c.number, err = s.recordConnection(socket.ctx, session, at, about); err != nil {
+			c.log().Warn("an agent's connection could not be recorded", zap.Error(err))
+			socket.end(statusGoingAway, "the connection could not be recorded: "+clip(err.Error()))
+			_ = socket.run(func([]byte) {})
+			return
+		}
+		c.log().Info("agent connected", zap.String("agentVersion", clip(about.agent)), zap.String("dockerVersion", clip(about.docker)), zap.String("replica", s.cfg.Replica))
+		c.serve()
+	}()
 }
+
+func (c *acsSession) common() *socket { return c.socket }
 
 // serve runs the session until its socket ends, and records the end.
 func (c *acsSession) serve() {
 	start := time.Now()
-	var wg sync.WaitGroup
-	wg.Go(c.loop)
-	wg.Go(c.record)
+	c.timer = time.AfterFunc(time.Hour, c.seat.wake)
+	c.known.Store(true)
+	c.seat.wake()
 	err := c.run(c.receive)
-	// The connection counts as ended before its goroutines are: this is what agentConnected shows.
+	c.timer.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := c.server.recordEnd(ctx, c.conn); err != nil {
-		c.log.Warn("the end of an agent's connection was not recorded; it ends with the session in the store", zap.Error(err))
+		c.log().Warn("the end of an agent's connection was not recorded; it ends with the session in the store", zap.Error(err))
 	}
-	wg.Wait()
-	c.log.Info("agent disconnected", zap.Duration("duration", time.Since(start)), zap.Int64("lastSequenceNumber", c.number.next-1), zap.NamedError("reason", err))
+	c.log().Info("agent disconnected", zap.Duration("duration", time.Since(start)), zap.NamedError("reason", err))
 }
 
-// wake has the loop look at the store again.
-func (c *acsSession) wake() {
-	select {
-	case c.changed <- struct{}{}:
-	default:
+// notify tells that the store has something new about the instance.
+func (c *acsSession) notify() {
+	c.changed.Store(true)
+	if c.known.Load() { // before, the first turn is still to come
+		c.seat.wake()
 	}
 }
 
-// loop sends what is due: heartbeats by time, payloads by what the store says.
-func (c *acsSession) loop() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var beatAt, resendAt time.Time // zero: at once, never
-	if !c.sendHeartbeat() || !c.sendManifest() {
+// turn handles what was received and sends what is due: heartbeats by time, payloads by what the store says.
+func (c *acsSession) turn() {
+	if c.over || c.ctx.Err() != nil {
+		c.over = true
 		return
 	}
-	beatAt = time.Now().Add(c.heartbeatPause())
-	for look := true; ; {
-		now := time.Now()
-		if !now.Before(beatAt) {
-			if !c.sendHeartbeat() {
-				return
-			}
-			beatAt = now.Add(c.heartbeatPause())
+	next, ok := c.advance(time.Now())
+	if !ok {
+		c.over = true
+		return
+	}
+	c.timer.Reset(time.Until(next))
+}
+
+// advance tells when the next turn is due; false when the socket has ended.
+func (c *acsSession) advance(now time.Time) (next time.Time, ok bool) {
+	if !c.greeted {
+		if !c.sendHeartbeat() || !c.sendManifest() {
+			return next, false
 		}
-		if look || !resendAt.IsZero() && !now.Before(resendAt) {
-			var ok bool
-			if resendAt, ok = c.sync(now); !ok {
-				return
-			}
-		}
-		next := beatAt
-		if !resendAt.IsZero() && resendAt.Before(next) {
-			next = resendAt
-		}
-		timer.Reset(time.Until(next))
-		look = false
+		c.greeted, c.beatAt = true, now.Add(c.heartbeatPause())
+		c.changed.Store(true)
+	}
+	for more := true; more; {
 		select {
-		case <-c.ctx.Done():
-			return
-		case <-timer.C:
-		case <-c.changed:
-			look = true
 		case m := <-c.received:
 			if !c.handle(m) {
-				return
+				return next, false
 			}
+		default:
+			more = false
 		}
 	}
+	if !now.Before(c.beatAt) {
+		if !c.sendHeartbeat() {
+			return next, false
+		}
+		c.beatAt = now.Add(c.heartbeatPause())
+	}
+	if c.changed.Swap(false) || !c.resendAt.IsZero() && !now.Before(c.resendAt) {
+		if c.resendAt, ok = c.sync(now); !ok {
+			return next, false
+		}
+	}
+	next = c.beatAt
+	if !c.resendAt.IsZero() && c.resendAt.Before(next) {
+		next = c.resendAt
+	}
+	return next, true
 }
 
 func (c *acsSession) heartbeatPause() time.Duration {
@@ -163,7 +181,7 @@ func (c *acsSession) send(m any) error {
 	if err != nil {
 		return errors.Join(errTooLarge, err)
 	}
-	return c.write(frame)
+	return c.crew.aside(func() error { return c.write(frame) })
 }
 
 // nextNumber is the next sequence number; false when the socket has ended because there is none.
@@ -171,7 +189,7 @@ func (c *acsSession) nextNumber() (int64, bool) {
 	if c.number.next > c.number.end {
 		more, err := c.server.moreNumbers(c.ctx, c.at)
 		if err != nil {
-			c.log.Warn("no more sequence numbers: closing the connection", zap.Error(err))
+			c.log().Warn("no more sequence numbers: closing the connection", zap.Error(err))
 			c.end(statusGoingAway, "no more sequence numbers")
 			return 0, false
 		}
@@ -247,7 +265,7 @@ func (c *acsSession) look() job {
 func (c *acsSession) ends(j job) bool {
 	switch {
 	case j.gone:
-		c.log.Info("the container instance was deregistered: closing its agent's connection")
+		c.log().Info("the container instance was deregistered: closing its agent's connection")
 		c.end(websocket.StatusNormalClosure, "the container instance was deregistered")
 	case j.replaced:
 		c.end(statusReplaced, "replaced by a newer connection of the same container instance")
@@ -363,12 +381,14 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	}
 	c.renewals[t.ID] = c.cfg.renewalOf(credentials, time.Now())
 	c.server.payloads.Add(1)
-	log := c.log.Debug
+	level := zap.DebugLevel
 	if a.number > 1 {
-		log = c.log.Warn
+		level = zap.WarnLevel
 	}
-	log("payload sent", zap.String("task", body.Arn), zap.String("desiredStatus", body.DesiredStatus), zap.Int64("seqNum", number),
-		zap.Int("attempt", a.number), zap.String("messageId", a.message))
+	if c.cfg.Log.Core().Enabled(level) {
+		c.log().Log(level, "payload sent", zap.String("task", body.Arn), zap.String("desiredStatus", body.DesiredStatus), zap.Int64("seqNum", number),
+			zap.Int("attempt", a.number), zap.String("messageId", a.message))
+	}
 	return true
 }
 
@@ -378,18 +398,18 @@ func (c *acsSession) cannotSend(t *store.Task, err error) {
 		return
 	}
 	c.unsendable[t.ID] = err.Error()
-	c.log.Error("a task cannot be sent to its agent and stays as it is: stop it, and register a corrected task definition",
+	c.log().Error("a task cannot be sent to its agent and stays as it is: stop it, and register a corrected task definition",
 		zap.String("task", aws.ToString(t.Object.TaskArn)), zap.String("taskDefinition", aws.ToString(t.Object.TaskDefinitionArn)), zap.Error(err))
 }
 
-// receive decodes a frame of the agent, in the socket's reading goroutine, and hands on what the loop must handle.
+// receive decodes a frame of the agent, in the socket's reading goroutine, and hands on what a turn must handle.
 func (c *acsSession) receive(frame []byte) {
 	m, err := acs.Decode(frame)
 	if err != nil {
 		c.nonsense++
 		c.server.nonsense.Add(1)
 		if c.nonsense == 1 || c.nonsense == c.cfg.MaxNonsense {
-			c.log.Warn("an agent sent what is not a message; it is ignored", zap.Int("bytes", len(frame)), zap.Int("count", c.nonsense), zap.Error(err))
+			c.log().Warn("an agent sent what is not a message; it is ignored", zap.Int("bytes", len(frame)), zap.Int("count", c.nonsense), zap.Error(err))
 		}
 		if c.nonsense >= c.cfg.MaxNonsense {
 			c.end(statusNonsense, "too many frames that are not messages")
@@ -400,15 +420,16 @@ func (c *acsSession) receive(frame []byte) {
 	case *acs.AckRequest, *acs.NackRequest, *acs.TaskStopVerificationMessage:
 		select {
 		case c.received <- m:
+			c.seat.wake()
 		case <-c.ctx.Done():
 		}
 	case *acs.HeartbeatAckRequest, *acs.IAMRoleCredentialsAckRequest:
 	default:
-		c.log.Debug("a message that agents do not send was ignored", zap.String("type", acs.TypeOf(m)))
+		c.log().Debug("a message that agents do not send was ignored", zap.String("type", acs.TypeOf(m)))
 	}
 }
 
-// handle handles a message of the agent, in the loop; false when the socket has ended.
+// handle handles a message of the agent; false when the socket has ended.
 func (c *acsSession) handle(m any) bool {
 	switch m := m.(type) {
 	case *acs.AckRequest:
@@ -417,13 +438,9 @@ func (c *acsSession) handle(m any) bool {
 			return true // the manifest's, a repeated one, or one of a task that is gone
 		}
 		c.server.acknowledged.Add(1)
-		select {
-		case c.accepted <- a:
-		case <-c.ctx.Done():
-			return false
-		}
+		c.server.accept(c.at, a)
 	case *acs.NackRequest:
-		c.log.Warn("the agent refused a message", zap.String("messageId", clip(m.MessageID)), zap.String("reason", clip(m.Reason)))
+		c.log().Warn("the agent refused a message", zap.String("messageId", clip(m.MessageID)), zap.String("reason", clip(m.Reason)))
 	case *acs.TaskStopVerificationMessage:
 		return c.verify(m)
 	}
@@ -435,7 +452,7 @@ func (c *acsSession) handle(m any) bool {
 // those of this instance that must stop. What it does not know it does not stop.
 func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 	if err := m.Validate(); err != nil || m.MessageID != c.manifest {
-		c.log.Warn("a question about tasks to stop was ignored: it does not belong to the manifest of this connection", zap.String("messageId", clip(m.MessageID)), zap.Error(err))
+		c.log().Warn("a question about tasks to stop was ignored: it does not belong to the manifest of this connection", zap.String("messageId", clip(m.MessageID)), zap.Error(err))
 		return true
 	}
 	answer := &acs.TaskStopVerificationAck{GeneratedAt: time.Now().UnixMilli(), MessageID: m.MessageID, StopTasks: []*acs.TaskIdentifier{}}
@@ -464,39 +481,12 @@ func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 		return nil
 	})
 	if err != nil {
-		c.log.Warn("a question about tasks to stop cannot be answered; it comes again with the next connection", zap.Error(err))
+		c.log().Warn("a question about tasks to stop cannot be answered; it comes again with the next connection", zap.Error(err))
 		return true
 	}
 	if len(unknown) > 0 {
-		c.log.Warn("the agent runs tasks that this control plane does not know as its own; they are left alone: stop them on the host if they are not wanted",
+		c.log().Warn("the agent runs tasks that this control plane does not know as its own; they are left alone: stop them on the host if they are not wanted",
 			zap.Int("count", len(unknown)), zap.Strings("tasks", unknown[:min(len(unknown), 10)]))
 	}
 	return c.send(answer) == nil
-}
-
-// record writes acknowledgements to the store, many with one transaction.
-func (c *acsSession) record() {
-	for {
-		var list []accepted
-		select {
-		case <-c.ctx.Done():
-			return
-		case a := <-c.accepted:
-			list = append(list, a)
-		}
-		for more := true; more; {
-			select {
-			case a := <-c.accepted:
-				list = append(list, a)
-			default:
-				more = false
-			}
-		}
-		ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
-		err := c.server.recordAccepted(ctx, c.at, list)
-		cancel()
-		if err != nil && c.ctx.Err() == nil {
-			c.log.Warn("that tasks were accepted was not recorded", zap.Int("count", len(list)), zap.Error(err))
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/coder/websocket"
@@ -38,13 +39,14 @@ func (s *Server) handshake(w http.ResponseWriter, r *http.Request, clusterKey, i
 		_, _ = w.Write(acs.EncodeBare(&refused.Exception)) // an agent that is gone misses nothing
 		return nil, place{}
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
+	up := &upgrading{ResponseWriter: w, timeout: s.cfg.WriteTimeout}
+	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		s.log.Info("a request for a web socket is not one", zap.String("path", r.URL.Path), zap.String("remote", r.RemoteAddr), zap.Error(err))
 		return nil, place{}
 	}
-	log := s.log.With(zap.String("cluster", at.cluster), zap.String("containerInstance", at.id), zap.String("remote", r.RemoteAddr))
-	return newSocket(conn, &s.cfg, log), at
+	at = place{strings.Clone(at.cluster), strings.Clone(at.id)} // the request they are parts of need not be kept
+	return newSocket(conn, up.wire, &s.cfg, at, r.RemoteAddr), at
 }
 
 // admit finds the instance that a request speaks for, and checks that it may.

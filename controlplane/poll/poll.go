@@ -11,7 +11,7 @@
 //	connect     handshake.go   signature, who may speak for the instance, is it registered
 //	            session        one per instance, the newest wins; a Connection record under this replica's lease
 //	ACS         HeartbeatMessage at once and every 30–45 s, TaskManifestMessage, then PayloadMessages
-//	TCS         each publish is acknowledged; health goes into the tasks, metrics are counted
+//	TCS         each publish is acknowledged; health goes into the tasks, metrics and what tasks wait for to Config.Telemetry
 //	dead peers  a ping every 1.5 s that must be answered within 3 s (agents answer between two messages, and a message may
 //	            take them a while), so a dead socket is known within 4.5 s
 //	disconnect  the Connection record goes and Instance.DisconnectedSince is set, by whichever replica notices
@@ -21,14 +21,20 @@
 //
 // Nothing is queued for an agent: a session writes when the agent reads, each write has a deadline, and a session that
 // cannot write ends.
+//
+// A session costs a goroutine that reads and little else: all other work of all sessions is done by a crew of few workers
+// (crew.go), the buffers of idle connections are small (wire.go), one goroutine looks for signs of life, and one records
+// what was acknowledged, many tasks at a time.
 package poll
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +45,8 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/tcs"
 )
 
 // Verifier says who signed the request that opens a socket; *auth.Verifier is one.
@@ -75,8 +83,18 @@ type Config struct {
 	// Role gives a role's credentials, by ARN or name. Its error is the reason why a task with that role is stopped. Default:
 	// none has any.
 	Role func(role string) (Role, error)
+	// Telemetry gets what agents publish of their hosts and tasks; nil: nobody wants it. Its calls return at once.
+	Telemetry Telemetry
 	// RenewPause is the shortest pause before a task's credentials are sent anew. Default 10 s.
 	RenewPause time.Duration
+}
+
+// Telemetry keeps what agents publish; *telemetry.Book is one.
+type Telemetry interface {
+	Metrics(cluster, instance string, m *tcs.PublishMetricsRequest)
+	Progress(cluster, instance string, m *tcs.LongshoreProgress)
+	// Gone says that the instance's TCS socket has ended and no other one stands here.
+	Gone(cluster, instance string)
 }
 
 func (c *Config) defaults() {
@@ -139,9 +157,17 @@ type Server struct {
 	session *store.Session // nil while there is none
 	acs     map[place]*acsSession
 	tcs     map[place]*tcsSession
+	sockets [pingSlots]map[*socket]struct{} // of the pinger
+	slot    int                             // of the socket that comes next
 	stopped bool
 	wg      sync.WaitGroup // sessions
-	kick    chan struct{}  // the keeper looks now
+	crew    crew
+	away    map[place]struct{} // whose connection's record went; the keeper's
+	kick    chan struct{}      // the keeper looks now
+
+	acceptedMu sync.Mutex
+	accepted   map[place][]accepted // not yet written
+	dirty      chan struct{}        // of one: there are such
 
 	payloads, acknowledged, nonsense, metrics, health atomic.Int64
 }
@@ -152,9 +178,14 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("poll: a store and a verifier are needed")
 	}
 	cfg.defaults()
-	return &Server{
-		cfg: cfg, log: cfg.Log, acs: map[place]*acsSession{}, tcs: map[place]*tcsSession{}, kick: make(chan struct{}, 1),
-	}, nil
+	s := &Server{
+		cfg: cfg, log: cfg.Log, acs: map[place]*acsSession{}, tcs: map[place]*tcsSession{}, away: map[place]struct{}{}, kick: make(chan struct{}, 1),
+		accepted: map[place][]accepted{}, dirty: make(chan struct{}, 1),
+	}
+	for i := range s.sockets {
+		s.sockets[i] = map[*socket]struct{}{}
+	}
+	return s, nil
 }
 
 // Stats returns the counters.
@@ -167,7 +198,7 @@ func (s *Server) Stats() Stats {
 	}
 }
 
-// ServeHTTP answers GET …/acs/ws and …/tcs/ws. It returns when the socket is closed.
+// ServeHTTP answers GET …/acs/ws and …/tcs/ws. It returns when the socket is open; Run waits for its end.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	switch {
@@ -186,11 +217,14 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel := s.cfg.Store.OnChange(s.changed)
 	defer cancel()
 	defer s.stop()
-	var keeper sync.WaitGroup
-	defer keeper.Wait()
+	defer s.crew.wg.Wait()
+	var own sync.WaitGroup
+	defer own.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	keeper.Go(func() { s.keep(ctx) })
+	own.Go(func() { s.keep(ctx) })
+	own.Go(func() { s.pingAll(ctx) })
+	own.Go(func() { s.recordAll(ctx) })
 	for {
 		session, err := s.cfg.Store.Session(ctx, s.cfg.SessionTTL)
 		if ctx.Err() != nil {
@@ -259,18 +293,10 @@ func (s *Server) lease() (*store.Session, error) {
 	return s.session, nil
 }
 
-// changed wakes the sessions of the instances that changed records belong to. It runs in the store's goroutine.
+// changed wakes the sessions for whose agents changed records mean something. It runs in the store's goroutine.
 func (s *Server) changed(_ int64, changes []store.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wake := func(cluster, instance string) {
-		if c := s.acs[place{cluster, instance}]; c != nil {
-			c.wake()
-		}
-		if c := s.tcs[place{cluster, instance}]; c != nil {
-			c.wake()
-		}
-	}
 	for _, change := range changes {
 		r := change.New
 		if r == nil {
@@ -278,22 +304,27 @@ func (s *Server) changed(_ int64, changes []store.Change) {
 		}
 		switch r := r.(type) {
 		case *store.Task:
-			wake(r.Cluster, r.Instance)
+			if old, _ := change.Old.(*store.Task); change.New == nil || old == nil || tellsAgent(old, r) {
+				s.notify(place{r.Cluster, r.Instance})
+			}
 		case *store.Instance:
-			wake(r.Cluster, r.ID)
+			if old, _ := change.Old.(*store.Instance); change.New == nil || old == nil || registered(old) != registered(r) {
+				s.notify(place{r.Cluster, r.ID})
+			}
 		case *store.Connection:
-			wake(r.Cluster, r.Instance)
-			if change.New == nil {
-				select {
-				case s.kick <- struct{}{}:
-				default:
-				}
+			at := place{r.Cluster, r.Instance}
+			switch {
+			case change.New == nil:
+				s.away[at] = struct{}{}
+				kick(s.kick)
+			case r.Replica != s.cfg.Replica:
+				s.notify(at)
 			}
 		case *store.TaskDefinition: // a payload may wait for it
 			if change.Old == nil {
 				for _, c := range s.acs {
 					if c.waitsForDefinition.Load() {
-						c.wake()
+						c.notify()
 					}
 				}
 			}
@@ -301,32 +332,108 @@ func (s *Server) changed(_ int64, changes []store.Change) {
 	}
 }
 
-// keep sets DisconnectedSince of instances whose connection ended with the replica that held it.
+// tellsAgent tells whether an agent is to know of a task's change: most are what it has said itself.
+func tellsAgent(was, is *store.Task) bool {
+	return was.Instance != is.Instance || task.Wanted(was) != task.Wanted(is) || task.IsStopped(was) != task.IsStopped(is)
+}
+
+// notify tells the sessions of an instance; the caller holds mu.
+func (s *Server) notify(at place) {
+	if c := s.acs[at]; c != nil {
+		c.notify()
+	}
+	if c := s.tcs[at]; c != nil {
+		c.notify()
+	}
+}
+
+// kick fills a channel of one.
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// keep sets DisconnectedSince of instances whose connection ended with the replica that held it: of those whose record went,
+// and now and then of any.
 func (s *Server) keep(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.Keep)
 	defer tick.Stop()
-	for {
+	for all := true; ; {
+		s.mu.Lock()
+		away := s.away
+		s.away = map[place]struct{}{}
+		s.mu.Unlock()
 		var lost []place
 		s.cfg.Store.Peek(func(v *store.View) {
+			look := func(i *store.Instance) {
+				if i != nil && wasConnected(i) && i.DisconnectedSince.IsZero() && registered(i) && v.Connection(i.Cluster, i.ID) == nil {
+					lost = append(lost, place{i.Cluster, i.ID})
+				}
+			}
+			for at := range away {
+				look(v.Instance(at.cluster, at.id))
+			}
+			if !all {
+				return
+			}
+			lost = lost[:0]
 			for c := range v.Clusters() {
 				for i := range v.Instances(clusterName(c)) {
-					if wasConnected(i) && i.DisconnectedSince.IsZero() && registered(i) && v.Connection(i.Cluster, i.ID) == nil {
-						lost = append(lost, place{i.Cluster, i.ID})
-					}
+					look(i)
 				}
 			}
 		})
-		for _, at := range lost {
-			if err := s.markDisconnected(ctx, at); err != nil && ctx.Err() == nil {
-				s.log.Warn("the end of an agent's connection was not recorded; trying again", zap.String("cluster", at.cluster), zap.String("containerInstance", at.id), zap.Error(err))
-			}
-		}
+		s.markLost(ctx, lost)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			all = true
 		case <-s.kick:
+			all = false
 		}
+	}
+}
+
+// markLost notes that instances are away, many at a time: a replica that ends may have had thousands.
+func (s *Server) markLost(ctx context.Context, lost []place) {
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, 64)
+	for _, at := range lost {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			if err := s.markDisconnected(ctx, at); err != nil && ctx.Err() == nil {
+				s.log.Warn("the end of an agent's connection was not recorded; trying again", zap.String("cluster", at.cluster), zap.String("containerInstance", at.id), zap.Error(err))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// pingSlots is into how many groups the sockets are divided, so that they are not looked at all at once.
+const pingSlots = 16
+
+// pingAll looks after each socket once in Config.Ping.
+func (s *Server) pingAll(ctx context.Context) {
+	tick := time.NewTicker(max(s.cfg.Ping/pingSlots, time.Millisecond))
+	defer tick.Stop()
+	var group []*socket
+	for slot := 0; ; slot = (slot + 1) % pingSlots {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		group = slices.AppendSeq(group[:0], maps.Keys(s.sockets[slot]))
+		s.mu.Unlock()
+		for _, c := range group {
+			c.live(time.Now())
+		}
+		clear(group)
 	}
 }
 
@@ -334,6 +441,7 @@ func (s *Server) keep(ctx context.Context) {
 func add[C interface {
 	comparable
 	end(code status, reason string)
+	common() *socket
 }](s *Server, in map[place]C, at place, c C) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -345,18 +453,27 @@ func add[C interface {
 		old.end(statusReplaced, "replaced by a newer connection of the same container instance")
 	}
 	in[at] = c
+	sock := c.common()
+	sock.slot, s.slot = s.slot, (s.slot+1)%pingSlots
+	s.sockets[sock.slot][sock] = struct{}{}
 	s.wg.Add(1)
 	return true
 }
 
-// remove is the reverse of add.
-func remove[C comparable](s *Server, in map[place]C, at place, c C) {
+// remove is the reverse of add. It reports whether no newer session has taken the place.
+func remove[C interface {
+	comparable
+	common() *socket
+}](s *Server, in map[place]C, at place, c C) (last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if in[at] == c {
+	if last = in[at] == c; last {
 		delete(in, at)
 	}
+	sock := c.common()
+	delete(s.sockets[sock.slot], sock)
 	s.wg.Done()
+	return last
 }
 
 func (at place) String() string { return fmt.Sprintf("%s/%s", at.cluster, at.id) }

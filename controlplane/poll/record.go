@@ -3,12 +3,13 @@ package poll
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -154,36 +155,85 @@ func (s *Server) markDisconnected(ctx context.Context, at place) error {
 // accepted is a task whose payload was acknowledged, with the desired status that the payload had.
 type accepted struct{ id, desired string }
 
-// recordAccepted sets AcceptedAt of tasks that still have the acknowledged desired status.
-func (s *Server) recordAccepted(ctx context.Context, at place, list []accepted) error {
-	for part := range slices.Chunk(list, 50) {
-		failpoint.Hit("poll/before-accepted")
-		err := store.Retry(ctx, func() error {
-			var changed []*store.Task
-			err := s.cfg.Store.Read(ctx, func(v *store.View) error {
-				for _, a := range part {
-					t := v.Task(at.cluster, a.id)
-					if t != nil && t.Instance == at.id && t.AcceptedAt.IsZero() && aws.ToString(t.Object.DesiredStatus) == a.desired && !task.IsStopped(t) {
-						n := *t
-						n.AcceptedAt = time.Now().UTC().Truncate(time.Millisecond)
-						changed = append(changed, &n)
-					}
-				}
-				return nil
-			})
-			if err != nil || len(changed) == 0 {
-				return err
-			}
-			txn := s.cfg.Store.Txn().StateChange()
-			for _, t := range changed {
-				txn.Update(t)
-			}
-			return txn.Commit(ctx)
-		})
-		failpoint.Hit("poll/after-accepted")
-		if err != nil {
-			return fmt.Errorf("record that %d tasks were accepted: %w", len(part), err)
+// acceptDelay is how long acknowledgements are gathered before they are written; most tasks have reported something by
+// then, which tells the same.
+const acceptDelay = 50 * time.Millisecond
+
+// accept has an acknowledgement written.
+func (s *Server) accept(at place, a accepted) {
+	s.acceptedMu.Lock()
+	s.accepted[at] = append(s.accepted[at], a)
+	s.acceptedMu.Unlock()
+	kick(s.dirty)
+}
+
+// recordAll writes acknowledgements, of all sessions, many with one transaction.
+func (s *Server) recordAll(ctx context.Context) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dirty:
 		}
+		pause.Reset(acceptDelay)
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+		s.acceptedMu.Lock()
+		all := s.accepted
+		s.accepted = map[place][]accepted{}
+		s.acceptedMu.Unlock()
+		var list []acceptedAt
+		for at, of := range all {
+			for _, a := range of {
+				list = append(list, acceptedAt{at, a})
+			}
+		}
+		var wg sync.WaitGroup
+		turns := make(chan struct{}, 4)
+		for part := range slices.Chunk(list, 50) {
+			turns <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-turns }()
+				if err := s.recordAccepted(ctx, part); err != nil && ctx.Err() == nil {
+					s.log.Warn("that tasks were accepted was not recorded", zap.Int("count", len(part)), zap.Error(err))
+				}
+			})
+		}
+		wg.Wait()
 	}
-	return nil
+}
+
+type acceptedAt struct {
+	at place
+	accepted
+}
+
+// recordAccepted sets AcceptedAt of tasks that still have the acknowledged desired status.
+func (s *Server) recordAccepted(ctx context.Context, list []acceptedAt) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	failpoint.Hit("poll/before-accepted")
+	defer failpoint.Hit("poll/after-accepted")
+	return store.Retry(ctx, func() error {
+		txn, now := s.cfg.Store.Txn().StateChange(), time.Now().UTC().Truncate(time.Millisecond)
+		s.cfg.Store.Peek(func(v *store.View) { // it has the tasks: their payloads were made from it
+			for _, a := range list {
+				t := v.Task(a.at.cluster, a.id)
+				if t != nil && t.Instance == a.at.id && t.AcceptedAt.IsZero() && aws.ToString(t.Object.DesiredStatus) == a.desired && !task.IsStopped(t) {
+					n := *t
+					n.AcceptedAt = now
+					txn.Update(&n)
+				}
+			}
+		})
+		if txn.Len() == 0 {
+			return nil
+		}
+		return txn.Commit(ctx)
+	})
 }

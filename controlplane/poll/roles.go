@@ -141,7 +141,7 @@ func (c *acsSession) sendCredentials(j job, t *store.Task, now time.Time) (again
 	}
 	got, err := c.cfg.credentialsFor(&d.Object, t)
 	if err != nil {
-		c.log.Warn("a task's credentials can't be renewed; it goes on with those it has", zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
+		c.log().Warn("a task's credentials can't be renewed; it goes on with those it has", zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
 		again = now.Add(time.Minute)
 	}
 	for _, role := range []struct {
@@ -166,7 +166,7 @@ func (c *acsSession) sendCredentials(j job, t *store.Task, now time.Time) (again
 // withoutRole deals with a task that has a role which can't be had: one that its agent has not got yet is stopped with the
 // reason, and one that runs goes on.
 func (c *acsSession) withoutRole(t *store.Task, err error) {
-	log := c.log.With(zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
+	log := c.log().With(zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
 	if !t.AcceptedAt.IsZero() {
 		log.Warn("a task's role can't be had; it goes on with the credentials it has")
 		return

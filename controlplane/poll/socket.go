@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -26,32 +27,38 @@ const (
 	statusNonsense  = websocket.StatusPolicyViolation
 )
 
-// socket is a connection with an agent: frames in, frames out, pings. Writes and pings have deadlines; a socket that misses
-// one ends. It is what ACS and TCS have in common.
+// socket is a connection with an agent: frames in, frames out. Writes have a deadline, and a peer that is silent is asked
+// for a sign of life; a socket that misses one ends. It is what ACS and TCS have in common.
 type socket struct {
 	conn   *websocket.Conn
+	wire   *wire
 	cfg    *Config
-	log    *zap.Logger
+	at     place
+	remote string
 	ctx    context.Context // ends with the socket
 	cancel context.CancelCauseFunc
 	once   sync.Once
 	limit  *rate.Limiter
+	slot   int       // of the pinger
+	pinged time.Time // when a sign of life was asked for; the pinger's
 }
 
-func newSocket(conn *websocket.Conn, cfg *Config, log *zap.Logger) *socket {
+func newSocket(conn *websocket.Conn, wire *wire, cfg *Config, at place, remote string) *socket {
 	conn.SetReadLimit(acs.MaxFrame)
 	s := newSocketFor(cfg)
-	s.conn, s.log = conn, log
+	s.conn, s.wire, s.at, s.remote = conn, wire, at, remote
 	return s
 }
 
 // newSocketFor is a socket without a connection.
 func newSocketFor(cfg *Config) *socket {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	return &socket{
-		cfg: cfg, log: cfg.Log, ctx: ctx, cancel: cancel,
-		limit: rate.NewLimiter(rate.Limit(cfg.MessagesPerSecond), 5*cfg.MessagesPerSecond),
-	}
+	return &socket{cfg: cfg, ctx: ctx, cancel: cancel, limit: rate.NewLimiter(rate.Limit(cfg.MessagesPerSecond), 5*cfg.MessagesPerSecond)}
+}
+
+// log is made when there is something to say: most sockets never have.
+func (c *socket) log() *zap.Logger {
+	return c.cfg.Log.With(zap.String("cluster", c.at.cluster), zap.String("containerInstance", c.at.id), zap.String("remote", c.remote))
 }
 
 // closing is why this side ends a socket.
@@ -68,15 +75,13 @@ func (c *socket) end(code status, reason string) { c.cancel(&closing{code, reaso
 // fail ends the socket because something went wrong with it.
 func (c *socket) fail(err error) { c.cancel(err) }
 
-// run reads frames and pings until the socket ends, and closes it. handle gets each text or binary frame, in order; the
-// next one is read when it returns. run returns why the socket ended.
+// run reads frames until the socket ends, and closes it. handle gets each text or binary frame, in order; the next one is
+// read when it returns. run returns why the socket ended.
 func (c *socket) run(handle func(frame []byte)) error {
-	var wg sync.WaitGroup
-	wg.Go(func() { c.read(handle) })
-	wg.Go(c.ping)
-	<-c.ctx.Done()
+	stop := context.AfterFunc(c.ctx, c.close)
+	c.read(handle)
+	stop()
 	c.close()
-	wg.Wait()
 	return context.Cause(c.ctx)
 }
 
@@ -103,7 +108,7 @@ func (c *socket) read(handle func(frame []byte)) {
 	for {
 		_, frame, err := c.conn.Read(context.Background()) // ended by close
 		if err != nil {
-			c.fail(ended(err))
+			c.fail(c.ended(err))
 			return
 		}
 		if err := c.limit.Wait(c.ctx); err != nil {
@@ -114,9 +119,11 @@ func (c *socket) read(handle func(frame []byte)) {
 }
 
 // ended says in words how the peer ended the socket.
-func ended(err error) error {
+func (c *socket) ended(err error) error {
 	var frame websocket.CloseError
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the agent read nothing for %s", c.cfg.WriteTimeout)
 	case errors.As(err, &frame):
 		return fmt.Errorf("the agent closed the connection (%d %s)", frame.Code, frame.Reason)
 	case errors.Is(err, io.EOF):
@@ -125,28 +132,23 @@ func ended(err error) error {
 	return fmt.Errorf("the connection broke: %w", err)
 }
 
-func (c *socket) ping() {
-	tick := time.NewTicker(c.cfg.Ping)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.ctx.Done():
-			return
-		case <-tick.C:
+// live looks whether the peer was heard since the last look, and if not whether it should have been; then it asks for the
+// next sign of life. The looks are Config.Ping apart, not to the millisecond.
+func (c *socket) live(now time.Time) {
+	heard := c.wire.heard.Swap(false)
+	switch late := now.Sub(c.pinged) >= c.cfg.PongTimeout-c.cfg.Ping/4; {
+	case heard || c.pinged.IsZero():
+		c.pinged = time.Time{}
+		sent, err := c.wire.ping()
+		if err != nil {
+			c.fail(c.ended(err))
 		}
-		deadline := c.within(c.cfg.PongTimeout, "the agent did not answer a ping within %s", c.cfg.PongTimeout)
-		err := c.conn.Ping(context.Background())
-		if deadline.Stop(); err != nil {
-			c.fail(ended(err))
-			return
+		if sent {
+			c.pinged = now
 		}
+	case late:
+		c.fail(fmt.Errorf("the agent did not answer a ping within %s", c.cfg.PongTimeout))
 	}
-}
-
-// within ends the socket unless the timer it returns is stopped in time. Deadlines work by closing: a context that ends
-// would break the connection too, but leave the reason to whoever notices first.
-func (c *socket) within(d time.Duration, format string, args ...any) *time.Timer {
-	return time.AfterFunc(d, func() { c.fail(fmt.Errorf(format, args...)) })
 }
 
 // write sends one text frame. An error has ended the socket.
@@ -154,11 +156,16 @@ func (c *socket) write(frame []byte) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	deadline := c.within(c.cfg.WriteTimeout, "the agent did not read a frame of %d bytes within %s", len(frame), c.cfg.WriteTimeout)
-	defer deadline.Stop()
+	c.wire.hold()
 	err := c.conn.Write(context.Background(), websocket.MessageText, frame)
-	if err != nil {
-		c.fail(ended(err))
+	if sent := c.wire.release(); err == nil {
+		err = sent
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("the agent did not read a frame of %d bytes within %s", len(frame), c.cfg.WriteTimeout)
+		c.fail(err)
+	} else if err != nil {
+		c.fail(c.ended(err))
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,83 +22,83 @@ import (
 )
 
 // tcsSession is the TCS connection of one instance. Each publish is acknowledged by the reading goroutine; what it says
-// about health is written to the store by another, which keeps only the latest word on each container.
+// about health is written to the store by another, which there is while there is something to write and which keeps only
+// the latest word on each container. Heartbeats are turns in the crew.
 type tcsSession struct {
 	*socket
+	seat
 	server *Server
-	at     place
 
-	changed  chan struct{}
-	nonsense int // frames that were no messages
+	beat     *time.Timer // of the next turn
+	changed  atomic.Bool // the store says something new
+	nonsense int         // frames that were no messages
 
-	mu     sync.Mutex
-	tasks  map[string]map[string]types.HealthStatus // by task id and container name, not yet written
-	status []*tcs.InstanceStatus                    // not yet written
-	dirty  chan struct{}
+	mu      sync.Mutex
+	tasks   map[string]map[string]types.HealthStatus // by task id and container name, not yet written
+	status  []*tcs.InstanceStatus                    // not yet written
+	writing bool
+	writers sync.WaitGroup
 }
 
 // maxUnwritten bounds the tasks whose health waits to be written.
 const maxUnwritten = 10_000
 
 func (s *Server) serveTCS(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set(tcs.OwnMetricsHeader, "1") // other agents don't mind
-	w.Header().Set(tcs.ProgressHeader, "1")
 	socket, at := s.handshake(w, r, "cluster", "containerInstance")
 	if socket == nil {
 		return
 	}
-	c := &tcsSession{socket: socket, server: s, at: at, changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), tasks: map[string]map[string]types.HealthStatus{}}
+	c := &tcsSession{socket: socket, server: s, tasks: map[string]map[string]types.HealthStatus{}}
+	c.seat.crew, c.seat.turn = &s.crew, c.turn
+	c.beat = time.AfterFunc(time.Hour, c.seat.wake)
 	if !add(s, s.tcs, at, c) {
+		c.beat.Stop()
 		socket.end(statusGoingAway, "the control plane is not ready")
 		_ = socket.run(func([]byte) {})
 		return
 	}
-	defer remove(s, s.tcs, at, c)
-	c.log.Debug("telemetry connected")
-	var wg sync.WaitGroup
-	wg.Go(c.loop)
-	wg.Go(c.record)
-	err := c.run(c.receive)
-	wg.Wait()
-	c.log.Debug("telemetry disconnected", zap.NamedError("reason", err))
+	go func() { // the server's goroutine, and the request that it holds, end here
+		defer remove(s, s.tcs, at, c)
+		c.log().Debug("telemetry connected")
+		c.seat.wake()
+		err := c.run(c.receive)
+		c.beat.Stop()
+		c.writers.Wait()
+		c.log().Debug("telemetry disconnected", zap.NamedError("reason", err))
+	}()
 }
 
-func (c *tcsSession) wake() {
-	select {
-	case c.changed <- struct{}{}:
-	default:
+func (c *tcsSession) common() *socket { return c.socket }
+
+func (c *tcsSession) notify() {
+	c.changed.Store(true)
+	c.seat.wake()
+}
+
+// turn ends the session when the instance is deregistered, and sends a heartbeat when it was not the store that woke it.
+func (c *tcsSession) turn() {
+	if c.ctx.Err() != nil {
+		return
 	}
-}
-
-// loop sends heartbeats, and ends the session when the instance is deregistered.
-func (c *tcsSession) loop() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-c.ctx.Done():
-			return
-		case <-timer.C:
-			if c.send(&tcs.HeartbeatMessage{Healthy: true}) != nil {
-				return
-			}
-			pause := c.cfg.Heartbeat
-			if c.cfg.HeartbeatJitter > 0 {
-				pause += rand.N(c.cfg.HeartbeatJitter)
-			}
-			timer.Reset(pause)
-		case <-c.changed:
-			gone := false
-			c.cfg.Store.Peek(func(v *store.View) {
-				i := v.Instance(c.at.cluster, c.at.id)
-				gone = i == nil || !registered(i)
-			})
-			if gone {
-				c.end(websocket.StatusNormalClosure, "the container instance was deregistered")
-				return
-			}
+	if c.changed.Swap(false) {
+		gone := false
+		c.cfg.Store.Peek(func(v *store.View) {
+			i := v.Instance(c.at.cluster, c.at.id)
+			gone = i == nil || !registered(i)
+		})
+		if gone {
+			c.end(websocket.StatusNormalClosure, "the container instance was deregistered")
 		}
+		return
 	}
+	if c.crew.aside(func() error { return c.send(&tcs.HeartbeatMessage{Healthy: true}) }) != nil {
+		return
+	}
+	pause := c.cfg.Heartbeat
+	if c.cfg.HeartbeatJitter > 0 {
+		pause += rand.N(c.cfg.HeartbeatJitter)
+	}
+	c.beat.Reset(pause)
 }
 
 func (c *tcsSession) send(m any) error {
@@ -120,7 +121,7 @@ func (c *tcsSession) receive(frame []byte) {
 		c.nonsense++
 		c.server.nonsense.Add(1)
 		if c.nonsense == 1 || c.nonsense == c.cfg.MaxNonsense {
-			c.log.Warn("an agent sent what is not a telemetry message; it is ignored", zap.Int("bytes", len(frame)), zap.Int("count", c.nonsense), zap.Error(err))
+			c.log().Warn("an agent sent what is not a telemetry message; it is ignored", zap.Int("bytes", len(frame)), zap.Int("count", c.nonsense), zap.Error(err))
 		}
 		if c.nonsense >= c.cfg.MaxNonsense {
 			c.end(statusNonsense, "too many frames that are not messages")
@@ -130,11 +131,18 @@ func (c *tcsSession) receive(frame []byte) {
 	switch m := m.(type) {
 	case *tcs.PublishMetricsRequest:
 		c.server.metrics.Add(1)
+		if c.cfg.Telemetry != nil {
+			c.cfg.Telemetry.Metrics(c.at.cluster, c.at.id, m)
+		}
 		_ = c.send(&tcs.AckPublishMetric{Message: "OK"}) // an error has ended the socket
 	case *tcs.PublishHealthRequest:
 		c.server.health.Add(1)
 		c.keepHealth(m)
 		_ = c.send(&tcs.AckPublishHealth{Message: "OK"})
+	case *tcs.LongshoreProgress:
+		if c.cfg.Telemetry != nil {
+			c.cfg.Telemetry.Progress(c.at.cluster, c.at.id, m)
+		}
 	case *tcs.PublishInstanceStatusRequest:
 		c.keepStatus(m)
 		_ = c.send(&tcs.AckPublishInstanceStatus{Message: "OK"})
@@ -159,40 +167,41 @@ func (c *tcsSession) keepHealth(m *tcs.PublishHealthRequest) {
 			}
 		}
 	}
-	c.markDirty()
+	c.persist()
 }
 
 func (c *tcsSession) keepStatus(m *tcs.PublishInstanceStatusRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.status = m.Statuses[:min(len(m.Statuses), 100)]
-	c.markDirty()
+	c.persist()
 }
 
-func (c *tcsSession) markDirty() {
-	select {
-	case c.dirty <- struct{}{}:
-	default:
+// persist has what is kept written; the caller holds mu.
+func (c *tcsSession) persist() {
+	if !c.writing && c.ctx.Err() == nil {
+		c.writing = true
+		c.writers.Go(c.record)
 	}
 }
 
-// record writes health to the store; only what changes something costs a write.
+// record writes health to the store until nothing is left; only what changes something costs a write.
 func (c *tcsSession) record() {
 	for {
-		select {
-		case <-c.ctx.Done():
-			return
-		case <-c.dirty:
-		}
 		c.mu.Lock()
 		tasks, status := c.tasks, c.status
 		c.tasks, c.status = map[string]map[string]types.HealthStatus{}, nil
+		c.writing = len(tasks) > 0 || status != nil
+		again := c.writing
 		c.mu.Unlock()
+		if !again {
+			return
+		}
 		ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
 		err := errors.Join(c.server.recordHealth(ctx, c.at, tasks), c.server.recordStatus(ctx, c.at, status))
 		cancel()
 		if err != nil && c.ctx.Err() == nil {
-			c.log.Warn("health was not recorded; the agent sends it again", zap.Int("tasks", len(tasks)), zap.Error(err))
+			c.log().Warn("health was not recorded; the agent sends it again", zap.Int("tasks", len(tasks)), zap.Error(err))
 		}
 	}
 }

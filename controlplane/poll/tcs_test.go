@@ -197,6 +197,8 @@ func FuzzFrames(f *testing.F) {
 		s := newSocketFor(&server.cfg)
 		defer s.cancel(nil)
 		a := &acsSession{socket: s, server: server, received: make(chan any, 1)}
+		a.seat.crew, a.seat.turn = &server.crew, func() {}
+		defer server.crew.wg.Wait()
 		a.receive(frame)
 		_, body, err := tcs.SplitFrame(frame)
 		if err != nil {
@@ -206,7 +208,7 @@ func FuzzFrames(f *testing.F) {
 		if err != nil {
 			return
 		}
-		c := &tcsSession{socket: s, server: server, dirty: make(chan struct{}, 1), tasks: map[string]map[string]types.HealthStatus{}}
+		c := &tcsSession{socket: s, server: server, writing: true, tasks: map[string]map[string]types.HealthStatus{}}
 		switch m := m.(type) {
 		case *tcs.PublishHealthRequest:
 			c.keepHealth(m)

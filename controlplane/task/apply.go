@@ -59,6 +59,9 @@ func Apply(t *store.Task, c StateChange, now time.Time) (*store.Task, bool) {
 	if reflect.DeepEqual(n.Object, t.Object) {
 		return t, false
 	}
+	if n.AcceptedAt.IsZero() && Wanted(t) { // whoever reports about it was told of it
+		n.AcceptedAt = *stamp(now)
+	}
 	n.Object.Version++
 	return n, true
 }
