@@ -61,6 +61,7 @@ type Options struct {
 	Stderr      io.Writer
 	Root        string // of the host, "/" if empty
 	Introspect  string // address, introspection.Address if empty
+	AskedAt     string // address at which containers ask, without anything done to the host's network; the real one if empty
 	Runtime     engine.Runtime
 	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
