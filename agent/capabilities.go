@@ -110,7 +110,7 @@ func capabilities(cfg *config.Config, info engine.Info, can abilities) map[strin
 		add(ecsCapability, "task-cpu-mem-limit", "increased-task-cpu-limit")
 	}
 	if slices.Contains(info.LogDrivers, "fluentd") { // what a log router's containers log by
-		add(ecsCapability, "firelens.fluentd", "firelens.fluentbit", "firelens.non-root-user", "firelens.options.config.file", "logging-driver.awsfirelens.log-driver-buffer-limit")
+		add(ecsCapability, "firelens.fluentd", "firelens.fluentbit", "firelens.non-root-user", "firelens.options.config.file", "firelens.options.config.s3", "logging-driver.awsfirelens.log-driver-buffer-limit")
 		add(awsCapability, "logging-driver.awsfirelens")
 	}
 	if cfg.External {

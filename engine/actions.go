@@ -226,7 +226,7 @@ func (w *worker) progress(container string, p Progress, after time.Duration) {
 // check finds out what would keep a container from working, before it is made: foreign listeners on its ports, and host
 // paths that its user can't use. Paths that are missing are made, by the volume check where there is one.
 func (w *worker) check(c *Container, img *Image) deed {
-	t, host, proc := w.task, w.e.cfg.Host, w.e.cfg.Proc
+	t, host, proc, secrets := w.task, w.e.cfg.Host, w.e.cfg.Proc, w.obs.of(c.Name).Secrets
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		binds := bindsOf(t, c)
 		var warnings []string
@@ -243,7 +243,7 @@ func (w *worker) check(c *Container, img *Image) deed {
 			err = ensureVolumes(ctx, w.e.cfg.Runtime, t, c, host)
 		}
 		if err == nil {
-			err = placeRouter(t, c, host)
+			err = placeRouter(t, c, host, secrets)
 		}
 		return func(co *ContainerObserved) {
 			co.Checked = err == nil

@@ -91,11 +91,15 @@ func resolveOutputs(ctx context.Context, secrets Secrets, t *Task, got *Resolved
 }
 
 // placeRouter puts the configuration of the task's router on the host before the router is made.
-func placeRouter(t *Task, c *Container, host Host) error {
+func placeRouter(t *Task, c *Container, host Host, got *Resolved) error {
 	if t.routed != c {
 		return nil
 	}
-	if err := firelens.Prepare(firelens.Dir(host.FirelensDir, t.Arn), t.router.Config()); err != nil {
+	var external []byte
+	if got != nil {
+		external = got.RouterConfig
+	}
+	if err := firelens.Prepare(firelens.Dir(host.FirelensDir, t.Arn), t.router.Config(), external); err != nil {
 		return fmt.Errorf("ResourceInitializationError: failed to create firelens resource: %w", err)
 	}
 	return nil
@@ -108,6 +112,9 @@ func route(t *Task, c *Container, host Host, address string, s *Spec) error {
 	case t.routed == c:
 		s.Mounts = append(s.Mounts, Mount{Type: "bind", Source: firelens.ConfigPath(dir), Target: t.router.ConfigTarget(), ReadOnly: true},
 			Mount{Type: "bind", Source: firelens.SocketDir(dir), Target: firelens.SocketTarget})
+		if _, target := t.router.External(); target != "" {
+			s.Mounts = append(s.Mounts, Mount{Type: "bind", Source: firelens.ExternalPath(dir), Target: target, ReadOnly: true})
+		}
 	case t.routed != nil && c.routed():
 		options, err := firelens.LogOptions(dir, c.Name, t.Arn, c.hostConfig.LogConfig.Config, host.FirelensAsync)
 		if err != nil {

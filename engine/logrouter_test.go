@@ -38,7 +38,7 @@ func routed(name, config string) *acs.Container {
 type outputSecret struct{ released []string }
 
 func (*outputSecret) Resolve(_ context.Context, task *acs.Task, name string) (engine.Resolved, error) {
-	r := engine.Resolved{LogOptions: map[string]string{}}
+	r := engine.Resolved{LogOptions: map[string]string{}, RouterConfig: []byte("# from S3\n")}
 	for _, c := range task.Containers {
 		for _, s := range c.Secrets {
 			if c.Name == name {
@@ -103,13 +103,29 @@ func TestContainersLogThroughTheTasksRouter(t *testing.T) {
 	}, prepare, func(c *engine.Config) { c.Secrets = &outputSecret{} })
 }
 
+func TestARouterIncludesWhatTheAgentFetchedFromS3(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task(taskID, router("fluentbit", map[string]string{"config-file-type": "s3", "config-file-value": "arn:aws:s3:::b/k"}))
+		w.accept(a)
+		w.settled()
+		spec, _ := w.fake.Spec(w.id(a, "router"))
+		file := filepath.Join(w.cfg.Host.FirelensDir, taskID, "config", "external.conf")
+		if want := (engine.Mount{Type: "bind", Source: file, Target: "/fluent-bit/etc/external.conf", ReadOnly: true}); !slices.Contains(spec.Mounts, want) {
+			t.Errorf("the mounts are %+v\n%s", spec.Mounts, w.explain(a.Arn))
+		}
+		if data, err := os.ReadFile(file); err != nil || string(data) != "# from S3\n" {
+			t.Errorf("%v: %q", err, data)
+		}
+	}, withRouters(t), func(c *engine.Config) { c.Secrets = &outputSecret{} })
+}
+
 func TestATaskWhoseLogsCantBeRoutedIsRefusedByName(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		for want, a := range map[string]*acs.Task{
 			"needs a container with firelensConfiguration": task(taskID, routed("app", "")),
 			"container router of the task is a log router": task(taskID, router("fluentd", nil), container("two", func(c *acs.Container) { c.FirelensConfiguration = &acs.FirelensConfiguration{Type: "fluentd"} })),
-			"config-file-type s3 is not supported":         task(taskID, router("fluentd", map[string]string{"config-file-type": "s3", "config-file-value": "arn:aws:s3:::b/k"})),
-			"lack @type":                                   task(taskID, router("fluentd", nil), routed("app", `"Name":"stdout"`)),
+			"it must be like arn:aws:s3:::bucket/path":     task(taskID, router("fluentd", map[string]string{"config-file-type": "s3", "config-file-value": "s3://b/k"})),
+			"lack @type": task(taskID, router("fluentd", nil), routed("app", `"Name":"stdout"`)),
 		} {
 			if err := w.engine.Accept(t.Context(), a); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v", want, err)

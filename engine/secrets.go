@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/longshore-project/longshore/engine/firelens"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -35,6 +36,7 @@ type Resolved struct {
 	FileEnvironment map[string]string // of environmentFiles: lose against the definition's environment
 	Environment     map[string]string // of secrets: win over it
 	LogOptions      map[string]string // of the log driver
+	RouterConfig    []byte            // of a log router: the file in S3 that it includes; nil: none
 }
 
 // String hides the values.
@@ -70,6 +72,11 @@ func checkSecrets(p *acs.Container) error {
 
 // needsSecrets reports whether the container gets values from elsewhere.
 func needsSecrets(c *Container) bool {
+	if f := c.payload.FirelensConfiguration; f != nil {
+		if _, ok := firelens.InS3(f.Options); ok {
+			return true
+		}
+	}
 	return len(c.payload.Secrets)+len(c.payload.EnvironmentFiles) > 0 || c.outputSecrets
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/firelens"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/awsapi"
 )
@@ -26,6 +27,7 @@ const (
 const (
 	noSecret = "ResourceInitializationError: unable to pull secrets or registry auth: "
 	noFile   = "ResourceInitializationError: failed to download env files: "
+	noRouter = "ResourceInitializationError: failed to create firelens resource: "
 )
 
 // values are the fetched values of a task.
@@ -34,6 +36,7 @@ type values struct {
 	parameters      map[parameterRef]awsapi.Value
 	secrets         map[secretRef]awsapi.Value
 	files           map[string]map[string]string // by ARN
+	router          []byte                       // the file that the task's log router includes; nil: none
 }
 
 // secret is one secret's value out of those that were fetched.
@@ -76,6 +79,11 @@ func (r *Resolver) fetch(ctx context.Context, task *acs.Task) (*values, error) {
 	for _, c := range task.Containers {
 		for _, s := range c.Secrets {
 			f.plan(limited, group, parameters, s)
+		}
+		if c.FirelensConfiguration != nil {
+			if arn, ok := firelens.InS3(c.FirelensConfiguration.Options); ok {
+				group.Go(func() error { return f.routerFile(limited, arn) })
+			}
 		}
 		for _, file := range c.EnvironmentFiles {
 			if !files[file.Value] {
@@ -163,14 +171,34 @@ func (f *fetching) parameters(ctx context.Context, region string, wanted map[par
 	return nil
 }
 
-func (f *fetching) file(ctx context.Context, file *acs.EnvironmentFile) error {
-	ref, err := fileOf(file)
+// object fetches an object of S3.
+func (f *fetching) object(ctx context.Context, prefix, arn string) ([]byte, error) {
+	ref, err := fileOf(arn)
 	if err != nil {
-		return fmt.Errorf("%s%s: %w", noFile, file.Value, err)
+		return nil, fmt.Errorf("%s%s: %w", prefix, arn, err)
 	}
 	data, err := f.r.cfg.AWS.GetObject(ctx, awsapi.Caller{Region: f.out.region, Credentials: f.role}, ref.bucket, ref.key, maxFile)
 	if err != nil {
-		return flat(ctx, noFile+file.Value+" from S3 in "+f.out.region+": ", err)
+		return nil, flat(ctx, prefix+arn+" from S3 in "+f.out.region+": ", err)
+	}
+	return data, nil
+}
+
+func (f *fetching) routerFile(ctx context.Context, arn string) error {
+	data, err := f.object(ctx, noRouter, arn)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.out.router = append([]byte{}, data...)
+	return nil
+}
+
+func (f *fetching) file(ctx context.Context, file *acs.EnvironmentFile) error {
+	data, err := f.object(ctx, noFile, file.Value)
+	if err != nil {
+		return err
 	}
 	variables, skipped := parseEnvFile(data)
 	if len(skipped) > 0 {

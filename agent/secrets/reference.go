@@ -73,12 +73,12 @@ func member(value awsapi.Value, key string) (awsapi.Value, error) {
 	return awsapi.Value(raw), nil
 }
 
-// fileRef is where a file of variables is.
+// fileRef is where a file is.
 type fileRef struct{ bucket, key string }
 
 // fileOf reads the ARN of a file: arn:partition:s3:::bucket/key.
-func fileOf(f *acs.EnvironmentFile) (ref fileRef, err error) {
-	parts := strings.SplitN(f.Value, ":", 6)
+func fileOf(arn string) (ref fileRef, err error) {
+	parts := strings.SplitN(arn, ":", 6)
 	if len(parts) == 6 && parts[0] == "arn" && parts[2] == "s3" {
 		if bucket, key, ok := strings.Cut(parts[5], "/"); ok && bucket != "" && key != "" {
 			return fileRef{bucket, key}, nil

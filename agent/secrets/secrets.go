@@ -1,5 +1,5 @@
 // Package secrets fetches what a task's definition names and does not hold: values of SSM Parameter Store and Secrets
-// Manager, files of variables in S3, and credentials for the registries of its images.
+// Manager, files of variables and of a log router's configuration in S3, and credentials for the registries of its images.
 //
 // # The model
 //
@@ -129,6 +129,9 @@ func (v *values) resolve(c *acs.Container) (engine.Resolved, error) {
 	out := engine.Resolved{FileEnvironment: map[string]string{}, Environment: map[string]string{}, LogOptions: map[string]string{}}
 	for i := len(c.EnvironmentFiles) - 1; i >= 0; i-- {
 		maps.Copy(out.FileEnvironment, v.files[c.EnvironmentFiles[i].Value])
+	}
+	if c.FirelensConfiguration != nil {
+		out.RouterConfig = v.router
 	}
 	for _, s := range c.Secrets {
 		value, err := v.secret(s)

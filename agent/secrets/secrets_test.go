@@ -168,6 +168,24 @@ func TestEachContainerGetsItsValuesAndEachValueIsFetchedOnce(t *testing.T) {
 	}
 }
 
+func TestTheFileThatALogRouterIncludesIsTheRoutersAlone(t *testing.T) {
+	w := newWorld(t)
+	w.aws.Objects["bucket/extra.conf"] = "[FILTER]\n"
+	task := &acs.Task{Arn: taskArn, Containers: []*acs.Container{{Name: "app"}, {Name: "router",
+		FirelensConfiguration: &acs.FirelensConfiguration{Type: "fluentbit", Options: map[string]string{"config-file-type": "s3", "config-file-value": "arn:aws:s3:::bucket/extra.conf"}}}}}
+	for name, want := range map[string]string{"app": "", "router": "[FILTER]\n"} {
+		if got, err := w.Resolve(t.Context(), task, name); err != nil || string(got.RouterConfig) != want {
+			t.Errorf("%s: %v %q", name, err, got.RouterConfig)
+		}
+	}
+	w.Release(taskArn)
+	w.aws.Set(func(s *awsfake.Server) { delete(s.Objects, "bucket/extra.conf") })
+	const want = "ResourceInitializationError: failed to create firelens resource: arn:aws:s3:::bucket/extra.conf from S3 in us-west-2: "
+	if _, err := w.Resolve(t.Context(), task, "router"); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Error(err)
+	}
+}
+
 func TestWhatCanNotBeHadIsNamedWithItsPlaceAndCause(t *testing.T) {
 	for name, c := range map[string]struct {
 		secret *acs.Secret

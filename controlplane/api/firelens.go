@@ -74,18 +74,19 @@ func checkRouter(c *types.ContainerDefinition) error {
 			}
 		case firelensFileType:
 			switch {
-			case value == "s3":
-				return unsupported("firelensConfiguration: the option config-file-type s3 is not supported by this control plane's agents; put the file into the router's image and use file.")
-			case value != "file":
+			case value != "file" && value != "s3":
 				return setting("firelensConfiguration", c, "The option %s must be file or s3, but was %.100q.", name, value)
 			case f.Options[firelensFileValue] == "":
 				return setting("firelensConfiguration", c, "The option %s needs %s.", name, firelensFileValue)
 			}
 		case firelensFileValue:
-			if f.Options[firelensFileType] == "" {
+			kind := f.Options[firelensFileType]
+			switch {
+			case kind == "":
 				return setting("firelensConfiguration", c, "The option %s needs %s.", name, firelensFileType)
-			}
-			if !path.IsAbs(value) || strings.ContainsAny(value, "\r\n\x00") {
+			case kind == "s3" && !objectARN.MatchString(value):
+				return setting("firelensConfiguration", c, "The option %s must be the ARN of an object in S3, such as arn:aws:s3:::bucket/path/extra.conf, but was %.300q.", name, value)
+			case kind != "s3" && (!path.IsAbs(value) || strings.ContainsAny(value, "\r\n\x00")):
 				return setting("firelensConfiguration", c, "The option %s must be an absolute path in the container's image, but was %.300q.", name, value)
 			}
 		default:
@@ -117,6 +118,11 @@ func checkRouted(c *types.ContainerDefinition, kind types.FirelensConfigurationT
 		}
 	}
 	return nil
+}
+
+// configInS3 reports whether a log router's configuration includes an object of S3.
+func configInS3(c *types.ContainerDefinition) bool {
+	return c.FirelensConfiguration != nil && c.FirelensConfiguration.Options[firelensFileType] == "s3"
 }
 
 func requiredByFirelens(c *types.ContainerDefinition) (names []string) {

@@ -89,6 +89,8 @@ func checkExecutionRole(d *types.TaskDefinition, c *types.ContainerDefinition) e
 		what = "environment files"
 	case hasRepositoryCredentials(c):
 		what = "repository credentials"
+	case configInS3(c):
+		what = "a log router's configuration in S3"
 	default:
 		return nil
 	}

@@ -11,7 +11,7 @@
 //	          port 8877 on loopback, for a health check of the router
 //	filters   ecs_cluster, ecs_task_arn and ecs_task_definition in each record, unless enable-ecs-log-metadata is false;
 //	          include-pattern and exclude-pattern of a container
-//	include   config-file-value, a file of the router's image
+//	include   config-file-value: a file of the router's image, or an object in S3 that the agent fetches and mounts beside
 //	outputs   one for each container whose options name one; a container without options is routed by the included file
 //
 // A record's tag is "<container>-firelens-<task id>". [New] checks a task's part, [Router.Config] is pure and byte for byte the same for the same task,
@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +64,9 @@ const (
 	fluentdTarget   = "/fluentd/etc/fluent.conf"
 	fluentBitTarget = "/fluent-bit/etc/fluent-bit.conf"
 	socketTarget    = "/var/run"
+	// Where an object of S3 is mounted, as in Amazon ECS.
+	fluentdExternal   = "/fluentd/etc/external.conf"
+	fluentBitExternal = "/fluent-bit/etc/external.conf"
 )
 
 // Source is a container that logs through the router.
@@ -88,7 +92,8 @@ type Task struct {
 type Router struct {
 	task     Task
 	metadata bool
-	include  string
+	include  string // a path in the router
+	external string // the ARN of the object in S3 that is mounted there; empty: the file is the image's own
 }
 
 // New checks what a task says of its router. Its errors are for who wrote the task definition.
@@ -124,26 +129,55 @@ func (r *Router) readOptions() error {
 			r.metadata = on
 		case OptionFileType:
 			switch {
-			case value == "s3":
-				return fmt.Errorf("the option %s s3 is not supported; put the file into the router's image and use file", name)
-			case value != "file":
-				return fmt.Errorf("the option %s is %q; it must be file", name, value)
+			case value != "file" && value != "s3":
+				return fmt.Errorf("the option %s is %q; it must be file or s3", name, value)
 			case o[OptionFileValue] == "":
-				return fmt.Errorf("the option %s needs %s, the path of the file in the router's image", name, OptionFileValue)
+				return fmt.Errorf("the option %s needs %s, the file's path in the router's image or its ARN in S3", name, OptionFileValue)
 			}
 		case OptionFileValue:
-			if o[OptionFileType] == "" {
-				return fmt.Errorf("the option %s needs %s", name, OptionFileType)
+			if err := r.readFile(o[OptionFileType], value); err != nil {
+				return err
 			}
-			if !path.IsAbs(value) || !oneLine(value) || value == r.ConfigTarget() {
-				return fmt.Errorf("the option %s is %q; it must be an absolute path in the router's image other than %s", name, value, r.ConfigTarget())
-			}
-			r.include = value
 		default:
 			return fmt.Errorf("the option %q is none of %s, %s and %s", name, OptionMetadata, OptionFileType, OptionFileValue)
 		}
 	}
 	return nil
+}
+
+func (r *Router) readFile(kind, value string) error {
+	switch {
+	case kind == "":
+		return fmt.Errorf("the option %s needs %s", OptionFileValue, OptionFileType)
+	case kind == "s3" && (!s3Object.MatchString(value) || !oneLine(value)):
+		return fmt.Errorf("the option %s is %q; with %s s3 it must be like arn:aws:s3:::bucket/path/extra.conf", OptionFileValue, value, OptionFileType)
+	case kind == "s3":
+		r.external = value
+		if r.include = fluentBitExternal; r.task.Kind == Fluentd {
+			r.include = fluentdExternal
+		}
+	case !path.IsAbs(value) || !oneLine(value) || value == r.ConfigTarget():
+		return fmt.Errorf("the option %s is %q; it must be an absolute path in the router's image other than %s", OptionFileValue, value, r.ConfigTarget())
+	default:
+		r.include = value
+	}
+	return nil
+}
+
+// s3Object is the ARN of an object.
+var s3Object = regexp.MustCompile(`^arn:[a-z0-9-]+:s3:::[^/]+/.+$`)
+
+// External is the ARN of the object in S3 that the router includes, and where it is mounted; empty if there is none.
+func (r *Router) External() (arn, target string) {
+	if r.external == "" {
+		return "", ""
+	}
+	return r.external, r.include
+}
+
+// InS3 reports whether the options of a firelensConfiguration name an object in S3, and which.
+func InS3(options map[string]string) (arn string, ok bool) {
+	return options[OptionFileValue], options[OptionFileType] == "s3"
 }
 
 // outputKey is the option that names a container's output plugin.

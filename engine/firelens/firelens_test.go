@@ -33,7 +33,13 @@ func TestTheConfigurationOfARouter(t *testing.T) {
 		t.Bridge, t.Options = false, map[string]string{firelens.OptionMetadata: "false"}
 		return t
 	}
+	external := func(t firelens.Task) firelens.Task {
+		t = bare(t)
+		t.Options = map[string]string{firelens.OptionFileType: "s3", firelens.OptionFileValue: "arn:aws:s3:::bucket/logs/extra.conf"}
+		return t
+	}
 	for name, in := range map[string]firelens.Task{
+		"fluentbit-s3.conf": external(task(firelens.FluentBit)), "fluentd-s3.conf": external(task(firelens.Fluentd)),
 		"fluentbit.conf": task(firelens.FluentBit), "fluentd.conf": task(firelens.Fluentd),
 		"fluentbit-host.conf": bare(task(firelens.FluentBit)), "fluentd-host.conf": bare(task(firelens.Fluentd)),
 	} {
@@ -59,20 +65,20 @@ func TestTheConfigurationOfARouter(t *testing.T) {
 
 func TestWhatCantBeWrittenIsRefusedByName(t *testing.T) {
 	for want, change := range map[string]func(*firelens.Task){
-		`the type "logstash"`:             func(t *firelens.Task) { t.Kind = "logstash" },
-		`enable-ecs-log-metadata is "si"`: func(t *firelens.Task) { t.Options[firelens.OptionMetadata] = "si" },
-		"config-file-type s3":             func(t *firelens.Task) { t.Options[firelens.OptionFileType] = "s3" },
-		"needs config-file-value":         func(t *firelens.Task) { delete(t.Options, firelens.OptionFileValue) },
-		"needs config-file-type":          func(t *firelens.Task) { delete(t.Options, firelens.OptionFileType) },
-		"must be an absolute path":        func(t *firelens.Task) { t.Options[firelens.OptionFileValue] = "/fluent-bit/etc/fluent-bit.conf" },
-		`the option "colour"`:             func(t *firelens.Task) { t.Options["colour"] = "red" },
-		`option "Host" can't`:             func(t *firelens.Task) { t.Sources[0].Options["Host"] = "a\n[OUTPUT]" },
-		`option "a b" can't`:              func(t *firelens.Task) { t.Sources[0].Options["a b"] = "c" },
-		`option "</match>" can't`:         func(t *firelens.Task) { t.Sources[0].Options["</match>"] = "c" },
-		`secret option "a b" can't`:       func(t *firelens.Task) { t.Sources[0].Secrets = []string{"a b"} },
-		"lack Name":                       func(t *firelens.Task) { t.Sources[2].Options = map[string]string{"Match": "*"} },
-		"must be a number of bytes":       func(t *firelens.Task) { t.Sources[0].Options["log-driver-buffer-limit"] = "lots" },
-		"the task's ARN":                  func(t *firelens.Task) { t.Arn = "task/.." },
+		`the type "logstash"`:              func(t *firelens.Task) { t.Kind = "logstash" },
+		`enable-ecs-log-metadata is "si"`:  func(t *firelens.Task) { t.Options[firelens.OptionMetadata] = "si" },
+		"with config-file-type s3 it must": func(t *firelens.Task) { t.Options[firelens.OptionFileType] = "s3" },
+		"needs config-file-value":          func(t *firelens.Task) { delete(t.Options, firelens.OptionFileValue) },
+		"needs config-file-type":           func(t *firelens.Task) { delete(t.Options, firelens.OptionFileType) },
+		"must be an absolute path":         func(t *firelens.Task) { t.Options[firelens.OptionFileValue] = "/fluent-bit/etc/fluent-bit.conf" },
+		`the option "colour"`:              func(t *firelens.Task) { t.Options["colour"] = "red" },
+		`option "Host" can't`:              func(t *firelens.Task) { t.Sources[0].Options["Host"] = "a\n[OUTPUT]" },
+		`option "a b" can't`:               func(t *firelens.Task) { t.Sources[0].Options["a b"] = "c" },
+		`option "</match>" can't`:          func(t *firelens.Task) { t.Sources[0].Options["</match>"] = "c" },
+		`secret option "a b" can't`:        func(t *firelens.Task) { t.Sources[0].Secrets = []string{"a b"} },
+		"lack Name":                        func(t *firelens.Task) { t.Sources[2].Options = map[string]string{"Match": "*"} },
+		"must be a number of bytes":        func(t *firelens.Task) { t.Sources[0].Options["log-driver-buffer-limit"] = "lots" },
+		"the task's ARN":                   func(t *firelens.Task) { t.Arn = "task/.." },
 	} {
 		in := task(firelens.FluentBit)
 		change(&in)
@@ -98,11 +104,11 @@ func TestARoutersFilesComeAndGo(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "firelens")
 	dir := firelens.Dir(root, taskArn)
 	for range 2 {
-		if err := firelens.Prepare(dir, []byte("a")); err != nil {
+		if err := firelens.Prepare(dir, []byte("a"), []byte("b")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for path, mode := range map[string]os.FileMode{root: 0o700, firelens.SocketDir(dir): 0o777, firelens.ConfigPath(dir): 0o644} {
+	for path, mode := range map[string]os.FileMode{root: 0o700, firelens.SocketDir(dir): 0o777, firelens.ConfigPath(dir): 0o644, firelens.ExternalPath(dir): 0o644} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v %v", path, info, err)
 		}

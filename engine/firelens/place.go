@@ -1,6 +1,7 @@
 package firelens
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -37,13 +38,16 @@ func SocketDir(dir string) string { return filepath.Join(dir, "socket") }
 // ConfigPath is the configuration's file on the host.
 func ConfigPath(dir string) string { return filepath.Join(dir, "config", configName) }
 
+// ExternalPath is the file on the host that an object of S3 is kept in.
+func ExternalPath(dir string) string { return filepath.Join(dir, "config", "external.conf") }
+
 // SocketTarget is where the router sees SocketDir.
 const SocketTarget = socketTarget
 
-// Prepare puts a router's configuration and the directory of its socket on the host. Repeating it changes nothing. The
+// Prepare puts a router's configuration, the file that it includes from S3 (nil: none) and the directory of its socket on the host. Repeating it changes nothing. The
 // router may run as any user: what is mounted into it is open to all, and the directory above is root's alone, so that no
 // one else on the host gets there.
-func Prepare(dir string, config []byte) error {
+func Prepare(dir string, config, external []byte) error {
 	for _, d := range []struct {
 		path string
 		mode fs.FileMode
@@ -55,11 +59,20 @@ func Prepare(dir string, config []byte) error {
 			return fmt.Errorf("log router: %w", err)
 		}
 	}
-	// In place: the file may be mounted already, and a mount shows the inode.
-	if old, err := os.ReadFile(ConfigPath(dir)); err == nil && string(old) == string(config) {
+	if external != nil {
+		if err := put(ExternalPath(dir), external); err != nil {
+			return err
+		}
+	}
+	return put(ConfigPath(dir), config)
+}
+
+// put writes a file in place: it may be mounted already, and a mount shows the inode.
+func put(name string, data []byte) error {
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	if err := os.WriteFile(ConfigPath(dir), config, 0o644); err != nil {
+	if err := os.WriteFile(name, data, 0o644); err != nil {
 		return fmt.Errorf("log router: %w", err)
 	}
 	return nil
