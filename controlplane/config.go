@@ -54,6 +54,12 @@ type Config struct {
 	// RoleCredentials is a file with the credentials of tasks' roles, see package roles; empty for none.
 	RoleCredentials string
 
+	// MetricsListen is the address of the Prometheus metrics, at /metrics; empty: they are not served. It follows the rules of
+	// Listen: with TLSCert it speaks TLS, and in clear it is on loopback unless InsecureHTTP allows more.
+	MetricsListen string
+	// MetricsOptional goes on without metrics when another process has the address.
+	MetricsOptional bool
+
 	// Purge says how long what has ended stays describable.
 	Purge store.PurgeConfig
 	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.
@@ -92,6 +98,13 @@ func (c Config) complete() (Config, error) {
 	if c.PublicURL != "" {
 		if u, err := url.Parse(c.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 			return c, fmt.Errorf("%w: --public-url %q is not like https://longshore.example.com", ErrConfig, c.PublicURL)
+		}
+	}
+	if c.MetricsListen != "" {
+		metrics := c
+		metrics.Listen = c.MetricsListen
+		if err := metrics.checkListener(); err != nil {
+			return c, fmt.Errorf("--metrics-listen: %w", err)
 		}
 	}
 	return c, c.checkListener()

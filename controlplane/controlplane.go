@@ -9,6 +9,7 @@
 //	/acs/ws, /tcs/ws  the agents' web sockets (package poll), signed
 //	GET /             who is here
 //	GET /healthz      200 while the store answers
+//	GET /metrics      Prometheus metrics, on a listener of their own
 //
 // # The data directory
 //
@@ -24,10 +25,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -38,6 +41,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
+	"github.com/longshore-project/longshore/controlplane/telemetry"
 	"github.com/longshore-project/longshore/internal/version"
 )
 
@@ -50,6 +54,11 @@ type ControlPlane struct {
 	log   *zap.Logger
 	store *store.Store
 	roles *roles.Roles // nil: none
+
+	figures     *figures
+	book        *telemetry.Book
+	replica     string
+	metricsAddr net.Addr // nil: metrics are not served
 
 	addr   net.Addr
 	server *http.Server
@@ -85,7 +94,7 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 		return nil, err
 	}
 	started := time.Now()
-	p := &ControlPlane{cfg: cfg, log: cfg.Log, failed: make(chan error, 4)}
+	p := &ControlPlane{cfg: cfg, log: cfg.Log, failed: make(chan error, 4), figures: newFigures(), replica: replicaName()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -170,7 +179,7 @@ func (p *ControlPlane) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := store.Config{Client: client, Revision: revision, Log: p.log.Named("store")}
+	cfg := store.Config{Client: client, Revision: revision, Log: p.log.Named("store"), Observe: p.figures.stored}
 	if len(p.cfg.EtcdEndpoints) == 0 {
 		cfg.Maintain, cfg.Disk = true, p.cfg.DataDir
 	}
@@ -229,7 +238,10 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		RolloutWait:       p.cfg.RolloutWaveWait,
 		RolloutParallel:   p.cfg.RolloutParallel,
 		HealthyAfter:      p.cfg.ReplicaHealthyAfter,
+		Waits:             p.waits,
+		Passed:            p.figures.passed,
 	}
+	p.book = telemetry.New(telemetry.FromStore(p.store), nil)
 	session := time.Duration(0) // the rooms' defaults: other replicas must learn soon that this one is gone
 	if len(p.cfg.EtcdEndpoints) == 0 {
 		// There is no other replica, and the next start revokes what this process leaves. A store that is slow for some seconds
@@ -238,7 +250,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	}
 	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book})
 	if err != nil {
 		return nil, err
 	}
@@ -254,8 +266,24 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Log:       p.log.Named("api"),
 
 		Scheduling: scheduling,
+		Sizing:     p.book.Sizing,
 	})
-	return p.routes(calls, sockets), nil
+	return p.routes(p.figures.timed(calls), sockets), p.serveMetrics(p.book, sockets)
+}
+
+// replicaName names this process in the records of agents' connections.
+func replicaName() string {
+	host, _ := os.Hostname() // without one the random part is name enough
+	return host + "-" + uuid.NewString()[:8]
+}
+
+// waits says what a task waits for on its instance, or which replica was told.
+func (p *ControlPlane) waits(c *store.Connection, t *store.Task) []string {
+	told := p.book.Waits(t.Cluster, t.Instance, t.ID)
+	if len(told) == 0 && c != nil && c.Replica != p.replica {
+		return []string{"its agent speaks with the replica " + c.Replica + "; ask that one for more"}
+	}
+	return told
 }
 
 // openRoles opens the file of the roles' credentials. Without one no role has any, and tasks with a role are told so.

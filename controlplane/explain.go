@@ -24,7 +24,7 @@ import (
 	"github.com/longshore-project/longshore/protocol/awsjson"
 )
 
-// Asking is how a running control plane is asked for explanations.
+// Asking is how a running control plane is asked for explanations and sizes.
 type Asking struct {
 	// Endpoint is its URL.
 	Endpoint string
@@ -43,13 +43,23 @@ const maxExplanation = 64 << 20
 // Explain asks, and returns the answer's JSON, which is a scheduler.Explanation. An error of the class [ErrConfig] is for
 // whoever wrote the command.
 func (a Asking) Explain(ctx context.Context, in api.ExplainInput) ([]byte, error) {
+	return a.ask(ctx, "Explain", in)
+}
+
+// Sizing asks, and returns the answer's JSON, which is a telemetry.Sizing. Errors are as those of Explain.
+func (a Asking) Sizing(ctx context.Context, in api.SizingInput) ([]byte, error) {
+	return a.ask(ctx, "Sizing", in)
+}
+
+// ask calls an operation of our own.
+func (a Asking) ask(ctx context.Context, operation string, in any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	body, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
 	}
-	r, err := a.request(ctx, body)
+	r, err := a.request(ctx, operation, body)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +91,7 @@ func (a Asking) Explain(ctx context.Context, in api.ExplainInput) ([]byte, error
 }
 
 // request is a signed call.
-func (a Asking) request(ctx context.Context, body []byte) (*http.Request, error) {
+func (a Asking) request(ctx context.Context, operation string, body []byte) (*http.Request, error) {
 	if u, err := url.Parse(a.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("%w: --endpoint %q is not like http://127.0.0.1:8480", ErrConfig, a.Endpoint)
 	}
@@ -99,7 +109,7 @@ func (a Asking) request(ctx context.Context, body []byte) (*http.Request, error)
 	}
 	r.URL.Path = "/"
 	r.Header.Set("Content-Type", awsjson.ContentType)
-	r.Header.Set("X-Amz-Target", api.OwnTargetPrefix+"Explain")
+	r.Header.Set("X-Amz-Target", api.OwnTargetPrefix+operation)
 	sum := sha256.Sum256(body)
 	return r, v4.NewSigner().SignHTTP(ctx, key, r, hex.EncodeToString(sum[:]), "ecs", "us-west-2", time.Now())
 }

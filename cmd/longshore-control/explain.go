@@ -25,11 +25,8 @@ func explainCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	f := cmd.PersistentFlags()
-	f.StringVar(&asking.Endpoint, "endpoint", "http://127.0.0.1:8480", "URL of the control plane")
-	f.StringVar(&asking.DataDir, "data-dir", "/var/lib/longshore", "directory with the administrator's key, unless AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set")
-	f.StringVar(&asking.CA, "ca", "", "file with the CA of the control plane's certificate, PEM")
+	askingFlags(f, &asking, &asJSON)
 	f.StringVar(&in.Cluster, "cluster", "", "the cluster's name (default: default)")
-	f.BoolVar(&asJSON, "json", false, "answer in JSON")
 
 	run := func(kind string, read func(args []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
@@ -114,6 +111,19 @@ func explainCommand() *cobra.Command {
 	put.Flags().StringArrayVar(&attributes, "attribute", nil, "name=value; a name alone takes the attribute away; may be given again")
 	required(put, "attribute")
 	return cmd
+}
+
+type flags interface {
+	StringVar(p *string, name, value, usage string)
+	BoolVar(p *bool, name string, value bool, usage string)
+}
+
+// askingFlags are those of the commands that ask a running control plane.
+func askingFlags(f flags, asking *controlplane.Asking, asJSON *bool) {
+	f.StringVar(&asking.Endpoint, "endpoint", "http://127.0.0.1:8480", "URL of the control plane")
+	f.StringVar(&asking.DataDir, "data-dir", "/var/lib/longshore", "directory with the administrator's key, unless AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set")
+	f.StringVar(&asking.CA, "ca", "", "file with the CA of the control plane's certificate, PEM")
+	f.BoolVar(asJSON, "json", false, "answer in JSON")
 }
 
 func required(cmd *cobra.Command, flag string) {

@@ -52,7 +52,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	root.AddCommand(runCommand(), keyCommand(), explainCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), keyCommand(), explainCommand(), sizingCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Say which version this is",
 		Args:  cobra.NoArgs,
@@ -98,6 +98,7 @@ func runCommand() *cobra.Command {
 			if cfg.ReplicaHealthyAfter == 0 {
 				cfg.ReplicaHealthyAfter = time.Nanosecond
 			}
+			cfg.MetricsOptional = !cmd.Flags().Changed("metrics-listen")
 			cfg.EtcdPassword = os.Getenv("LONGSHORE_ETCD_PASSWORD")
 			if err := controlplane.Run(cmd.Context(), cfg); err != nil {
 				return failed{err}
@@ -121,6 +122,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user of the external etcd; the password is in LONGSHORE_ETCD_PASSWORD")
 	f.Int64Var(&cfg.EtcdQuota, "etcd-quota", 8<<30, "largest size of the embedded etcd's database in bytes")
 	f.StringVar(&cfg.RoleCredentials, "role-credentials", "", "file with the credentials of tasks' roles, JSON; only its owner may have rights to it")
+	f.StringVar(&cfg.MetricsListen, "metrics-listen", "127.0.0.1:8481", "address of the Prometheus metrics at /metrics; empty: they are not served. When it is not given and the default is taken, they are not served either")
 	f.DurationVar(&cfg.InstanceLostAfter, "instance-lost-after", 15*time.Minute, "how long a host may be away before it is deregistered")
 	f.DurationVar(&cfg.RolloutWaveWait, "rollout-wave-wait", 10*time.Second, "how long a wave of a roll-out has to be healthy before the next")
 	f.DurationVar(&cfg.ReplicaHealthyAfter, "replica-healthy-after", 40*time.Second, "how long a task of a REPLICA service without health checks must have run to count as healthy in a roll-out")

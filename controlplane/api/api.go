@@ -38,6 +38,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/telemetry"
 	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/awsjson"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
@@ -75,6 +76,9 @@ type Config struct {
 	GateWait time.Duration
 	// Scheduling is the scheduler's configuration, for what is explained and tried out.
 	Scheduling scheduler.Config
+	// Sizing is what containers used beside what they reserve, of a cluster, and of one service unless that is empty. Default:
+	// nothing was measured.
+	Sizing func(cluster, service string) *telemetry.Sizing
 	// MaxBody bounds a request's body in bytes; default 1 MiB.
 	MaxBody int64
 	// CallTimeout bounds a call; default 30 s.
@@ -103,6 +107,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Zone == "" {
 		cfg.Zone = cfg.Region + "a"
+	}
+	if cfg.Sizing == nil {
+		cfg.Sizing = telemetry.New(telemetry.FromStore(cfg.Store), cfg.Now).Sizing
 	}
 	if cfg.GateWait == 0 {
 		cfg.GateWait = defaultGateWait
@@ -208,8 +215,11 @@ func (s *Server) answer(ctx context.Context, c *call, w http.ResponseWriter, r *
 	if err := c.authorize(); err != nil {
 		return nil, err
 	}
-	if c.op == explainOperation {
+	switch c.op {
+	case explainOperation:
 		return s.explain(ctx, c, body)
+	case sizingOperation:
+		return s.sizing(ctx, body)
 	}
 	o, served := s.table[c.op]
 	if !served {
@@ -232,8 +242,8 @@ func operationOf(targets []string) (string, error) {
 	if len(targets) != 1 {
 		return "", exception("UnknownOperationException", "The request has %d X-Amz-Target headers; it needs one, of the form %s<operation>.", len(targets), ecsapi.TargetPrefix)
 	}
-	if targets[0] == OwnTargetPrefix+explainOperation {
-		return explainOperation, nil
+	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation) {
+		return own, nil
 	}
 	op, err := ecsapi.ByTarget(targets[0])
 	if err != nil {
@@ -263,7 +273,7 @@ func (c *call) authorize() error {
 	case store.RoleAdmin:
 		return nil
 	case store.RoleReadOnly:
-		if strings.HasPrefix(c.op, "Describe") || strings.HasPrefix(c.op, "List") || strings.HasPrefix(c.op, "Get") || c.op == explainOperation {
+		if strings.HasPrefix(c.op, "Describe") || strings.HasPrefix(c.op, "List") || strings.HasPrefix(c.op, "Get") || c.op == explainOperation || c.op == sizingOperation {
 			return nil
 		}
 	case store.RoleHost:

@@ -238,6 +238,11 @@ func (m *Model) state(t *store.Task) (state, detail string) {
 			state += " " + string(t.Object.HealthStatus)
 		}
 	}
+	if state != task.Running || !task.Wanted(t) {
+		if told := m.cfg.Waits(m.connection(t.Instance), t); len(told) > 0 {
+			waits = append(waits, fmt.Sprintf("on host %s: %s", t.Instance, strings.Join(told, "; ")))
+		}
+	}
 	for _, c := range t.Object.Containers {
 		if why := aws.ToString(c.Reason); why != "" {
 			waits = append(waits, "container "+aws.ToString(c.Name)+": "+why)

@@ -106,6 +106,12 @@ type Config struct {
 	AgentGrace time.Duration
 	// SessionTTL is the lifetime of the scheduler's own session. Default 10 s.
 	SessionTTL time.Duration
+
+	// Waits says what a task that is not where it is to be waits for on its instance, as the agent told; nothing if that is
+	// not known. c is the agent's connection, nil for none. Explanations repeat it. Default: nothing is known.
+	Waits func(c *store.Connection, t *store.Task) []string
+	// Passed is told how long each pass over a cluster's changes took; it must return at once. May be nil.
+	Passed func(took time.Duration)
 }
 
 func (c Config) withDefaults() Config {
@@ -118,6 +124,9 @@ func (c Config) withDefaults() Config {
 	c.HealthyAfter = cmp.Or(c.HealthyAfter, 40*time.Second)
 	c.AgentGrace = cmp.Or(c.AgentGrace, 30*time.Second)
 	c.SessionTTL = cmp.Or(c.SessionTTL, 10*time.Second)
+	if c.Waits == nil {
+		c.Waits = func(*store.Connection, *store.Task) []string { return nil }
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -78,7 +78,11 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.marks.kick:
 		case <-timer.C:
 		}
+		begun := time.Now()
 		next := w.turn(ctx)
+		if w.cfg.Passed != nil {
+			w.cfg.Passed(time.Since(begun))
+		}
 		if !next.IsZero() {
 			timer.Reset(max(next.Sub(w.cfg.Now()), 0))
 		} else {

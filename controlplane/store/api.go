@@ -64,6 +64,8 @@ type Config struct {
 	// Revision is the revision that etcd has reached, when this process has the only server and so need not ask: every
 	// transaction that was acknowledged to anybody is in it. nil: etcd is asked.
 	Revision func() int64
+	// Observe, if set, is told how long each "commit" and each current "read" took; it must return at once.
+	Observe func(operation string, took time.Duration, err error)
 	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short. It is for the
 	// embedded server; whoever runs an external cluster does that with their own tools.
 	Maintain bool
@@ -167,15 +169,23 @@ func (s *Store) spawn(f func()) bool {
 // Read waits until the view holds all that was committed before the call, and calls f with it. f must not call the store
 // and must not keep v; it may keep records, which are immutable. The view does not change while f runs, and f delays nobody.
 func (s *Store) Read(ctx context.Context, f func(v *View) error) error {
+	begun := time.Now()
 	revision, err := s.readIndex(ctx)
-	if err != nil {
-		return err
+	var v *View
+	if err == nil {
+		v, err = s.wait(ctx, revision)
 	}
-	v, err := s.wait(ctx, revision)
+	s.observe("read", begun, err)
 	if err != nil {
 		return err
 	}
 	return f(v)
+}
+
+func (s *Store) observe(operation string, begun time.Time, err error) {
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(operation, time.Since(begun), err)
+	}
 }
 
 // Peek is Read without the wait: the view as it is now. For loops that are called again on change.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -150,7 +151,7 @@ func (t *Txn) fail(err error) {
 
 // Commit applies the transaction and waits for the view. Errors: ErrConflict, ErrFull, ErrInvalid, ErrUnavailable (the
 // outcome is unknown) or the context's (unknown too). On success the revision of each written record is set.
-func (t *Txn) Commit(ctx context.Context) error {
+func (t *Txn) Commit(ctx context.Context) (err error) {
 	if t.err == nil && t.Len() > maxOps {
 		t.err = fmt.Errorf("%w: it has %d operations, at most %d are possible", ErrInvalid, t.Len(), maxOps)
 	}
@@ -164,9 +165,10 @@ func (t *Txn) Commit(ctx context.Context) error {
 		}
 	}
 	failpoint.Hit("store/before-commit")
-	ticket := t.ticket()
+	begun, ticket := time.Now(), t.ticket()
+	defer func() { s.observe("commit", begun, err) }()
 	s.written.expect(t.written)
-	err := s.submit(ctx, ticket)
+	err = s.submit(ctx, ticket)
 	s.written.forget(t.written)
 	failpoint.Hit("store/after-commit")
 	if err != nil {

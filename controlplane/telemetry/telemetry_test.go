@@ -48,7 +48,9 @@ func (w *world) place(instance string, n int, service string) {
 
 // publish has an instance publish that a task's container used a percentage of the host's CPU and some MiB.
 func (w *world) publish(instance string, n int, cpu, memory float64, more ...*tcs.GeneralMetric) {
-	set := func(v float64) *tcs.CWStatsSet { return &tcs.CWStatsSet{Sum: 2 * v, SampleCount: 2, Min: v / 2, Max: 2 * v} }
+	set := func(v float64) *tcs.CWStatsSet {
+		return &tcs.CWStatsSet{Sum: 2 * v, SampleCount: 2, Min: v / 2, Max: 2 * v}
+	}
 	w.book.Metrics("c", instance, &tcs.PublishMetricsRequest{TaskMetrics: []*tcs.TaskMetric{{TaskArn: taskArn + id(n), ContainerMetrics: []*tcs.ContainerMetric{
 		{ContainerName: "web", CPUStatsSet: set(cpu), MemoryStatsSet: set(memory), GeneralMetricsPayload: tcs.OwnPayload(more...)},
 		{ContainerName: "not-in-the-definition", CPUStatsSet: set(cpu)},
