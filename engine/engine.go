@@ -83,6 +83,11 @@ func (e *Engine) restore(rec *TaskRecord) (*worker, error) {
 		t = bareTask(rec)
 		rec.Rebuilt = true
 	}
+	for _, at := range []*time.Time{&rec.AcceptedAt, &rec.StoppedAt} {
+		if now := time.Now(); at.After(now) { // the host's clock was set back since, and nobody waits until it is that late again
+			*at = now
+		}
+	}
 	w := newWorker(e, t, rec)
 	if rec.StoppedAt.IsZero() {
 		for _, cr := range rec.Containers {

@@ -137,6 +137,10 @@ func needsCheck(c *Container) bool {
 }
 
 func (p *planning) start(c *Container, cr *ContainerRecord, co *ContainerObserved) {
+	if p.rec.Rebuilt && cr.Intent == nil && !co.State.FinishedAt.After(p.rec.AcceptedAt) { // it may have been stopped, and told so, before the memory was lost
+		p.wait("the control plane's payload, because the state file was lost and it is not known whether container " + c.Name + " is still to run")
+		return
+	}
 	if p.obs.Grant.State == GrantHeld && (co.ended() && !p.rebooted(cr, co) || p.dependenciesMet(c)) {
 		p.order(Action{Verb: VerbStart, Container: c.Name, From: co.State.StartedAt})
 	}

@@ -200,13 +200,20 @@ func locked(path string) error {
 	return fmt.Errorf("%s: %w; is another longshore-agent running?", path, ErrLocked)
 }
 
-// prepare checks what a database is and makes what is missing.
+// parts are the buckets of the layout.
+var parts = []string{metaBucket, "tasks", "changes", "session"}
+
+// prepare checks what a database is and makes what is missing. Where nothing is, nothing is written, so that a database on a
+// full disk can be opened.
 func prepare(db *bbolt.DB, path string) error {
 	var version string
-	empty := true
+	empty, missing := true, false
 	err := db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket([]byte(metaBucket)); b != nil {
 			version = string(b.Get([]byte(versionKey)))
+		}
+		for _, name := range parts {
+			missing = missing || tx.Bucket([]byte(name)) == nil
 		}
 		return tx.ForEach(func([]byte, *bbolt.Bucket) error { empty = false; return nil })
 	})
@@ -220,10 +227,12 @@ func prepare(db *bbolt.DB, path string) error {
 			return &damage{fmt.Errorf("it is not a state database of longshore-agent (its version is %q)", version)}
 		case number > Version:
 			return &NewerError{path, number, Version}
+		case number == Version && !missing:
+			return nil
 		}
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{metaBucket, "tasks", "changes", "session"} {
+		for _, name := range parts {
 			_, err := tx.CreateBucketIfNotExists([]byte(name))
 			if errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 				return &damage{fmt.Errorf("%s is no bucket", name)}

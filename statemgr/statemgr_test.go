@@ -152,6 +152,21 @@ func TestAFrozenDatabaseOfEachVersionCanBeRead(t *testing.T) {
 	}
 }
 
+func TestOpeningADatabaseThatLacksNothingWritesNothing(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	fill(t, db)
+	db.Close()
+	before, err := os.ReadFile(db.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open(t, dir).Close()
+	if after, err := os.ReadFile(db.Path()); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file was written to, which a full disk would not let it be: %v", err)
+	}
+}
+
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	raw, err := os.ReadFile(from)
