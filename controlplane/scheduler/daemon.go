@@ -35,6 +35,8 @@ type snapshot struct {
 	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
 	now         time.Time
 	revision    int64 // of the view
+	// preparations of the service, by instance.
+	preparations map[string]*store.Preparation
 
 	// Of a REPLICA service, which looks at no host that it need not:
 	find  func(id string) *placement.Host                  // a host, nil when it is INACTIVE
@@ -50,10 +52,12 @@ type plan struct {
 	stops   []*store.Task  // changed records
 	starts  []start
 	moves   []*store.Task // changed records of other services' tasks, which are to make room
-	events  []string
-	wake    time.Time       // when to look again though nothing changed; zero: never
-	waits   map[string]bool // instances on which any change of tasks or resources matters
-	problem error           // why nothing could be decided
+	// prepares are preparations to be written, unprepares those to be deleted.
+	prepares, unprepares []*store.Preparation
+	events               []string
+	wake                 time.Time       // when to look again though nothing changed; zero: never
+	waits                map[string]bool // instances on which any change of tasks or resources matters
+	problem              error           // why nothing could be decided
 }
 
 type start struct {
@@ -63,7 +67,8 @@ type start struct {
 
 // empty tells whether there is nothing to be done now.
 func (p *plan) empty() bool {
-	return p.service == nil && len(p.stops) == 0 && len(p.starts) == 0 && len(p.moves) == 0 && len(p.events) == 0
+	return p.service == nil && len(p.stops) == 0 && len(p.starts) == 0 && len(p.moves) == 0 && len(p.events) == 0 &&
+		len(p.prepares) == 0 && len(p.unprepares) == 0
 }
 
 // reconcile decides about a service. It is pure but for the ids of the tasks it makes.
@@ -72,6 +77,7 @@ func reconcile(s snapshot, cfg *Config) *plan {
 	switch aws.ToString(s.service.Object.Status) {
 	case draining:
 		p.drain()
+		p.forgetPreparations()
 	case active:
 		if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
 			return p.plan
@@ -92,6 +98,7 @@ func reconcile(s snapshot, cfg *Config) *plan {
 		p.evict()
 		p.rollOut()
 		p.start()
+		p.forgetPreparations()
 		p.complain()
 		p.settle()
 	}
@@ -115,6 +122,7 @@ type pass struct {
 	places   []*place
 	refusals []*placement.Refusal // why tasks could not be placed
 	spare    int                  // how many healthy tasks may be stopped for the roll-out
+	waiting  map[string]bool      // places whose old task runs until the images of the new one are there
 }
 
 // A deployment of the service, ready to place tasks.
@@ -147,7 +155,11 @@ func newPass(s snapshot, cfg *Config) *pass {
 	svc := *s.service
 	svc.Object.Deployments = slices.Clone(s.service.Object.Deployments)
 	svc.Rollouts, svc.Failures = maps.Clone(s.service.Rollouts), maps.Clone(s.service.Failures)
-	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}}
+	s.preparations = maps.Clone(s.preparations)
+	if s.preparations == nil {
+		s.preparations = map[string]*store.Preparation{}
+	}
+	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}, waiting: map[string]bool{}}
 }
 
 // readDeployments finds the service's deployments and compiles what they need.

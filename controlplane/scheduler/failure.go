@@ -29,7 +29,7 @@ func (p *pass) countFailures() {
 		known[pl.id] = true
 		f, had := p.svc.Failures[pl.id]
 		switch t := pl.last; {
-		case t == nil:
+		case t == nil, p.countUnprepared(pl):
 		case failed(t) && p.deployment(t.Deployment) != nil && t.ID != f.Task:
 			p.countFailure(pl, t, f)
 		case had && pl.healthy() && pl.task.Deployment == f.Deployment && !p.notYet(aws.ToTime(t.Object.StartedAt).Add(p.cfg.RestartReset)):

@@ -93,6 +93,8 @@ func (s *Scheduler) note(changes []store.Change) {
 			s.marksOf(r.Cluster).add(false, r.Service, r.Instance)
 		case *store.Allocation:
 			s.marksOf(r.Cluster).add(false, "", r.Instance)
+		case *store.Preparation:
+			s.marksOf(r.Cluster).add(false, r.Service, "")
 		case *store.Connection:
 			s.marksOf(r.Cluster).add((c.Old == nil) != (c.New == nil), "", r.Instance)
 		case *store.Instance:

@@ -48,6 +48,7 @@ func (p *pass) rollOut() {
 			reached[pl.id] = true
 		}
 	}
+	p.askAllAgain(reached)
 	if r.Held = p.held(reached); r.Held == "" {
 		p.catchUp(&r, reached)
 	} else {
@@ -112,7 +113,7 @@ func (p *pass) catchUp(r *store.Rollout, reached map[string]bool) {
 			continue
 		}
 		p.replace(pl)
-		if pl.belongs && pl.host.Connected && pl.runs() && pl.of != p.primary {
+		if pl.belongs && pl.host.Connected && pl.runs() && pl.of != p.primary && !p.waiting[pl.id] {
 			delete(reached, pl.id)
 		}
 	}
@@ -172,7 +173,10 @@ const (
 // look tells what has become of a place that a wave reached, and why for slow and failing.
 func (p *pass) look(pl *place) (outcome, string) {
 	f, t := p.failure(pl, p.primary), pl.task
+	why := p.unprepared(pl)
 	switch {
+	case why != "":
+		return failing, why
 	case t == nil && f.Count > 0, t != nil && pl.of == p.primary && !pl.healthy() && f.Count > 0:
 		return failing, fmt.Sprintf("task %s on container instance %s failed: %s", f.Task, pl.id, f.Reason)
 	case t == nil || pl.of != p.primary:
@@ -307,7 +311,7 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 
 // underWay tells whether some place that a wave reached has not arrived yet.
 func (p *pass) underWay(reached map[string]bool) bool {
-	return slices.ContainsFunc(p.places, func(pl *place) bool { return pl.belongs && reached[pl.id] && !pl.healthy() })
+	return slices.ContainsFunc(p.places, func(pl *place) bool { return pl.belongs && reached[pl.id] && (!pl.healthy() || p.waiting[pl.id]) })
 }
 
 func rank(pl *place) int {
@@ -325,8 +329,13 @@ func (p *pass) replace(pl *place) {
 	if pl.healthy() && p.spare == 0 {
 		return
 	}
+	ready := p.prepared(pl)
 	if pl.healthy() {
 		p.spare--
+	}
+	if !ready {
+		p.waiting[pl.id] = true
+		return
 	}
 	p.stop(pl, task.Deployed(p.primary.id))
 }

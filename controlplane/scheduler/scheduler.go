@@ -104,14 +104,11 @@ type Config struct {
 	// AgentGrace is how long an agent may be away, as after a restart of the control plane, before a roll-out goes on
 	// without its instance and an event tells that no task could be placed there. Default 30 s.
 	AgentGrace time.Duration
+	// PrepareWait is how long the old daemon of an instance runs on because its agent has not said whether the images of the
+	// new one are there. Default 10 m; negative: not at all.
+	PrepareWait time.Duration
 	// SessionTTL is the lifetime of the scheduler's own session. Default 10 s.
 	SessionTTL time.Duration
-
-	// Waits says what a task that is not where it is to be waits for on its instance, as the agent told; nothing if that is
-	// not known. c is the agent's connection, nil for none. Explanations repeat it. Default: nothing is known.
-	Waits func(c *store.Connection, t *store.Task) []string
-	// Passed is told how long each pass over a cluster's changes took; it must return at once. May be nil.
-	Passed func(took time.Duration)
 }
 
 func (c Config) withDefaults() Config {
@@ -124,9 +121,7 @@ func (c Config) withDefaults() Config {
 	c.HealthyAfter = cmp.Or(c.HealthyAfter, 40*time.Second)
 	c.AgentGrace = cmp.Or(c.AgentGrace, 30*time.Second)
 	c.SessionTTL = cmp.Or(c.SessionTTL, 10*time.Second)
-	if c.Waits == nil {
-		c.Waits = func(*store.Connection, *store.Task) []string { return nil }
-	}
+	c.PrepareWait = cmp.Or(c.PrepareWait, 10*time.Minute)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

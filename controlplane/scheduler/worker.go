@@ -21,7 +21,7 @@ import (
 
 const (
 	// mostStarts and mostStops bound what one transaction does: a start is three operations, and there are at most 128.
-	mostStarts, mostStops, mostMoves = 24, 24, 8
+	mostStarts, mostStops, mostMoves, mostPrepares = 24, 24, 8, 6
 	// silence is how long an event is not repeated.
 	silence = 6 * time.Hour
 	// retryAfter is the time to the next look when the store refused or a service can't be decided on.
@@ -78,11 +78,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.marks.kick:
 		case <-timer.C:
 		}
-		begun := time.Now()
 		next := w.turn(ctx)
-		if w.cfg.Passed != nil {
-			w.cfg.Passed(time.Since(begun))
-		}
 		if !next.IsZero() {
 			timer.Reset(max(next.Sub(w.cfg.Now()), 0))
 		} else {
@@ -276,6 +272,10 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	}
 	s.tasks = slices.AppendSeq(slices.Collect(v.LiveOf(w.cluster, name)), v.EndedOf(w.cluster, name, w.seen[name]))
 	s.revision = v.Revision()
+	s.preparations = map[string]*store.Preparation{}
+	for r := range v.Preparations(w.cluster, name) {
+		s.preparations[r.Instance] = r
+	}
 	w.forReplicas(v, s)
 	if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) == draining {
 		for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
@@ -293,6 +293,8 @@ type work struct {
 	starts  []start
 	moves   []*store.Task
 	events  []string
+	// prepares are to be written, unprepares to be deleted.
+	prepares, unprepares []*store.Preparation
 	// allocations are those that were written, by instance.
 	allocations map[string]*store.Allocation
 }
@@ -300,9 +302,9 @@ type work struct {
 // apply writes a decision, in as many transactions as it takes. A store that is nearly full takes no new tasks, but the
 // rest.
 func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
-	todo := work{service: s.service, record: p.service, stops: p.stops, starts: p.starts, moves: p.moves, events: p.events, allocations: map[string]*store.Allocation{}}
+	todo := work{service: s.service, record: p.service, stops: p.stops, starts: p.starts, moves: p.moves, events: p.events, prepares: p.prepares, unprepares: p.unprepares, allocations: map[string]*store.Allocation{}}
 	var full error
-	for todo.record != nil || len(todo.stops) > 0 || len(todo.moves) > 0 || len(todo.events) > 0 || len(todo.starts) > 0 && full == nil {
+	for todo.record != nil || len(todo.stops) > 0 || len(todo.moves) > 0 || len(todo.events) > 0 || len(todo.prepares)+len(todo.unprepares) > 0 || len(todo.starts) > 0 && full == nil {
 		rest, err := w.step(ctx, todo, full == nil)
 		switch {
 		case err == nil:
@@ -338,6 +340,14 @@ func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, er
 	rest.moves = todo.moves[len(moves):]
 	for _, t := range slices.Concat(stops, moves) {
 		txn.Update(t)
+	}
+	asked, over := todo.prepares[:min(len(todo.prepares), mostPrepares)], todo.unprepares[:min(len(todo.unprepares), mostPrepares)]
+	rest.prepares, rest.unprepares = todo.prepares[len(asked):], todo.unprepares[len(over):]
+	for _, r := range asked {
+		txn.Update(r)
+	}
+	for _, r := range over {
+		txn.Delete(r)
 	}
 	var started []*store.Task
 	for _, st := range starts {

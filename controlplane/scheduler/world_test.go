@@ -45,6 +45,9 @@ type world struct {
 
 	// agents decide what becomes of a task that is to run: RUNNING, STOPPED (it fails) or "" (nothing yet). Default RUNNING.
 	agents func(t *store.Task) string
+	// preparations of images, by instance; images says what becomes of one: READY, FAILED or "" (nothing yet).
+	preparations map[string]*store.Preparation
+	images       func(p *store.Preparation) string
 	// stubborn tasks do not stop.
 	stubborn map[string]bool
 }
@@ -59,6 +62,7 @@ func newWorld(t tester, hosts int) *world {
 	w := &world{
 		t: t, cfg: Config{}.withDefaults(), now: time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC),
 		defs: map[string]*store.TaskDefinition{}, hosts: map[string]*worldHost{}, others: map[string]bool{}, stubborn: map[string]bool{},
+		preparations: map[string]*store.Preparation{},
 	}
 	for i := range hosts {
 		w.join(fmt.Sprintf("host-%d", i+1))
@@ -172,7 +176,7 @@ func (w *world) host(id string) *placement.Host {
 
 func (w *world) snapshot() snapshot {
 	s := snapshot{
-		service: w.svc, definitions: w.defs, now: w.now,
+		service: w.svc, definitions: w.defs, now: w.now, preparations: w.preparations,
 		daemon: func(name string) bool { return name == "agent" || w.others[name] },
 		away:   func(id string) time.Time { return w.hosts[id].away },
 		said: func(message string) bool {
@@ -222,6 +226,12 @@ func (w *world) pass() *plan {
 		}
 		w.tasks = append(w.tasks, s.task)
 	}
+	for _, r := range p.unprepares {
+		delete(w.preparations, r.Instance)
+	}
+	for _, r := range p.prepares {
+		w.preparations[r.Instance] = r
+	}
 	for _, message := range p.events {
 		w.events = append(w.events, types.ServiceEvent{Message: aws.String(message), CreatedAt: aws.Time(w.now)})
 	}
@@ -252,6 +262,16 @@ func (w *world) replace(n *store.Task) {
 
 // report has the connected agents do and report what they are to; whether anything changed.
 func (w *world) report() (changed bool) {
+	for id, r := range w.preparations {
+		if h := w.hosts[id]; w.images == nil || h == nil || !h.connected || r.Status != "" {
+			continue
+		}
+		if status := w.images(r); status != "" {
+			n := *r
+			n.Status, n.Reason = status, map[string]string{store.PreparationFailed: "no such image"}[status]
+			w.preparations[id], changed = &n, true
+		}
+	}
 	for _, t := range slices.Clone(w.tasks) {
 		h := w.hosts[t.Instance]
 		if h == nil || !h.connected || task.IsStopped(t) || w.stubborn[t.ID] {
