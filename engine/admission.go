@@ -2,14 +2,20 @@ package engine
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // ledger reserves the host's cpu, memory and ports for tasks. A task holds its whole need from admission until none of
 // its processes is left. Tasks that wait are asked again in the order they came whenever something is given back; each
 // gets its need as soon as it fits, so that a big one does not hold up the small ones behind it.
+//
+// Small ones that come for ever would starve the big one. So a task that has waited for patience goes first for a time: none
+// behind it gets what it lacks. If that does not help, others pass it again for a time, and so on, each time twice as long
+// as the one before. Whatever ends at last is waited for, and what never ends blocks nobody for ever.
 type ledger struct {
 	host Host
 
@@ -32,6 +38,16 @@ type applicant struct {
 	arn   string
 	need  Need
 	awake func()
+	since time.Time
+}
+
+// patience is how long a task that waits lets others pass.
+const patience = time.Minute
+
+// first reports whether it is the applicant's time to go first: from 1 to 2, from 4 to 8, from 16 to 32 … times patience.
+func (a *applicant) first(now time.Time) bool {
+	turns := bits.Len64(uint64(max(now.Sub(a.since), 0) / patience))
+	return turns%2 == 1
 }
 
 func newLedger(host Host) *ledger {
@@ -58,9 +74,9 @@ func (l *ledger) ask(arn string, need Need, awake func()) Grant {
 	if why := l.never(need); why != "" {
 		return Grant{State: GrantNever, Reason: why}
 	}
-	if why := l.lacks(need); why != "" {
+	if why := l.refusal(arn, need); why != "" {
 		if !slices.ContainsFunc(l.waiting, func(a *applicant) bool { return a.arn == arn }) {
-			l.waiting = append(l.waiting, &applicant{arn, need, awake})
+			l.waiting = append(l.waiting, &applicant{arn, need, awake, time.Now()})
 		}
 		return Grant{State: GrantWaiting, Reason: why}
 	}
@@ -77,7 +93,7 @@ func (l *ledger) grant(arn string) Grant {
 	}
 	for _, a := range l.waiting {
 		if a.arn == arn {
-			return Grant{State: GrantWaiting, Reason: l.lacks(a.need)}
+			return Grant{State: GrantWaiting, Reason: l.refusal(arn, a.need)}
 		}
 	}
 	return Grant{}
@@ -133,17 +149,50 @@ func (l *ledger) release(arn string) {
 	}
 }
 
-func (l *ledger) admit() []func() {
-	var awake []func()
-	l.waiting = slices.DeleteFunc(l.waiting, func(a *applicant) bool {
-		if l.lacks(a.need) != "" {
-			return false
+// review asks those who wait again, because the time of one to go first may have come or be over.
+func (l *ledger) review() {
+	l.mu.Lock()
+	awake := l.admit()
+	l.mu.Unlock()
+	for _, f := range awake {
+		f()
+	}
+}
+
+func (l *ledger) admit() (awake []func()) {
+	for _, a := range slices.Clone(l.waiting) {
+		if l.refusal(a.arn, a.need) != "" {
+			continue
 		}
+		l.waiting = slices.DeleteFunc(l.waiting, func(b *applicant) bool { return a == b })
 		l.take(a.arn, a.need)
 		awake = append(awake, a.awake)
-		return true
-	})
+	}
 	return awake
+}
+
+// refusal says why a task can't be admitted now: what the host lacks, or who goes first.
+func (l *ledger) refusal(arn string, n Need) string {
+	if why := l.lacks(n); why != "" {
+		return why
+	}
+	now := time.Now()
+	for _, a := range l.waiting {
+		switch {
+		case a.arn == arn:
+			return ""
+		case a.first(now) && l.rivals(a.need, n):
+			return fmt.Sprintf("task %s has waited since %s and goes first (%s)", a.arn, a.since.UTC().Format(time.RFC3339), l.lacks(a.need))
+		}
+	}
+	return ""
+}
+
+// rivals reports whether a task would take something of what another one lacks, or needs.
+func (l *ledger) rivals(waits, n Need) bool {
+	return waits.CPU > l.host.CPU-l.cpu && n.CPU > 0 || waits.Memory > l.host.Memory-l.memory && n.Memory > 0 ||
+		slices.ContainsFunc(n.Ports, func(p PortKey) bool { return slices.Contains(waits.Ports, p) }) ||
+		slices.ContainsFunc(n.GPUs, func(g string) bool { return slices.Contains(waits.GPUs, g) })
 }
 
 // never says why the host could not run the task even if it were empty.

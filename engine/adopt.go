@@ -25,6 +25,7 @@ func (e *Engine) handOut(ctx context.Context, engine EngineObserved, states []St
 	}
 	short := e.cfg.DiskPressure()
 	e.health.set("disk", short)
+	e.ledger.review()
 	e.mu.Lock()
 	var urgent map[string]bool
 	if short != "" {

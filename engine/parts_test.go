@@ -7,7 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -61,6 +64,58 @@ func TestTheLedgerGivesBackExactlyWhatItTook(t *testing.T) {
 	if l.cpu != 0 || l.memory != 0 || len(l.ports) != 1 || len(l.waiting) != 0 {
 		t.Fatal(l.cpu, l.memory, l.ports, l.waiting)
 	}
+}
+
+func TestATaskThatWaitsNeitherStarvesNorBlocksTheOthersForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(Host{CPU: 100, Memory: 100})
+		l.ask("running", Need{CPU: 60}, nil)
+		l.ask("for ever", Need{CPU: 10}, nil)
+		var admitted atomic.Bool
+		if g := l.ask("big", Need{CPU: 90, Memory: 50}, func() { admitted.Store(true) }); g.State != GrantWaiting {
+			t.Fatal(g)
+		}
+		// A small task comes every 20 s and takes a minute; without patience the big one would never find 90 units free.
+		passed, held := 0, 0
+		small := func(arn string) {
+			if g := l.ask(arn, Need{CPU: 5}, func() {}); g.State == GrantHeld {
+				passed++
+			} else if held++; !admitted.Load() && !strings.Contains(g.Reason, "task big has waited since ") {
+				t.Errorf("%+v", g)
+			}
+			time.AfterFunc(time.Minute, func() { l.release(arn) })
+		}
+		until := func(begin time.Time, d time.Duration) {
+			for i := 0; time.Since(begin) < d; i++ {
+				small(fmt.Sprint(begin.Unix(), i))
+				<-time.After(20 * time.Second)
+				l.review()
+			}
+		}
+		until(time.Now(), 55*time.Second)
+		if passed == 0 || held != 0 {
+			t.Errorf("in the first minute %d passed and %d were held", passed, held)
+		}
+		if g := l.ask("other", Need{Memory: 10}, nil); g.State != GrantHeld {
+			t.Errorf("it needs nothing that the big one lacks: %+v", g)
+		}
+		passed, held = 0, 0
+		until(time.Now(), 55*time.Second) // from 1 to 2 minutes
+		if passed != 0 || held == 0 || admitted.Load() {
+			t.Errorf("while the big one goes first %d passed and %d were held", passed, held)
+		}
+		passed, held = 0, 0
+		until(time.Now(), 110*time.Second) // from 2 to 4: it waits for what does not end, and blocks nobody
+		if passed == 0 || admitted.Load() {
+			t.Errorf("when its time was over %d passed", passed)
+		}
+		l.release("running")
+		l.release("for ever")
+		until(time.Now(), 4*time.Minute)
+		if !admitted.Load() {
+			t.Error("the big one starved")
+		}
+	})
 }
 
 func TestAForeignListenerIsFoundAndNamed(t *testing.T) {
