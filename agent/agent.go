@@ -60,7 +60,7 @@ type Options struct {
 	LogLevel    string
 	Stderr      io.Writer
 	Root        string // of the host, "/" if empty
-	Introspect  string // address, introspection.Address if empty
+	Introspect  string // address of introspection; its own port, for this host and its containers only, if empty
 	AskedAt     string // address at which containers ask, without anything done to the host's network; the real one if empty
 	Runtime     engine.Runtime
 	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
@@ -90,6 +90,7 @@ type Agent struct {
 	cache    *imagecache.Cache[engine.Image]
 	secrets  *secrets.Resolver
 	asked    *asked // what containers ask; nil where that can't be served
+	measured *measured
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
 	polling  atomic.Pointer[poll.Poller]
@@ -106,9 +107,6 @@ func Run(ctx context.Context, opt Options) error {
 	}
 	if opt.Root == "" {
 		opt.Root = "/"
-	}
-	if opt.Introspect == "" {
-		opt.Introspect = introspection.Address
 	}
 	if opt.EngineRetry == 0 {
 		opt.EngineRetry = time.Second
@@ -144,6 +142,9 @@ func (a *Agent) run(ctx context.Context) error {
 		return &TerminalError{err}
 	}
 	defer a.client.CloseIdleConnections()
+	if err = a.settleReserve(); err != nil {
+		return err
+	}
 	if a.host, err = hostFacts(a.opt.Root, a.cfg); err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
-	listener, err := introspection.Listen(a.opt.Introspect)
+	listener, watch, err := a.listenIntrospection()
 	if err != nil {
 		return err
 	}
@@ -168,6 +169,7 @@ func (a *Agent) run(ctx context.Context) error {
 	group.Go(func() error {
 		return introspection.Serve(ctx, listener, introspection.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
 	})
+	group.Go(func() error { return watch(ctx) })
 	group.Go(func() error { return a.work(ctx, started) })
 	notify(daemon.SdNotifyReady)
 	defer notify(daemon.SdNotifyStopping)
@@ -292,6 +294,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	if err := a.openAsked(); err != nil {
 		return err
 	}
+	a.openMeasured(once)
 	if a.engine, err = a.newEngine(); err != nil {
 		return err
 	}
@@ -301,6 +304,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group.Go(func() error { return a.cache.Run(ctx) })
 	group.Go(func() error { return a.reporter.Run(ctx) })
 	group.Go(func() error { return a.serveAsked(ctx) })
+	group.Go(func() error { return a.runMeasured(ctx) })
 	group.Go(func() error { return a.belong(ctx, patient, once, session.NewSigV4(credentials, a.cfg.Region)) })
 	return group.Wait()
 }
@@ -474,7 +478,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	arn := *a.arn.Load()
 	found := &session.Endpoints{API: api, Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn}
 	publisher := telemetry.New(telemetry.Config{
-		Engine: a.engine, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: telemetry.Limits(),
+		Engine: a.engine, Stats: a.measured.stats, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: telemetry.Limits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineVersion, MetricsDisabled: a.cfg.MetricsDisabled,
 	})
@@ -524,6 +528,9 @@ func (a *Agent) inactive(away time.Duration) error {
 // changed is the engine's hint that something is to be told.
 func (a *Agent) changed() {
 	a.reporter.Wake()
+	if a.measured.files != nil {
+		a.measured.files.Wake()
+	}
 	if p := a.telling.Load(); p != nil {
 		p.Changed()
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/longshore-project/longshore/agent/endpoints/caller"
 	"github.com/longshore-project/longshore/agent/endpoints/credentials"
 	"github.com/longshore-project/longshore/agent/endpoints/ids"
+	"github.com/longshore-project/longshore/agent/endpoints/metadata"
 	"github.com/longshore-project/longshore/agent/endpoints/protection"
 	"github.com/longshore-project/longshore/agent/endpoints/taskserver"
 	"github.com/longshore-project/longshore/engine"
@@ -112,6 +113,7 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 	}
 	defer func() { _ = s.audit.Close() }()
 	credentials.Mount(s.server, credentials.Config{Held: a.roles, Callers: s.callers, Tasks: a.tasks, Audit: s.audit, Log: a.log})
+	a.mountMetadata(s)
 	protection.Mount(s.server, protection.Config{
 		Tasks: a.tasks, Container: s.ids.Find, Caller: s.callers.Is, Role: a.roles.Task, Cluster: a.cfg.ClusterOrDefault(), Log: a.log,
 		API: func(signer aws.CredentialsProvider) (protection.API, error) {
@@ -128,10 +130,14 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 
 // prepares are what the agent adds to containers.
 func (a *Agent) prepares() []engine.Prepare {
-	if a.asked == nil {
-		return []engine.Prepare{refuseRoles}
+	var all []engine.Prepare
+	if a.measured.files != nil {
+		all = append(all, a.measured.files.Prepare)
 	}
-	return []engine.Prepare{a.asked.addAgentURI, a.asked.addCredentials, a.asked.addLogCredentials}
+	if a.asked == nil {
+		return append(all, refuseRoles)
+	}
+	return append(all, metadata.Environment(a.asked.ids.Of), a.asked.addCredentials, a.asked.addLogCredentials)
 }
 
 // refuseRoles refuses what can't be had where nothing is served to containers.
@@ -142,12 +148,6 @@ func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
 	if logsByRole(t, container) {
 		return errors.New("the awslogs driver is to have the execution role's credentials, and this agent serves none: its log says why")
 	}
-	return nil
-}
-
-// addAgentURI says where the agent's own small API is.
-func (s *asked) addAgentURI(t *acs.Task, container string, spec *engine.Spec) error {
-	spec.AddEnv("ECS_AGENT_URI=http://" + taskserver.Address + "/api/" + s.ids.Of(t.Arn, container))
 	return nil
 }
 

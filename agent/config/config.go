@@ -54,6 +54,7 @@ type Config struct {
 	ReservedPorts      []uint16
 	ReservedPortsUDP   []uint16
 	ReservedMemory     int64 // MiB
+	ReservedMemoryAuto bool  // it is measured
 	DynamicPorts       PortRange
 	DetailedOSFamily   string
 	AvailabilityZone   string
@@ -88,6 +89,10 @@ type Config struct {
 	FirelensAsync           bool
 	IPv6BindingsExcluded    bool
 	MetricsDisabled         bool
+	StatsInterval           time.Duration
+	Prometheus              bool
+	MetadataFiles           bool
+	MetadataWithoutZone     bool
 	HostVolumeCheck         string
 	HostVolumeCreateAsUser  bool
 	MatchSharedVolumes      bool

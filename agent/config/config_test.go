@@ -43,7 +43,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		DockerEndpoint: "unix:///var/run/docker.sock", ReservedPorts: []uint16{22, 2375, 2376, 51678, 51679}, ReservedPortsUDP: []uint16{},
 		DetailedOSFamily: "LINUX", DataDir: "/var/lib/ecs/data",
 		Log:            Log{File: "/var/log/ecs/ecs-agent.log", Level: "info", Format: "logfmt", RolloverType: "size", MaxSizeMB: 5, MaxRollCount: 24},
-		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
+		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, StatsInterval: 10 * time.Second, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute,
 		ImageCleanupInterval: 30 * time.Minute, ImageCleanupAge: time.Hour, ForeignImageCleanupAge: time.Hour, ImagesPerCleanup: 5, ImageHighPercent: 85, ImageLowPercent: 80,
@@ -259,5 +259,14 @@ func TestCredentialsComeFromTheFirstSourceThatHasSome(t *testing.T) {
 	_, err := missing.Credentials(failing).Retrieve(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "no role") || !strings.Contains(err.Error(), "AWS_ACCESS_KEY_ID") || !strings.Contains(err.Error(), dir+"/none") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestReservedMemoryIsANumberOrMeasured(t *testing.T) {
+	for text, want := range map[string]Config{"512": {ReservedMemory: 512}, "auto": {ReservedMemoryAuto: true}} {
+		c, warnings, err := Load(Options{Environ: []string{"ECS_RESERVED_MEMORY=" + text, "AWS_DEFAULT_REGION=us-west-2"}})
+		if err != nil || len(warnings) != 0 || c.ReservedMemory != want.ReservedMemory || c.ReservedMemoryAuto != want.ReservedMemoryAuto {
+			t.Errorf("%s: %v %v %v", text, c, warnings, err)
+		}
 	}
 }

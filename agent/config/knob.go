@@ -155,6 +155,21 @@ func integer(name, json, def string, low, high int64, meaning string, field func
 	}}
 }
 
+// reservedMemory is an amount, or auto.
+func reservedMemory() Knob {
+	k := integer("ECS_RESERVED_MEMORY", "ReservedMemory", "0", 0, 1<<40, "MiB of memory that are not offered to tasks; auto measures at the first start what the host itself uses, keeps that and a quarter more, and remembers it", func(c *Config) *int64 { return &c.ReservedMemory })
+	number := k.parse
+	k.Type, k.Bounds = "integer or auto", "0 to 1099511627776, or auto"
+	k.parse = func(c *Config, v string) error {
+		if c.ReservedMemoryAuto = v == "auto"; c.ReservedMemoryAuto {
+			c.ReservedMemory = 0
+			return nil
+		}
+		return number(c, v)
+	}
+	return k
+}
+
 func duration(name, json, def string, low time.Duration, meaning string, field func(*Config) *time.Duration) Knob {
 	k := Knob{Name: name, JSON: json, Type: "duration", Default: def, Meaning: meaning, parse: func(c *Config, v string) error {
 		d, err := time.ParseDuration(v)

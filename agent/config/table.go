@@ -51,7 +51,7 @@ var Knobs = []Knob{
 	address("ECS_INSTANCE_ADDRESS", "", "primary address of the host: attribute longshore.address; not set: that of the default route", func(c *Config) *string { return &c.InstanceAddress }),
 	portList("ECS_RESERVED_PORTS", "ReservedPorts", "[22,2375,2376,51678,51679]", "TCP ports that no task may have", func(c *Config) *[]uint16 { return &c.ReservedPorts }),
 	portList("ECS_RESERVED_PORTS_UDP", "ReservedPortsUDP", "[]", "UDP ports that no task may have", func(c *Config) *[]uint16 { return &c.ReservedPortsUDP }),
-	integer("ECS_RESERVED_MEMORY", "ReservedMemory", "0", 0, 1<<40, "MiB of memory that are not offered to tasks", func(c *Config) *int64 { return &c.ReservedMemory }),
+	reservedMemory(),
 	portRange("ECS_DYNAMIC_HOST_PORT_RANGE", "DynamicHostPortRange", "host ports for containers that ask for any; not set: the kernel's ephemeral range", func(c *Config) *PortRange { return &c.DynamicPorts }),
 	text("ECS_DETAILED_OS_FAMILY", "", "LINUX", "attribute ecs.os-type-detailed", func(c *Config) *string { return &c.DetailedOSFamily }),
 
@@ -119,10 +119,10 @@ var Knobs = []Knob{
 
 	// Metrics and diagnosis.
 	boolean("ECS_DISABLE_METRICS", "DisableMetrics", "false", "send no task metrics", func(c *Config) *bool { return &c.MetricsDisabled }),
-	later("ECS_POLL_METRICS", "boolean", "false", "poll the engine's statistics instead of streaming them"),
-	later("ECS_POLLING_METRICS_WAIT_DURATION", "duration", "10s", "time between polls"),
-	later("ECS_ENABLE_PROMETHEUS_METRICS", "boolean", "false", "serve Prometheus metrics on port 51680"),
-	later("ECS_ENABLE_RUNTIME_STATS", "boolean", "false", "serve profiles of the agent"),
+	{Name: "ECS_POLL_METRICS", JSON: "PollMetrics", Type: "boolean", Default: "false", Meaning: "poll the engine's statistics instead of streaming them", Support: "has no effect: statistics are read from the kernel's files, and the engine is not asked for any"},
+	upTo(time.Minute, duration("ECS_POLLING_METRICS_WAIT_DURATION", "PollingMetricsWaitDuration", "10s", time.Second, "time between two samples of what containers and the host use", func(c *Config) *time.Duration { return &c.StatsInterval }), func(c *Config) time.Duration { return c.StatsInterval }),
+	boolean("ECS_ENABLE_PROMETHEUS_METRICS", "", "false", "serve Prometheus metrics of the agent on port 51680, at /metrics, to the host's own processes and its containers", func(c *Config) *bool { return &c.Prometheus }),
+	{Name: "ECS_ENABLE_RUNTIME_STATS", Type: "boolean", Default: "false", Meaning: "serve profiles of the agent", Support: "has no effect: profiles are always there, and only for root, by longshore-agent profile"},
 	text("ECS_AGENT_HEALTHCHECK_HOST", "", "localhost", "host that longshore-agent healthcheck asks", func(c *Config) *string { return &c.HealthcheckHost }),
 
 	// Features that later versions bring.
@@ -145,8 +145,8 @@ var Knobs = []Knob{
 	upTo(100*time.Millisecond, duration("ECS_CGROUP_CPU_PERIOD", "CgroupCPUPeriod", "100ms", 8*time.Millisecond, "CPU period of a task's control group", func(c *Config) *time.Duration { return &c.CgroupCPUPeriod }), func(c *Config) time.Duration { return c.CgroupCPUPeriod }),
 	integer("ECS_TASK_PIDS_LIMIT", "TaskPidsLimit", "", 1, 4194304, "processes and threads that each task may have; not set: no limit", func(c *Config) *int64 { return &c.TaskPidsLimit }),
 	boolean("ECS_PROPAGATE_TASK_MEMORY_LIMIT_CGROUPV2", "PropagateTaskMemoryLimitCgroupV2", "false", "with control groups v2, give the task's memory limit to its containers without one, too", func(c *Config) *bool { return &c.PropagateTaskMemory }),
-	later("ECS_ENABLE_CONTAINER_METADATA", "boolean", "false", "a metadata file in each container"),
-	later("ECS_DISABLE_TASK_METADATA_AZ", "boolean", "false", "hide the zone from task metadata"),
+	boolean("ECS_ENABLE_CONTAINER_METADATA", "ContainerMetadataEnabled", "false", "give each container a file that says what it is, named by ECS_CONTAINER_METADATA_FILE", func(c *Config) *bool { return &c.MetadataFiles }),
+	boolean("ECS_DISABLE_TASK_METADATA_AZ", "", "false", "leave the zone out of task metadata", func(c *Config) *bool { return &c.MetadataWithoutZone }),
 	rates("ECS_TASK_METADATA_RPS_LIMIT", "40,60", "requests a second that a container may make of credentials and metadata for long, and those at once", func(c *Config) (steady, burst *int64) { return &c.MetadataRate, &c.MetadataBurst }),
 	boolean("ECS_SHARED_VOLUME_MATCH_FULL_CONFIG", "SharedVolumeMatchFullConfig", "false", "refuse a shared volume that exists with another driver, other options or other labels than the task wants", func(c *Config) *bool { return &c.MatchSharedVolumes }),
 	jsonList("ECS_VOLUME_PLUGIN_CAPABILITIES", "VolumePluginCapabilities", "[]", "what the volume plugin amazon-ecs-volume-plugin of this host can do, such as [\"efsAuth\"]; EFS file systems are mounted as NFS without it", func(c *Config) *[]string { return &c.VolumePlugin }),

@@ -2,6 +2,7 @@ package stats
 
 import (
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
@@ -137,12 +138,39 @@ func Reserve(outside uint64) int64 {
 	return int64((want + 31) / 32 * 32)
 }
 
-// Measure is the memory in MiB that is in use on the host now. It is for the time before the agent has tasks; proc is "/proc".
-func Measure(proc string) (used uint64, err error) {
-	r := &reader{proc: proc}
+// Measure is the memory in MiB that is in use on the host now. Without what containers hold of it if there may be tasks among
+// them. It is for the time before the agent knows its tasks; proc is "/proc", cgroup where the host's control groups are.
+func Measure(proc, cgroup string, without bool) (used uint64, err error) {
+	r := &reader{proc: proc, cgroup: cgroup}
 	s, err := r.host(func(name string) string { return proc + "/" + name })
 	if err != nil {
 		return 0, err
 	}
-	return less(s.total, s.available) / mib, nil
+	used = less(s.total, s.available)
+	if without {
+		l, err := r.layout()
+		if err != nil {
+			return 0, err
+		}
+		used = less(used, r.containers(l))
+	}
+	return used / mib, nil
+}
+
+// containers is the memory that the groups in which engines put containers hold.
+func (r *reader) containers(l layout) (total uint64) {
+	m, v2 := l.v1[memory], false
+	if m.path == "" {
+		m, v2 = l.v2, true
+	}
+	for _, pattern := range []string{"docker", "ecs", "ecstasks.slice", "system.slice/docker-*.scope"} {
+		dirs, _ := filepath.Glob(filepath.Join(m.path, pattern))
+		for _, dir := range dirs {
+			usage, cache, _, err := r.memoryUse(groups{of: map[string]group{memory: {dir, v2}}})
+			if err == nil {
+				total += less(usage, cache)
+			}
+		}
+	}
+	return total
 }

@@ -339,8 +339,12 @@ func TestMemoryOutsideTasksIsComplainedAboutAfterAWhileAndNotAgainAtOnce(t *test
 			t.Error(text)
 		}
 	}
-	if used, err := Measure(root + "/proc"); used != 4039 || err != nil {
-		t.Error(used, err)
+	for without, want := range map[bool]uint64{false: 4039, true: 4039 - 100} {
+		put(t, root+"/sys/memory/docker/memory.usage_in_bytes", fmt.Sprint(110<<20))
+		put(t, root+"/sys/memory/docker/memory.stat", fmt.Sprintln("total_cache", 10<<20))
+		if used, err := Measure(root+"/proc", root+"/sys", without); used != want || err != nil {
+			t.Error(without, used, err)
+		}
 	}
 	for outside, want := range map[uint64]int64{0: 128, 100: 128, 103: 128, 200: 256, 4039: 5056} {
 		if got := Reserve(outside); got != want {

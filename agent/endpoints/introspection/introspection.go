@@ -1,5 +1,5 @@
-// Package endpoints is what the agent serves over HTTP on its own host. In this version that is introspection, on port
-// 51678 of the loopback interface:
+// Package introspection is what the agent tells about itself over HTTP on port 51678, to the host's own processes and to its
+// containers ([Reach]): an agent of a monitoring service that runs as a container asks at its gateway's address.
 //
 //	/                          the commands there are
 //	/v1/metadata               cluster, container instance and version
@@ -11,23 +11,23 @@
 package introspection
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
-// Address is where introspection listens.
-const Address = "127.0.0.1:51678"
+// Port is where introspection listens.
+const Port = 51678
 
 // Engine is what introspection reads; *engine.Engine is one.
 type Engine interface {
@@ -44,14 +44,11 @@ type Config struct {
 	Instance func() (cluster, arn string)
 }
 
-// Listen takes an address for introspection. A taken one is an error that says so.
+// Listen takes one address for introspection, in place of a [Reach]. A taken one is an error that says so.
 func Listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("the introspection address %s is taken: another container agent seems to run on this host; stop it, or find who listens with: ss -ltnp 'sport = :51678'", address)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("listen for introspection: %w", err)
+		return nil, taken(err, "the introspection address "+address, Port)
 	}
 	return l, nil
 }
@@ -242,7 +239,10 @@ type volume struct {
 
 // shape is a task as introspection shows it.
 func shape(t engine.TaskStatus) task {
-	out := task{Arn: t.Arn, DesiredStatus: t.Desired, KnownStatus: t.Known, Family: t.Family, Version: t.Version, Containers: []container{}}
+	out := task{Arn: t.Arn, DesiredStatus: backend(t.Desired), KnownStatus: backend(t.Known), Family: t.Family, Version: t.Version, Containers: []container{}}
+	if out.KnownStatus == "STOPPED" && out.DesiredStatus != "STOPPED" || out.KnownStatus == "RUNNING" && out.DesiredStatus == "PENDING" || t.Desired == "" {
+		out.DesiredStatus = "" // it is behind what is known
+	}
 	for i := range t.Containers {
 		if c := &t.Containers[i]; c.RuntimeID != "" { // one that was never made has nothing to show
 			out.Containers = append(out.Containers, shapeContainer(t, c))
@@ -251,13 +251,29 @@ func shape(t engine.TaskStatus) task {
 	return out
 }
 
+// backend is a status in the control plane's words, of which there are three.
+func backend(status string) string {
+	if status == "RUNNING" || status == "STOPPED" {
+		return status
+	}
+	return "PENDING"
+}
+
 func shapeContainer(t engine.TaskStatus, c *engine.ContainerStatus) container {
 	out := container{
 		DockerID: c.RuntimeID, DockerName: c.RuntimeName, Name: c.Name, Image: c.Image, ImageID: c.ImageID,
-		CreatedAt: moment(c.CreatedAt), StartedAt: moment(c.StartedAt), Volumes: volumes(t, c.Name),
+		CreatedAt: moment(c.CreatedAt), StartedAt: moment(c.StartedAt), Volumes: volumes(c),
 	}
+	p := definition(t, c.Name)
 	for _, b := range c.Bindings {
 		out.Ports = append(out.Ports, port{ContainerPort: b.ContainerPort, Protocol: b.Protocol, HostPort: b.HostPort, HostIP: b.BindIP})
+	}
+	if p != nil && len(c.Bindings) == 0 {
+		for _, m := range p.PortMappings {
+			if m != nil && m.ContainerPort != 0 {
+				out.Ports = append(out.Ports, port{ContainerPort: int32(m.ContainerPort), Protocol: cmp.Or(m.Protocol, "tcp"), HostPort: int32(m.HostPort)})
+			}
+		}
 	}
 	n := network{}
 	if t.Payload != nil {
@@ -273,33 +289,33 @@ func shapeContainer(t engine.TaskStatus, c *engine.ContainerStatus) container {
 	if n.NetworkMode != "" || len(c.Addresses) > 0 {
 		out.Networks = []network{n}
 	}
-	if c.Restarts > 0 {
+	if p != nil && p.RestartPolicy != nil && p.RestartPolicy.Enabled {
 		out.RestartCount = &c.Restarts
 	}
 	return out
 }
 
-// volumes are the host volumes that a container mounts.
-func volumes(t engine.TaskStatus, name string) []volume {
+func definition(t engine.TaskStatus, name string) *acs.Container {
 	if t.Payload == nil {
 		return nil
 	}
-	sources := map[string]string{}
-	for _, v := range t.Payload.Volumes {
-		if v != nil && v.Host != nil {
-			sources[v.Name] = v.Host.SourcePath
+	for _, p := range t.Payload.Containers {
+		if p != nil && p.Name == name {
+			return p
 		}
 	}
+	return nil
+}
+
+// volumes are what a container mounts, as the engine shows it.
+func volumes(c *engine.ContainerStatus) []volume {
 	var out []volume
-	for _, c := range t.Payload.Containers {
-		if c == nil || c.Name != name {
-			continue
+	for _, m := range c.Mounts {
+		v := volume{Source: m.Source, Destination: m.Target}
+		if m.Type == "volume" {
+			v.DockerName, v.Source = m.Source, ""
 		}
-		for _, m := range c.MountPoints {
-			if m != nil {
-				out = append(out, volume{Source: sources[m.SourceVolume], Destination: m.ContainerPath})
-			}
-		}
+		out = append(out, v)
 	}
 	return out
 }

@@ -62,15 +62,15 @@ func TestIntrospectionAnswersAsTheAmazonECSAgentDoes(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	running := engine.TaskStatus{
 		Arn: "arn:1", Desired: "RUNNING", Known: "RUNNING", Family: "demo", Version: "1",
-		Payload: &acs.Task{NetworkMode: "bridge", Volumes: []*acs.Volume{{Name: "v", Host: &acs.HostVolume{SourcePath: "/srv"}}}, Containers: []*acs.Container{{Name: "web", MountPoints: []*acs.MountPoint{{SourceVolume: "v", ContainerPath: "/data"}}}}},
+		Payload: &acs.Task{NetworkMode: "bridge", Containers: []*acs.Container{{Name: "web", RestartPolicy: &acs.RestartPolicy{Enabled: true}}}},
 		Containers: []engine.ContainerStatus{
-			{Name: "web", RuntimeID: "abc123", RuntimeName: "ecs-demo-1-web", Image: "web:1", ImageID: "sha256:1", CreatedAt: at, StartedAt: at, Restarts: 2, Addresses: []string{"172.17.0.2", "fd00::2"}, Bindings: []engine.NetworkBinding{{BindIP: "0.0.0.0", ContainerPort: 80, HostPort: 32768, Protocol: "tcp"}}},
+			{Name: "web", RuntimeID: "abc123", RuntimeName: "ecs-demo-1-web", Image: "web:1", ImageID: "sha256:1", CreatedAt: at, StartedAt: at, Restarts: 2, Mounts: []engine.Mount{{Type: "bind", Source: "/srv", Target: "/data"}}, Addresses: []string{"172.17.0.2", "fd00::2"}, Bindings: []engine.NetworkBinding{{BindIP: "0.0.0.0", ContainerPort: 80, HostPort: 32768, Protocol: "tcp"}}},
 			{Name: "not made yet"},
 		},
 	}
-	pending := engine.TaskStatus{Arn: "arn:2", Known: "NONE", Family: "demo", Version: "2", Containers: []engine.ContainerStatus{{Name: "x", RuntimeID: "abd456", RuntimeName: "n", Image: "i"}}}
+	pending := engine.TaskStatus{Arn: "arn:2", Known: "NONE", Family: "demo", Version: "2", Payload: &acs.Task{Containers: []*acs.Container{{Name: "x", PortMappings: []*acs.PortMapping{{ContainerPort: 80}}}}}, Containers: []engine.ContainerStatus{{Name: "x", RuntimeID: "abd456", RuntimeName: "n", Image: "i"}}}
 	one := `{"Arn":"arn:1","DesiredStatus":"RUNNING","KnownStatus":"RUNNING","Family":"demo","Version":"1","Containers":[{"DockerId":"abc123","DockerName":"ecs-demo-1-web","Name":"web","Image":"web:1","ImageID":"sha256:1","CreatedAt":"2026-01-01T00:00:00Z","StartedAt":"2026-01-01T00:00:00Z","Ports":[{"ContainerPort":80,"Protocol":"tcp","HostPort":32768,"HostIp":"0.0.0.0"}],"Networks":[{"NetworkMode":"bridge","IPv4Addresses":["172.17.0.2"],"IPv6Addresses":["fd00::2"]}],"Volumes":[{"Source":"/srv","Destination":"/data"}],"RestartCount":2}]}`
-	two := `{"Arn":"arn:2","KnownStatus":"NONE","Family":"demo","Version":"2","Containers":[{"DockerId":"abd456","DockerName":"n","Name":"x","Image":"i","ImageID":""}]}`
+	two := `{"Arn":"arn:2","KnownStatus":"PENDING","Family":"demo","Version":"2","Containers":[{"DockerId":"abd456","DockerName":"n","Name":"x","Image":"i","ImageID":"","Ports":[{"ContainerPort":80,"Protocol":"tcp"}]}]}`
 	arn := ""
 	get := serve(t, Config{Engine: tasks{running, pending}, Version: "Longshore Agent - v1 (abc)", License: "the licence", Instance: func() (string, string) { return "daemonset", arn }})
 	for _, c := range []struct {
