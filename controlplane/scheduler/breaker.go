@@ -56,7 +56,8 @@ func threshold(b *types.DeploymentCircuitBreaker, desired int) int {
 }
 
 // desired is on how many instances the service belongs.
-func (p *pass) desired() (n int) {
+func (p *pass) desired() int {
+	n := p.resting
 	for _, pl := range p.places {
 		if pl.belongs {
 			n++

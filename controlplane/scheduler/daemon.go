@@ -35,6 +35,8 @@ type snapshot struct {
 	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
 	now         time.Time
 	revision    int64 // of the view
+	// resting is on how many instances beside hosts a healthy task of the service's only deployment runs.
+	resting int
 	// preparations of the service, by instance.
 	preparations map[string]*store.Preparation
 
@@ -58,6 +60,7 @@ type plan struct {
 	wake                 time.Time       // when to look again though nothing changed; zero: never
 	waits                map[string]bool // instances on which any change of tasks or resources matters
 	problem              error           // why nothing could be decided
+	rests                map[string]bool // instances that the next looks may leave out: whether the service belongs there
 }
 
 type start struct {
@@ -101,6 +104,7 @@ func reconcile(s snapshot, cfg *Config) *plan {
 		p.forgetPreparations()
 		p.complain()
 		p.settle()
+		p.plan.rests = p.restful()
 	}
 	if !reflect.DeepEqual(p.svc, s.service) {
 		p.plan.service = p.svc

@@ -109,6 +109,14 @@ type Config struct {
 	PrepareWait time.Duration
 	// SessionTTL is the lifetime of the scheduler's own session. Default 10 s.
 	SessionTTL time.Duration
+
+	// Waits says what a task that is not where it is to be waits for on its instance, as the agent told; nothing if that is
+	// not known. c is the agent's connection, nil for none. Explanations repeat it. Default: nothing is known.
+	Waits func(c *store.Connection, t *store.Task) []string
+	// Passed is told how long each pass over a cluster's changes took; it must return at once. May be nil.
+	Passed func(took time.Duration)
+
+	looked func(hosts int) // is told how many hosts each look at a DAEMON service had to do with; nil: nobody is
 }
 
 func (c Config) withDefaults() Config {
@@ -122,8 +130,11 @@ func (c Config) withDefaults() Config {
 	c.AgentGrace = cmp.Or(c.AgentGrace, 30*time.Second)
 	c.SessionTTL = cmp.Or(c.SessionTTL, 10*time.Second)
 	c.PrepareWait = cmp.Or(c.PrepareWait, 10*time.Minute)
+	if c.Waits == nil {
+		c.Waits = func(*store.Connection, *store.Task) []string { return nil }
+	}
 	if c.Now == nil {
-		c.Now = time.Now
+		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Millisecond) } // as it is stored
 	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()

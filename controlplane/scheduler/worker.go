@@ -26,6 +26,8 @@ const (
 	silence = 6 * time.Hour
 	// retryAfter is the time to the next look when the store refused or a service can't be decided on.
 	retryAfter = 2 * time.Second
+	// idleFor is how many times its own duration a look that found nothing to do is not repeated.
+	idleFor = 4
 	// commitTimeout bounds a transaction.
 	commitTimeout = 30 * time.Second
 )
@@ -53,6 +55,9 @@ type worker struct {
 	seen     map[string]int64           // by service: revision up to which ends of its tasks were looked at
 	problems map[string]string          // by service: what was logged about it
 	batch    int                        // starts in a transaction; smaller after conflicts
+	rests    map[string]*rests          // by DAEMON service
+	lostNext time.Time                  // when the first of those gone may have to be given up; zero: none
+	pace     map[string]time.Time       // by service: before when it is not looked at again
 }
 
 func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Logger) *worker {
@@ -60,6 +65,7 @@ func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Lo
 		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
 		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{},
 		kept: map[string]*placement.Host{}, gates: map[string]time.Time{}, zones: map[string]int{}, seen: map[string]int64{}, gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
+		rests: map[string]*rests{}, pace: map[string]time.Time{},
 	}
 }
 
@@ -78,7 +84,11 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.marks.kick:
 		case <-timer.C:
 		}
+		begun := time.Now()
 		next := w.turn(ctx)
+		if w.cfg.Passed != nil {
+			w.cfg.Passed(time.Since(begun))
+		}
 		if !next.IsZero() {
 			timer.Reset(max(next.Sub(w.cfg.Now()), 0))
 		} else {
@@ -103,9 +113,13 @@ func (w *worker) begin() {
 func (w *worker) turn(ctx context.Context) (next time.Time) {
 	marked := w.marks.take()
 	w.read(marked)
-	for _, id := range slices.Sorted(maps.Keys(w.gone)) {
-		next = sooner(next, w.giveUp(ctx, id))
+	if now := w.cfg.Now(); !w.lostNext.IsZero() && !w.lostNext.After(now) {
+		w.lostNext = time.Time{}
+		for _, id := range slices.Sorted(maps.Keys(w.gone)) {
+			w.lostNext = sooner(w.lostNext, w.giveUp(ctx, id))
+		}
 	}
+	next = w.lostNext
 	for _, id := range slices.Sorted(maps.Keys(w.doomed)) {
 		next = sooner(next, w.bury(ctx, id))
 	}
@@ -119,9 +133,16 @@ func (w *worker) turn(ctx context.Context) (next time.Time) {
 		if ctx.Err() != nil {
 			return next
 		}
+		if at := w.pace[name]; at.After(now) {
+			next = sooner(next, at)
+			continue
+		}
 		w.look(ctx, name)
 	}
-	for _, at := range w.wakes {
+	for name, at := range w.wakes {
+		if pace := w.pace[name]; pace.After(at) {
+			at = pace
+		}
 		next = sooner(next, at)
 	}
 	return sooner(next, w.drainAll(ctx))
@@ -160,6 +181,9 @@ func (w *worker) read(marked taken) {
 
 func (w *worker) readHost(v *store.View, id string) {
 	h := placement.HostForDaemons(v, w.cluster, id)
+	for _, r := range w.rests {
+		r.rouse(id)
+	}
 	delete(w.drains, id)
 	w.forget(id)
 	if h == nil || aws.ToString(h.Instance.Object.Status) == inactive {
@@ -180,6 +204,7 @@ func (w *worker) readHost(v *store.View, id string) {
 		delete(w.gone, id)
 	} else if w.gone[id].IsZero() {
 		w.gone[id] = w.cfg.Now()
+		w.lostNext = sooner(w.lostNext, w.gone[id].Add(w.cfg.InstanceLostAfter))
 	}
 }
 
@@ -188,6 +213,7 @@ func (w *worker) look(ctx context.Context, name string) {
 	delete(w.dirty, name)
 	delete(w.wakes, name)
 	delete(w.waits, name)
+	begun := w.cfg.Now()
 	var s *snapshot
 	var p *plan
 	w.s.cfg.Store.Peek(func(v *store.View) {
@@ -198,6 +224,8 @@ func (w *worker) look(ctx context.Context, name string) {
 	if s == nil {
 		delete(w.problems, name)
 		delete(w.seen, name)
+		delete(w.rests, name)
+		delete(w.pace, name)
 		return
 	}
 	if !p.wake.IsZero() {
@@ -217,6 +245,14 @@ func (w *worker) look(ctx context.Context, name string) {
 		}
 	}
 	w.seen[name] = s.revision
+	if r := w.rests[name]; r != nil {
+		r.settle(p.rests)
+	}
+	if p.empty() { // one that was for nothing and took long is not repeated at once
+		w.pace[name] = w.cfg.Now().Add(idleFor * w.cfg.Now().Sub(begun))
+	} else {
+		delete(w.pace, name)
+	}
 }
 
 // retry has a service looked at again after its decision could not be applied.
@@ -270,14 +306,21 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 			s.definitions[arn] = def
 		}
 	}
-	s.tasks = slices.AppendSeq(slices.Collect(v.LiveOf(w.cluster, name)), v.EndedOf(w.cluster, name, w.seen[name]))
+	ended := slices.Collect(v.EndedOf(w.cluster, name, w.seen[name]))
 	s.revision = v.Revision()
 	s.preparations = map[string]*store.Preparation{}
 	for r := range v.Preparations(w.cluster, name) {
 		s.preparations[r.Instance] = r
 	}
 	w.forReplicas(v, s)
-	if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon || aws.ToString(svc.Object.Status) == draining {
+	deleted := aws.ToString(svc.Object.Status) == draining
+	if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon && !deleted {
+		w.places(v, s, ended)
+		w.looked(s.hosts)
+		return s
+	}
+	s.tasks = append(slices.Collect(v.LiveOf(w.cluster, name)), ended...)
+	if deleted {
 		for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
 			s.hosts = append(s.hosts, w.hosts[id])
 		}
