@@ -30,6 +30,9 @@ test-engines: need ## the tests that build and run a current dockerd: minutes of
 test-vm: ## the tests that need control groups v2 and systemd, on an emulated machine: some minutes, more the first time
 	@test/vm/run.sh
 
+test-kill: ## kill the agent ROUNDS times (default 10000) with 50 tasks on their way, on an engine in memory; some 15 minutes
+	STORM_KILLS=$(or $(ROUNDS),10000) $(GO) test -count=1 -timeout 10h -v ./test/kill/storm
+
 test-unit: ## the tests that need no engine, no root and no network namespaces
 	$(GO) test -race ./protocol/... ./controlplane/... ./statemgr/... ./imagecache/... ./agent/config/... ./agent/logging/...
 
