@@ -6,15 +6,20 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/stdcopy"
 	"go.uber.org/goleak"
 
+	"github.com/longshore-project/longshore/test/awsfake"
 	"github.com/longshore-project/longshore/test/e2e"
 	"github.com/longshore-project/longshore/test/images"
 )
@@ -32,11 +37,36 @@ type stage struct {
 func newStage(t *testing.T, name string, subnet int) *stage {
 	t.Helper()
 	s := &stage{e2e.NewLab(t, name, subnet, 1), t}
-	s.Do("ecs", "create-cluster", "--cluster-name", cluster)
-	s.StartAgent(1, "ECS_CONTAINER_STOP_TIMEOUT=5s")
-	s.InstanceOf(1)
+	s.begin()
 	return s
 }
+
+// begin makes the host a container instance.
+func (s *stage) begin(settings ...string) {
+	s.t.Helper()
+	s.Do("ecs", "create-cluster", "--cluster-name", cluster)
+	s.StartAgent(1, append(settings, "ECS_CONTAINER_STOP_TIMEOUT=5s")...)
+	s.InstanceOf(1)
+}
+
+// newStageWithAWS is a stage with a stand-in for AWS and the credentials of an execution role.
+func newStageWithAWS(t *testing.T, name string, subnet int, store *awsfake.Server) *stage {
+	t.Helper()
+	server := httptest.NewServer(store)
+	t.Cleanup(server.Close)
+	roles := filepath.Join(t.TempDir(), "roles.json")
+	store.Keys = []aws.Credentials{{AccessKeyID: "ROLE", SecretAccessKey: "role-secret"}}
+	if err := os.WriteFile(roles, []byte(`{"roles":{"`+executionRole+`":{"accessKeyId":"ROLE","secretAccessKey":"role-secret"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{e2e.NewLab(t, name, subnet, 1, "--role-credentials", roles), t}
+	const port = "4566"
+	s.Forward(port, strings.TrimPrefix(server.URL, "http://"))
+	s.begin("AWS_ENDPOINT_URL=http://" + s.Farm.LAN() + ":" + port)
+	return s
+}
+
+const executionRole = "arn:aws:iam::123456789012:role/execution"
 
 func (s *stage) register(definition string) {
 	s.t.Helper()
@@ -205,7 +235,10 @@ type routedLine struct {
 }
 
 func TestALogRouterReceivesWhatATasksContainersWrite(t *testing.T) {
-	s := newStage(t, "dfire", 95)
+	s := newStageWithAWS(t, "dfire", 95, &awsfake.Server{
+		Parameters: map[string]string{"/logs/key": "planted-key"},
+		Objects:    map[string]string{"config/extra.conf": "[FILTER]\n    Name record_modifier\n    Match *\n    Record from_s3 yes\n"},
+	})
 	router := s.Push("fluent-bit:1", images.Spec{Files: []images.File{standIn(t)}, Entrypoint: []string{"/fluent-bit/bin/fluent-bit"}})
 	app := s.Push("app:1", images.Spec{})
 	// The app writes lines, sends one record by itself to where FLUENT_HOST says, and has a last word when it is stopped.
@@ -214,10 +247,11 @@ func TestALogRouterReceivesWhatATasksContainersWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.register(`{"family":"fire","containerDefinitions":[
+	s.register(`{"family":"fire","executionRoleArn":"` + executionRole + `","containerDefinitions":[
 		{"name":"app","image":"` + app + `","memory":32,"command":` + string(command) + `,
-		 "logConfiguration":{"logDriver":"awsfirelens","options":{"Name":"stdout","format":"json_lines","exclude-pattern":"^debug","log-driver-buffer-limit":"1048576"}}},
-		{"name":"router","image":"` + router + `","memory":64,"user":"1000","firelensConfiguration":{"type":"fluentbit"},
+		 "logConfiguration":{"logDriver":"awsfirelens","options":{"Name":"stdout","format":"json_lines","exclude-pattern":"^debug","log-driver-buffer-limit":"1048576"},
+		   "secretOptions":[{"name":"api_key","valueFrom":"/logs/key"}]}},
+		{"name":"router","image":"` + router + `","memory":64,"user":"1000","firelensConfiguration":{"type":"fluentbit","options":{"config-file-type":"s3","config-file-value":"arn:aws:s3:::config/extra.conf"}},
 		 "healthCheck":{"command":["CMD-SHELL","echo | nc 127.0.0.1 8877"],"interval":5}}]}`)
 	task := s.run("fire")
 	lines := func() map[string]routedLine {
@@ -238,13 +272,22 @@ func TestALogRouterReceivesWhatATasksContainersWrite(t *testing.T) {
 		return nil
 	})
 	hello := lines()["hello"]
-	for field, want := range map[string]string{"source": "stdout", "ecs_cluster": cluster, "ecs_task_arn": task.TaskArn, "ecs_task_definition": "fire:1"} {
+	for field, want := range map[string]string{"source": "stdout", "ecs_cluster": cluster, "ecs_task_arn": task.TaskArn, "ecs_task_definition": "fire:1", "from_s3": "yes"} {
 		if hello.Record[field] != want {
 			t.Errorf("%s is %q, want %q", field, hello.Record[field], want)
 		}
 	}
-	if hello.Tag != "app-firelens-"+e2e.ID(task.TaskArn) || hello.Output["format"] != "json_lines" {
+	if hello.Tag != "app-firelens-"+e2e.ID(task.TaskArn) || hello.Output["format"] != "json_lines" || hello.Output["api_key"] != "planted-key" {
 		t.Errorf("it came as %+v", hello)
+	}
+	files, err := filepath.Glob(s.Farm.Disk(1, "/var/lib/ecs/data/firelens/*/config/*"))
+	if err != nil || len(files) != 2 {
+		t.Errorf("the router's files: %v, %v", files, err)
+	}
+	for _, name := range files {
+		if data, err := os.ReadFile(name); err != nil || strings.Contains(string(data), "planted-key") {
+			t.Errorf("%s: %v: it holds the value of a secret option", name, err)
+		}
 	}
 	if l, ok := lines()["debug: not this"]; ok {
 		t.Errorf("what exclude-pattern names came: %+v", l)

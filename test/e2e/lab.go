@@ -118,6 +118,9 @@ func NewLab(t *testing.T, name string, subnet, n int, controlFlags ...string) *L
 	return l
 }
 
+// Forward makes a loopback address reachable for the hosts at the LAN's address and a port.
+func (l *Lab) Forward(port, target string) { l.forward(port, target) }
+
 // forward makes a loopback address reachable for the hosts.
 func (l *Lab) forward(port, target string) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(l.t.Context()))
@@ -300,6 +303,9 @@ func (l *Lab) StartAgent(i int, settings ...string) {
 	}
 	l.agents[i] = l.start("agent-"+strconv.Itoa(i), l.Farm.Start(context.WithoutCancel(l.t.Context()), i, env...))
 }
+
+// ControlPid is the process id of the control plane.
+func (l *Lab) ControlPid() int { return l.control.cmd.Process.Pid }
 
 // OnHost is a command inside host i.
 func (l *Lab) OnHost(i int, argv ...string) *exec.Cmd { return l.Farm.Start(l.t.Context(), i, argv...) }
