@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/longshore-project/longshore/agent"
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/doctor"
 	"github.com/longshore-project/longshore/agent/local"
 )
 
@@ -72,4 +74,32 @@ func newExplain(stdout io.Writer) *cobra.Command {
 			return a.get(cmd, stdout, "/v1/explain?"+url.Values{"task": args}.Encode(), &local.Explanation{})
 		},
 	})
+}
+
+func newDoctor(stdout io.Writer) *cobra.Command {
+	var a asking
+	var opt agent.Options
+	cmd := a.flags(&cobra.Command{
+		Use: "doctor", Short: "Look at what the agent needs of this host, and say how to mend what is not well", Args: cobra.NoArgs,
+		Long: "Look at the engine, disks, permissions, clock, kernel and the way to the control plane. Nothing is changed, and no agent needs to run.\n" +
+			"The exit status is 0 if nothing fails, 1 if something does, and 5 if the configuration can't be read.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opt.Config.File = a.file
+			report, err := agent.Doctor(cmd.Context(), opt)
+			if err != nil {
+				return err
+			}
+			if a.asJSON {
+				err = printJSON(stdout, report)
+			} else {
+				err = report.Print(stdout)
+			}
+			if err == nil && report.Failed > 0 {
+				err = doctor.ErrFailed
+			}
+			return err
+		},
+	})
+	cmd.Flags().BoolVarP(&opt.AnyTLS, "insecure", "k", false, "accept any TLS certificate of the control plane")
+	return cmd
 }

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/doctor"
+	"github.com/longshore-project/longshore/agent/local"
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/docker"
+	"github.com/longshore-project/longshore/protocol/agentapi"
+	"github.com/longshore-project/longshore/statemgr"
+)
+
+// Doctor looks at what an agent with this configuration needs of this host, whether one runs or not. It changes nothing. The
+// error is for a configuration that can't be read; what is not well is in the report.
+func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
+	cfg, warnings, err := config.Load(opt.Config)
+	if err != nil {
+		return nil, &TerminalError{fmt.Errorf("the configuration: %w", err)}
+	}
+	a := &Agent{opt: opt, cfg: cfg, log: zap.NewNop()}
+	if a.client, err = httpClient(cfg, opt.AnyTLS); err != nil {
+		return nil, &TerminalError{err}
+	}
+	defer a.client.CloseIdleConnections()
+	transport, ok := a.client.Transport.(*http.Transport)
+	if !ok {
+		return nil, fmt.Errorf("the control plane is reached by a %T", a.client.Transport)
+	}
+	p := &doctor.Patient{
+		Config: cfg, File: cmp.Or(opt.Config.File, config.DefaultFile), Warnings: warnings, Root: cmp.Or(opt.Root, "/"), Now: time.Now,
+		Ask: func(ctx context.Context) (*local.Status, error) {
+			var s local.Status
+			return &s, local.Client{Dir: cfg.DataDir}.Call(ctx, http.MethodGet, "/v1/status", nil, &s)
+		},
+		Engine: a.lookAtEngine, TLS: transport.TLSClientConfig, Proxy: transport.Proxy, Sign: a.signedCall,
+		Introspection: cmp.Or(opt.Introspect, cfg.HealthcheckHost+":51678"), Credentials: "169.254.170.2:80",
+	}
+	if p.Endpoint, err = endpointURL(cfg); err != nil {
+		return nil, &TerminalError{err}
+	}
+	return p.Examine(ctx), nil
+}
+
+// endpointURL is the URL of the ECS API.
+func endpointURL(cfg *config.Config) (string, error) {
+	if cfg.APIEndpoint != "" {
+		return cfg.APIEndpoint, nil
+	}
+	if cfg.Region == "" {
+		return "", fmt.Errorf("neither ECS_BACKEND_HOST nor AWS_DEFAULT_REGION is set: where is the control plane?")
+	}
+	return (&url.URL{Scheme: "https", Host: "ecs." + cfg.Region + ".amazonaws.com"}).String(), nil
+}
+
+// lookAtEngine asks the container engine about itself.
+func (a *Agent) lookAtEngine(ctx context.Context) (engine.Info, error) {
+	r := a.opt.Runtime
+	if r == nil {
+		made, err := docker.New(docker.Config{Host: a.cfg.DockerEndpoint, Log: a.log})
+		if err != nil {
+			return engine.Info{}, err
+		}
+		defer func() { _ = made.Close() }()
+		r = made
+	}
+	return r.Info(ctx)
+}
+
+// signedCall asks where to poll, which changes nothing.
+func (a *Agent) signedCall(ctx context.Context) error {
+	identity, err := statemgr.LoadIdentity(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	a.identity = identity
+	if err := a.findMetadata(ctx); err != nil {
+		return err
+	}
+	api, err := a.api(a.credentials(), 1)
+	if err != nil {
+		return err
+	}
+	cluster, none := a.cfg.ClusterOrDefault(), ""
+	in := &agentapi.DiscoverPollEndpointInput{Cluster: &cluster, ZoneId: &none}
+	if identity != nil {
+		in.ContainerInstance = &identity.ContainerInstanceArn
+	}
+	return api.Call(ctx, "DiscoverPollEndpoint", in, &agentapi.DiscoverPollEndpointOutput{})
+}
