@@ -262,8 +262,6 @@ var hostOperations = map[string]bool{
 	"SubmitAttachmentStateChanges":  true,
 	"UpdateContainerInstancesState": true,
 	"ListTagsForResource":           true,
-	"UpdateTaskProtection":          true, // of the host's own tasks
-	"GetTaskProtection":             true,
 	"CreateCluster":                 true, // default only
 }
 
@@ -278,6 +276,10 @@ func (c *call) authorize() error {
 		}
 	case store.RoleHost:
 		if hostOperations[c.op] {
+			return nil
+		}
+	case store.RoleTask: // the handlers hold it to its own task
+		if c.op == "UpdateTaskProtection" || c.op == "GetTaskProtection" {
 			return nil
 		}
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -143,7 +144,10 @@ func (s *Server) getTaskProtection(ctx context.Context, c *call, in *ecs.GetTask
 		if err != nil {
 			return err
 		}
-		if len(in.Tasks) == 0 && c.identity.Role != store.RoleHost {
+		if len(in.Tasks) == 0 && c.identity.Role == store.RoleTask {
+			return c.denied("*")
+		}
+		if len(in.Tasks) == 0 {
 			for t := range v.Tasks(cluster) {
 				if t.Service != "" && !task.IsStopped(t) {
 					out.ProtectedTasks = append(out.ProtectedTasks, protectedTask(t, c.now))
@@ -174,17 +178,26 @@ func (s *Server) getTaskProtection(ctx context.Context, c *call, in *ecs.GetTask
 	return out, err
 }
 
-// speaksForTask refuses a host that speaks for a task of another host, or for one that does not exist.
+// speaksForTask refuses a task's key that is used for a task which it was not issued for, or for one that does not exist. Static
+// keys of a role are those of every task that has it.
 func (c *call) speaksForTask(v *store.View, t *store.Task) error {
-	if c.identity.Role != store.RoleHost {
+	switch {
+	case c.identity.Role != store.RoleTask:
 		return nil
-	}
-	if t != nil {
-		if i := v.Instance(t.Cluster, t.Instance); i != nil {
-			return c.speaksFor(i)
+	case t == nil:
+		return c.denied("*")
+	case c.identity.Task.ID != "":
+		if t.ID == c.identity.Task.ID && t.Cluster == c.identity.Task.Cluster {
+			return nil
+		}
+	case !task.IsStopped(t):
+		if d, err := c.s.lookupTaskDefinition(v, aws.ToString(t.Object.TaskDefinitionArn)); err == nil && d != nil {
+			if role, _ := task.Roles(&d.Object, t); role != "" && slices.Contains(c.identity.Task.Roles, task.RoleArn(role, c.s.cfg.AccountID)) {
+				return nil
+			}
 		}
 	}
-	return c.denied("*")
+	return c.denied(aws.ToString(t.Object.TaskArn))
 }
 
 func protectedTask(t *store.Task, now time.Time) types.ProtectedTask {

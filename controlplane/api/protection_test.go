@@ -1,13 +1,16 @@
 package api_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -59,21 +62,95 @@ func TestTasksOfServicesAreProtectedUntilATime(t *testing.T) {
 	}
 }
 
-// A host may protect its own tasks, since agents ask for them, and no others.
-func TestAHostProtectsItsOwnTasksOnly(t *testing.T) {
+// withKey is a client that signs with a key which was issued for a task.
+func (p *plane) withKey(id, secret, token, region string) *ecs.Client {
+	return ecs.New(ecs.Options{Region: region, BaseEndpoint: aws.String(p.url), HTTPClient: p.http, Retryer: aws.NopRetryer{}, Credentials: credentials.NewStaticCredentialsProvider(id, secret, token)})
+}
+
+// issue keeps a key for a task, as the control plane does with what STS has answered.
+func (p *plane) issue(arn, id string, expires time.Time) {
+	p.t.Helper()
+	k := auth.NewTaskKey(id, "secret-"+id, "token-"+id, "us-west-2", time.Now(), expires)
+	k.Cluster, k.Task = testCluster, arn[strings.LastIndex(arn, "/")+1:]
+	if err := p.store.Txn().Create(k).Commit(p.ctx); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func TestATaskProtectsItselfOnlyAndMayDoNothingElse(t *testing.T) {
 	p := newPlane(t)
 	p.define("agent", 10, 10)
 	p.daemon("s", "agent")
-	own := p.schedule("s", p.register(p.host, 1024, 1000))
-	in := &ecs.UpdateTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*own}, ProtectionEnabled: true}
-	if out, err := p.host.UpdateTaskProtection(p.ctx, in); err != nil || len(out.ProtectedTasks) != 1 {
+	own, other := p.schedule("s", p.register(p.host, 1024, 1000)), p.schedule("s", p.register(p.admin, 1024, 1000))
+	p.issue(*own, "ASIAOWN", time.Now().Add(time.Hour))
+	p.issue(*other, "ASIAOLD", time.Now().Add(-time.Second))
+	in := func(task *string) *ecs.UpdateTaskProtectionInput {
+		return &ecs.UpdateTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*task}, ProtectionEnabled: true}
+	}
+	task := p.withKey("ASIAOWN", "secret-ASIAOWN", "token-ASIAOWN", "us-west-2")
+	if out, err := task.UpdateTaskProtection(p.ctx, in(own)); err != nil || len(out.ProtectedTasks) != 1 || !out.ProtectedTasks[0].ProtectionEnabled {
 		t.Errorf("%+v, %v", out, err)
 	}
-	other := p.schedule("s", p.register(p.admin, 1024, 1000))
-	_, err := p.host.UpdateTaskProtection(p.ctx, &ecs.UpdateTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*other}, ProtectionEnabled: true})
+	if out, err := task.GetTaskProtection(p.ctx, &ecs.GetTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*own}}); err != nil || len(out.ProtectedTasks) != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	_, err := task.UpdateTaskProtection(p.ctx, in(other))
 	p.refused(err, "AccessDeniedException", "not authorized")
-	_, err = p.client(p.keys[store.RoleReadOnly]).UpdateTaskProtection(p.ctx, in)
+	_, err = task.GetTaskProtection(p.ctx, &ecs.GetTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*own, *other}})
 	p.refused(err, "AccessDeniedException", "not authorized")
+	_, err = task.GetTaskProtection(p.ctx, &ecs.GetTaskProtectionInput{Cluster: aws.String(testCluster)})
+	p.refused(err, "AccessDeniedException", "not authorized")
+	_, err = task.ListTasks(p.ctx, &ecs.ListTasksInput{Cluster: aws.String(testCluster)})
+	p.refused(err, "AccessDeniedException", "not authorized")
+	_, err = task.StopTask(p.ctx, &ecs.StopTaskInput{Cluster: aws.String(testCluster), Task: own})
+	p.refused(err, "AccessDeniedException", "not authorized")
+	for name, c := range map[string]struct {
+		client *ecs.Client
+		code   string
+	}{
+		"no token":       {p.withKey("ASIAOWN", "secret-ASIAOWN", "", "us-west-2"), "UnrecognizedClientException"},
+		"another token":  {p.withKey("ASIAOWN", "secret-ASIAOWN", "token-ASIAOLD", "us-west-2"), "UnrecognizedClientException"},
+		"another secret": {p.withKey("ASIAOWN", "secret", "token-ASIAOWN", "us-west-2"), "InvalidSignatureException"},
+		"another region": {p.withKey("ASIAOWN", "secret-ASIAOWN", "token-ASIAOWN", "eu-west-1"), "InvalidSignatureException"},
+		"expired":        {p.withKey("ASIAOLD", "secret-ASIAOLD", "token-ASIAOLD", "us-west-2"), "ExpiredTokenException"},
+		"never issued":   {p.withKey("ASIANEW", "s", "t", "us-west-2"), "UnrecognizedClientException"},
+	} {
+		_, err := c.client.UpdateTaskProtection(p.ctx, in(own))
+		t.Log(name)
+		p.refused(err, c.code, "")
+	}
+	for name, c := range map[string]*ecs.Client{"a host": p.host, "a reader": p.client(p.keys[store.RoleReadOnly])} {
+		_, err := c.UpdateTaskProtection(p.ctx, in(own))
+		t.Log(name)
+		p.refused(err, "AccessDeniedException", "not authorized")
+	}
+}
+
+func TestStaticKeysOfARoleProtectTheTasksThatHaveIt(t *testing.T) {
+	p := newPlane(t)
+	const role = "arn:aws:iam::123456789012:role/app"
+	p.static = map[string]*auth.TaskKey{
+		"AKIAAPP":   auth.Static("s", "", time.Time{}, []string{role}),
+		"AKIAOTHER": auth.Static("s", "", time.Time{}, []string{"arn:aws:iam::123456789012:role/other"}),
+	}
+	p.define("agent", 10, 10)
+	p.daemon("with", p.define("app", 10, 10, func(in *ecs.RegisterTaskDefinitionInput) { in.TaskRoleArn = aws.String(role) }))
+	p.daemon("without", "agent")
+	i := p.register(p.host, 1024, 1000)
+	with, without := p.schedule("with", i), p.schedule("without", i)
+	in := func(task *string) *ecs.UpdateTaskProtectionInput {
+		return &ecs.UpdateTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*task}, ProtectionEnabled: true}
+	}
+	if out, err := p.withKey("AKIAAPP", "s", "", "eu-west-1").UpdateTaskProtection(p.ctx, in(with)); err != nil || len(out.ProtectedTasks) != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	for _, c := range []struct {
+		id   string
+		task *string
+	}{{"AKIAAPP", without}, {"AKIAOTHER", with}, {"AKIAOTHER", without}} {
+		_, err := p.withKey(c.id, "s", "", "us-west-2").UpdateTaskProtection(p.ctx, in(c.task))
+		p.refused(err, "AccessDeniedException", "not authorized")
+	}
 }
 
 func TestProtectionDoesNotProlongABlockedDeployment(t *testing.T) {

@@ -38,6 +38,7 @@ type plane struct {
 	url     string
 	http    *http.Client
 	keys    map[store.Role]*store.Key
+	static  map[string]*auth.TaskKey // keys of a file, by access key id
 	admin   *ecs.Client
 	host    *ecs.Client // an enrolment key
 }
@@ -75,7 +76,7 @@ func newPlaneOn(t *testing.T, st *store.Store) *plane {
 
 // serve serves the API from a store, and points the clients to it.
 func (p *plane) serve(st *store.Store) {
-	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st), auth.Options{})})
+	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st), auth.Options{TaskKeys: auth.TaskKeys(st, p.staticKey)})})
 }
 
 func (p *plane) serveWith(cfg api.Config) {
@@ -97,6 +98,8 @@ func (p *plane) must(err error) {
 		p.t.Fatal(err)
 	}
 }
+
+func (p *plane) staticKey(id string) *auth.TaskKey { return p.static[id] }
 
 // client signs with the key and asks once.
 func (p *plane) client(k *store.Key) *ecs.Client {

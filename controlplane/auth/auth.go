@@ -9,7 +9,8 @@
 //   - the date is at most [DefaultSkew] away from this machine's clock
 //   - the body hashes to what was signed; an X-Amz-Content-Sha256, which ECS clients don't send, must agree
 //
-// Presigned URLs and temporary tokens are refused by name. A refusal is an [*Error] with the code and the text that AWS
+// Presigned URLs are refused by name. Keys with a session token are accepted if they were issued for a task (see [TaskKey]): such
+// a caller is that task, and may do nothing but protect itself. A refusal is an [*Error] with the code and the text that AWS
 // uses; any other error means that the key could not be looked up, and says nothing about the caller.
 //
 // [Identity.May] is what each role may call. [EnsureKeys] makes the first keys and the files they are handed out in.
@@ -39,6 +40,8 @@ type Identity struct {
 	Region string
 	// Service is the signing name, always "ecs".
 	Service string
+	// Task is the task that a key of the role store.RoleTask was issued for; nil for all others.
+	Task *TaskIdentity
 }
 
 // Error refuses a request, with the code and text that AWS's clients know. The HTTP status is 400.
@@ -55,6 +58,7 @@ const (
 	CodeInvalid         = "InvalidSignatureException"
 	CodeUnknownKey      = "UnrecognizedClientException"
 	CodeAccessDenied    = "AccessDeniedException"
+	CodeExpired         = "ExpiredTokenException"
 	messageUnknownKey   = "The security token included in the request is invalid."
 	messageMismatch     = "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
 	messageMissingToken = "Missing Authentication Token"

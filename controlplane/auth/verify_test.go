@@ -190,7 +190,7 @@ func TestRefusalsHaveTheCodeAndTextOfAWS(t *testing.T) {
 		"a date of another form":   {change: func(m *message) { m.header.Set("X-Amz-Date", "2026-11-20") }, code: auth.CodeIncomplete, text: "Got '2026-11-20'"},
 		"two dates":                {change: func(m *message) { m.header.Add("X-Amz-Date", "20261120T120000Z") }, code: auth.CodeIncomplete, text: "there are 2"},
 		"two authorizations":       {change: func(m *message) { m.header.Add("Authorization", "x") }, code: auth.CodeIncomplete, text: "2 Authorization headers"},
-		"a temporary token":        {change: func(m *message) { m.header.Set("X-Amz-Security-Token", "t") }, code: auth.CodeUnknownKey, text: "no temporary credentials"},
+		"a temporary token":        {change: func(m *message) { m.header.Set("X-Amz-Security-Token", "t") }, code: auth.CodeUnknownKey, text: "Only keys that were issued for a task"},
 		"presigned":                {change: func(m *message) { m.uri = "/?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00" }, code: auth.CodeIncomplete, text: "Presigned"},
 		"another hash sent":        {change: func(m *message) { m.header.Set("X-Amz-Content-Sha256", hashOf("x")) }, code: auth.CodeInvalid, text: "the body's SHA-256 is"},
 		"payload unsigned":         {change: func(m *message) { m.header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD") }, code: auth.CodeInvalid, text: "UNSIGNED-PAYLOAD"},

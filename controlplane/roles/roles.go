@@ -1,5 +1,5 @@
 // Package roles has the credentials of IAM roles that the control plane hands to tasks: static keys from a file that its
-// operator keeps.
+// operator keeps ([Roles]), or sessions of the Security Token Service, one for each task ([Issuer]).
 //
 //	{"roles": {"arn:aws:iam::123456789012:role/app": {"accessKeyId": "…", "secretAccessKey": "…", "sessionToken": "…", "expiration": "2026-12-31T00:00:00Z"}}}
 //
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -101,6 +102,27 @@ func (r *Roles) Get(role string) (Credentials, error) {
 		return Credentials{}, fmt.Errorf("%w at %s, says %s", ErrExpired, until.UTC().Format(time.RFC3339), r.file)
 	}
 	return Credentials{role, k.AccessKeyID, k.SecretAccessKey, k.SessionToken, until}, nil
+}
+
+// Key returns the secret, the token and the roles of an access key of the file; ok is false for one that is not in it, or that
+// has expired.
+func (r *Roles) Key(accessKeyID string) (c Credentials, roles []string, ok bool) {
+	if r == nil {
+		return c, nil, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refresh()
+	now := r.now()
+	for role, k := range r.roles {
+		if k.AccessKeyID != accessKeyID || !k.Expiration.IsZero() && !k.Expiration.After(now) {
+			continue
+		}
+		c = Credentials{AccessKeyID: k.AccessKeyID, SecretAccessKey: k.SecretAccessKey, SessionToken: k.SessionToken, Expiration: k.Expiration}
+		roles = append(roles, role)
+	}
+	slices.Sort(roles)
+	return c, roles, len(roles) > 0
 }
 
 // refresh reads the file again if it has changed.

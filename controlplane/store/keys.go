@@ -23,6 +23,7 @@ const (
 	kindEvent          = "event"
 	kindKey            = "key"
 	kindSetting        = "setting"
+	kindTaskKey        = "taskkey"
 	kindLeader         = "leader"
 	kindPreparation    = "preparation"
 
@@ -45,6 +46,7 @@ var kinds = map[string]func() Record{
 	kindEvent:          func() Record { return new(ServiceEvent) },
 	kindKey:            func() Record { return new(Key) },
 	kindSetting:        func() Record { return new(AccountSetting) },
+	kindTaskKey:        func() Record { return new(TaskKey) },
 	kindPreparation:    func() Record { return new(Preparation) },
 
 	kindServiceDeployment: func() Record { return new(ServiceDeployment) },
@@ -86,6 +88,7 @@ func (d *DaemonSlot) key() string  { return join(kindDaemonSlot, d.Cluster, d.Se
 func (c *Connection) key() string  { return join(kindConnection, c.Cluster, c.Instance) }
 func (p *Preparation) key() string { return join(kindPreparation, p.Cluster, p.Service, p.Instance) }
 func (k *Key) key() string         { return join(kindKey, k.AccessKeyID) }
+func (k *TaskKey) key() string     { return join(kindTaskKey, k.AccessKeyID) }
 
 func (d *ServiceDeployment) key() string {
 	return join(kindServiceDeployment, d.Cluster, d.Service, d.ID)

@@ -122,6 +122,11 @@ func purgeable(v *View, cfg PurgeConfig, now time.Time) [][]Record {
 			doomed = append(doomed, []Record{c})
 		}
 	}
+	for k := range v.TaskKeys() {
+		if k.Expires.Before(now) {
+			doomed = append(doomed, []Record{k})
+		}
+	}
 	return doomed
 }
 

@@ -243,6 +243,24 @@ const (
 	RoleHost     Role = "host"
 )
 
+// RoleTask is the role of keys that were issued for a task: they may only see and set the task's own protection. It is no
+// role that a [Key] has.
+const RoleTask Role = "task"
+
+// TaskKey is what is kept of an access key that was issued for one task, so that every replica can verify what the task signs with
+// it. It can sign nothing but ECS calls in one region on the days of its life: neither the secret nor the token can be had from it.
+type TaskKey struct {
+	Meta
+	AccessKeyID string
+	Cluster     string
+	Task        string // id
+	RoleArn     string
+	Region      string
+	Token       []byte            // SHA-256 of the session token
+	Signing     map[string][]byte // the signing key for ECS in the region, by day (20060102)
+	Expires     time.Time
+}
+
 // Key is an access key. The secret is needed in clear to verify a signature.
 type Key struct {
 	Meta

@@ -312,6 +312,14 @@ func (v *View) Key(accessKeyID string) *Key { return get[*Key](v, placeOf(kindKe
 // Keys are in order of access key id.
 func (v *View) Keys() iter.Seq[*Key] { return scan[*Key](v, under(kindKey)) }
 
+// TaskKey returns what is kept of a key that was issued for a task.
+func (v *View) TaskKey(accessKeyID string) *TaskKey {
+	return get[*TaskKey](v, placeOf(kindTaskKey, accessKeyID))
+}
+
+// TaskKeys are in order of access key id.
+func (v *View) TaskKeys() iter.Seq[*TaskKey] { return scan[*TaskKey](v, under(kindTaskKey)) }
+
 // AccountSetting returns the setting of a principal ("default": of the account), nil when it has none of its own.
 func (v *View) AccountSetting(name, principal string) *AccountSetting {
 	return get[*AccountSetting](v, place(accountSettingKey(name, principal)))
