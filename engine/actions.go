@@ -148,7 +148,7 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 	case VerbLogs:
 		return w.readTail(id), logTimeout
 	default:
-		return w.inspect(id), cfg.ListTimeout
+		return w.inspect(id, co.Ordered), cfg.ListTimeout
 	}
 }
 
@@ -384,7 +384,7 @@ func (w *worker) create(c *Container, img *Image) deed {
 
 // startUp starts a container and looks at it at once, so that nothing waits for an event.
 func (w *worker) startUp(id string, again bool) deed {
-	look, start := w.inspect(id), w.e.cfg.Runtime.Start
+	look, start := w.inspect(id, false), w.e.cfg.Runtime.Start
 	if r, ok := w.e.cfg.Runtime.(Restarter); ok && again {
 		start = r.Restart
 	}
@@ -403,7 +403,7 @@ func (w *worker) startUp(id string, again bool) deed {
 }
 
 func (w *worker) shutDown(id string, grace time.Duration) deed {
-	look := w.inspect(id)
+	look := w.inspect(id, true)
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		failpoint.Hit("engine/stop-before")
 		err := w.e.cfg.Runtime.Stop(ctx, id, grace)
@@ -427,7 +427,9 @@ func (w *worker) lookAfter(ctx context.Context, look deed, err error) (func(*Con
 	return apply, err
 }
 
-func (w *worker) inspect(id string) deed {
+// inspect looks at one container. An end that was not ordered is not believed of an engine that is ending itself: when it is back
+// it is looked at again.
+func (w *worker) inspect(id string, ordered bool) deed {
 	shared, t, e := w.obs.Engine.SharedOOM, w.task, w.e
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		select {
@@ -442,6 +444,11 @@ func (w *worker) inspect(id string) deed {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if !ordered && (st.Status == StatusExited || st.Status == StatusDead) {
+			if err := reach(ctx, e.cfg.Runtime); err != nil {
+				return nil, err
+			}
 		}
 		st.Error = w.hidden.text(st.Error)
 		victim := VictimUnknown

@@ -1,11 +1,27 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
 
 // What ended a container: its process, the kernel for want of memory, or an engine that took its containers along.
+
+// Reacher is a Runtime that can tell an engine which is ending: it answers on the connections that it has, takes no new ones,
+// and ends its containers meanwhile.
+type Reacher interface {
+	// Reach makes a new connection to the engine and closes it. Unavailable when the engine takes none.
+	Reach(ctx context.Context) error
+}
+
+// reach asks a Runtime that can tell; others are taken at their word.
+func reach(ctx context.Context, r Runtime) error {
+	if r, ok := r.(Reacher); ok {
+		return r.Reach(ctx)
+	}
+	return nil
+}
 
 // Outage is a time in which the container engine did not answer.
 type Outage struct {
@@ -16,7 +32,7 @@ type Outage struct {
 }
 
 // outageSlack is how long before the agent saw it an outage may have begun.
-const outageSlack = 2 * time.Second
+const outageSlack = 5 * time.Second
 
 // begin notes that the engine did not answer a look that began at the given time.
 func (o Outage) begin(at time.Time, gone bool, was Info) Outage {

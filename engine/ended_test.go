@@ -1,11 +1,17 @@
 package engine_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/enginetest"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -71,6 +77,51 @@ func TestTasksThatWentWithTheEngineNameIt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// ending is an engine that can be on its way out.
+type ending struct {
+	enginetest.Restarter
+	gone *atomic.Bool
+}
+
+func (e ending) Reach(context.Context) error {
+	if e.gone.Load() {
+		return fmt.Errorf("connection refused: %w", errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+func TestAnEngineThatIsEndingIsNotBelievedAboutItsContainersUntilItIsBack(t *testing.T) {
+	var gone atomic.Bool
+	inBubble(t, func(t *testing.T, w *world) {
+		a, b := task("a"), task("b")
+		w.accept(a)
+		w.accept(b)
+		w.settled()
+		gone.Store(true) // it answers on the connections that it has
+		w.fake.Exit(w.id(a, "app"), 0)
+		pass(5 * time.Second)
+		w.want(a.Arn, "PENDING", "RUNNING")
+		if !w.engine.Health().Impaired {
+			t.Error("the engine is well")
+		}
+		w.fake.Exit(w.id(b, "app"), 137)
+		pass(time.Second)
+		w.fake.Down()
+		pass(3 * time.Second)
+		w.fake.Up()
+		gone.Store(false)
+		pass(10 * time.Second)
+		for _, x := range []*acs.Task{a, b} {
+			w.want(x.Arn, "PENDING", "RUNNING", "STOPPED")
+			if r := w.disk.last(x.Arn).Reason; !strings.HasPrefix(r, "ContainerEngineStoppedError: ") {
+				t.Errorf("%q", r)
+			}
+		}
+	}, func(cfg *engine.Config) {
+		cfg.Runtime = ending{enginetest.Restarter{Fake: cfg.Runtime.(*enginetest.Fake)}, &gone}
+	})
 }
 
 func TestOnlyWhoLostAProcessIsReportedOutOfMemory(t *testing.T) {

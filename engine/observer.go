@@ -108,6 +108,9 @@ func (o *observer) look(ctx context.Context) error {
 }
 
 func (o *observer) ask(ctx context.Context) ([]State, error) {
+	if err := reach(ctx, o.e.cfg.Runtime); err != nil {
+		return nil, err
+	}
 	if o.mu.Lock(); !o.known {
 		o.mu.Unlock()
 		info, err := o.e.cfg.Runtime.Info(ctx)
