@@ -15,7 +15,7 @@ import (
 
 const (
 	killsInCI = 240
-	perWorld  = 100 // kills in one world
+	perWorld  = 200 // kills in one world
 )
 
 // points are the failpoints at which agents are killed, and how often the life of fifty tasks passes each.
