@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -66,6 +67,11 @@ func (s *Server) submit(ctx context.Context, c *call, clusterRef, ref *string, c
 			return errNothingToDo
 		}
 		task.Finish(txn, v, n)
+		if def := placement.Definition(v, aws.ToString(n.Object.TaskDefinitionArn)); def != nil {
+			if fixed := task.FixImages(task.RevisionOf(v, n.Cluster, n.Service, n.Deployment), &def.Object, n); fixed != nil {
+				txn.Update(fixed)
+			}
+		}
 		return nil
 	})
 	return acknowledged(c), err

@@ -48,6 +48,7 @@ type acsSession struct {
 	unsendable         map[string]string    // what was logged about tasks that have no payload, by task id
 	renewals           map[string]time.Time // when the credentials that were sent must be sent again, by task id
 	asked              bool                 // the agent asks for the credentials of the tasks it has
+	preparing          map[string]*prepared // images that the agent was asked to have, by the name of the preparation
 }
 
 func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
@@ -60,7 +61,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 	c := &acsSession{
 		socket: socket, server: s, received: make(chan any, 4),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
-		renewals: map[string]time.Time{}, asked: q.Get("sendCredentials") == "true",
+		renewals: map[string]time.Time{}, preparing: map[string]*prepared{}, asked: q.Get("sendCredentials") == "true",
 	}
 	c.seat.crew, c.seat.turn = &s.crew, c.turn
 	session, err := s.lease()
@@ -205,8 +206,10 @@ type job struct {
 	gone                    bool // the instance is not registered any more
 	replaced                bool // a newer connection has the instance
 	tasks                   []*store.Task
-	definitions             map[string]*store.TaskDefinition // by ARN
-	daemons                 map[string]bool                  // by task id: it holds the place of a DAEMON service on the instance
+	definitions             map[string]*store.TaskDefinition  // by ARN
+	daemons                 map[string]bool                   // by task id: it holds the place of a DAEMON service on the instance
+	revisions               map[string]*store.ServiceRevision // by task id: what its service's deployment runs
+	preparations            []preparation
 }
 
 // resumeAttribute is how Longshore's agent says that it brings daemons back after a reboot of its host. Other agents are not
@@ -221,7 +224,7 @@ func resumesDaemons(i *store.Instance) bool {
 
 // look reads the instance's job off the store's view. Tasks that must stop come first, then the oldest.
 func (c *acsSession) look() job {
-	j := job{definitions: map[string]*store.TaskDefinition{}, daemons: map[string]bool{}}
+	j := job{definitions: map[string]*store.TaskDefinition{}, daemons: map[string]bool{}, revisions: map[string]*store.ServiceRevision{}}
 	c.cfg.Store.Peek(func(v *store.View) {
 		i := v.Instance(c.at.cluster, c.at.id)
 		if i == nil || !registered(i) {
@@ -241,6 +244,9 @@ func (c *acsSession) look() job {
 			if slot := v.DaemonSlot(c.at.cluster, t.Service, c.at.id); slot != nil && slot.Task == t.ID && resumesDaemons(i) {
 				j.daemons[t.ID] = true
 			}
+			if r := task.RevisionOf(v, t.Cluster, t.Service, t.Deployment); r != nil {
+				j.revisions[t.ID] = r
+			}
 			ref := aws.ToString(t.Object.TaskDefinitionArn)
 			if a, err := arn.Parse(ref); err == nil && j.definitions[ref] == nil {
 				if family, revision, err := (arn.Owner{}).ParseTaskDefinition(a.ID()); err == nil {
@@ -248,6 +254,7 @@ func (c *acsSession) look() job {
 				}
 			}
 		}
+		j.preparations = preparationsOn(v, i)
 	})
 	slices.SortStableFunc(j.tasks, func(a, b *store.Task) int {
 		if x, y := task.Wanted(a), task.Wanted(b); x != y {
@@ -331,10 +338,13 @@ func (c *acsSession) sync(now time.Time) (next time.Time, ok bool) {
 			again = at
 		}
 	}
-	if next.IsZero() || !again.IsZero() && again.Before(next) {
-		next = again
+	ask, ok := c.prepare(j, now)
+	for _, at := range []time.Time{again, ask} {
+		if next.IsZero() || !at.IsZero() && at.Before(next) {
+			next = at
+		}
 	}
-	return next, true
+	return next, ok
 }
 
 // sendPayload sends one task; false when the socket has ended.
@@ -342,7 +352,7 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	ref := aws.ToString(t.Object.TaskDefinitionArn)
 	var def *types.TaskDefinition
 	if d := j.definitions[ref]; d != nil {
-		def = &d.Object
+		def = task.Pinned(&d.Object, j.revisions[t.ID])
 	} else {
 		c.waitsForDefinition.Store(true)
 	}
@@ -417,7 +427,7 @@ func (c *acsSession) receive(frame []byte) {
 		return
 	}
 	switch m := m.(type) {
-	case *acs.AckRequest, *acs.NackRequest, *acs.TaskStopVerificationMessage:
+	case *acs.AckRequest, *acs.NackRequest, *acs.TaskStopVerificationMessage, *acs.ImagesPreparedMessage:
 		select {
 		case c.received <- m:
 			c.seat.wake()
@@ -443,6 +453,8 @@ func (c *acsSession) handle(m any) bool {
 		c.log().Warn("the agent refused a message", zap.String("messageId", clip(m.MessageID)), zap.String("reason", clip(m.Reason)))
 	case *acs.TaskStopVerificationMessage:
 		return c.verify(m)
+	case *acs.ImagesPreparedMessage:
+		c.imagesPrepared(m)
 	}
 	return true
 }

@@ -311,6 +311,10 @@ func (s *Server) changed(_ int64, changes []store.Change) {
 			if old, _ := change.Old.(*store.Instance); change.New == nil || old == nil || registered(old) != registered(r) {
 				s.notify(place{r.Cluster, r.ID})
 			}
+		case *store.Preparation:
+			if r.Status == "" {
+				s.notify(place{r.Cluster, r.Instance})
+			}
 		case *store.Connection:
 			at := place{r.Cluster, r.Instance}
 			switch {
