@@ -69,6 +69,7 @@ var remedies = []struct{ in, do string }{
 	{"first look", "The container engine was not looked at yet: see \"longshore-agent doctor\"."},
 	{"health", "A container must become HEALTHY: run its health check by hand with \"docker exec\", and see its output above."},
 	{"permission", "The container's user can't use a path: change the path's owner or mode, or the container's user."},
+	{"outofmemory", "The kernel killed it for memory: raise the container's memory, or find what it needs it for."},
 	{"oom", "The kernel killed it for memory: raise the container's memory, or find what it needs it for."},
 	{"exec format error", "The image is for another CPU architecture than this host's."},
 	{"executable file not found", "The command is not in the image: check command and entryPoint."},
