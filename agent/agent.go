@@ -35,6 +35,7 @@ import (
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/agent/logging"
+	"github.com/longshore-project/longshore/agent/metrics"
 	"github.com/longshore-project/longshore/agent/poll"
 	"github.com/longshore-project/longshore/agent/report"
 	"github.com/longshore-project/longshore/agent/secrets"
@@ -91,6 +92,7 @@ type Agent struct {
 	secrets  *secrets.Resolver
 	asked    *asked // what containers ask; nil where that can't be served
 	measured *measured
+	metrics  *metrics.Metrics
 	reporter *report.Reporter
 	telling  atomic.Pointer[telemetry.Publisher]
 	polling  atomic.Pointer[poll.Poller]
@@ -125,7 +127,7 @@ func Run(ctx context.Context, opt Options) error {
 	for _, w := range warnings {
 		log.Warn("Configuration: " + w)
 	}
-	a := &Agent{opt: opt, cfg: cfg, log: log, roles: &poll.Credentials{}}
+	a := &Agent{opt: opt, cfg: cfg, log: log, roles: &poll.Credentials{}, metrics: metrics.New()}
 	err = a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
 		log.Info("Longshore agent leaves; containers stay as they are")
@@ -501,6 +503,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 
 // connected is told when the ACS session stands or has ended.
 func (a *Agent) connected(up bool) {
+	a.metrics.Session(up)
 	a.link.set(up)
 	if up {
 		a.reporter.Hurry()

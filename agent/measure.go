@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
 	"github.com/longshore-project/longshore/agent/endpoints/metadata"
+	"github.com/longshore-project/longshore/agent/metrics"
 	"github.com/longshore-project/longshore/agent/session"
 	"github.com/longshore-project/longshore/agent/stats"
 	"github.com/longshore-project/longshore/engine"
@@ -62,7 +64,43 @@ func (a *Agent) runMeasured(ctx context.Context) error {
 	if a.measured.files != nil {
 		group.Go(func() error { return a.measured.files.Run(ctx) })
 	}
+	if a.cfg.Prometheus {
+		group.Go(func() error { return a.serveMetrics(ctx) })
+	}
 	return group.Wait()
+}
+
+// metricsPort is where Prometheus metrics are served, to those whom introspection is.
+const metricsPort = 51680
+
+// serveMetrics serves Prometheus metrics until ctx ends. A port that is taken is no reason not to run.
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	reach, err := introspection.NewReach(metricsPort, a.log)
+	if err != nil {
+		a.log.Error("Prometheus metrics are not served", zap.Int("port", metricsPort), zap.Error(err))
+		return nil
+	}
+	server := &http.Server{
+		Handler: a.metrics.Handler(a.metricsNow), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		ErrorLog: zap.NewStdLog(a.log.With(zap.String("source", "metrics"))),
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return reach.Watch(ctx) })
+	group.Go(func() error {
+		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+		defer stop()
+		return server.Serve(reach)
+	})
+	return group.Wait()
+}
+
+// metricsNow is what is looked at when somebody asks for metrics.
+func (a *Agent) metricsNow() metrics.Now {
+	now := metrics.Now{Tasks: a.tasks(), Health: a.engine.Health(), Uses: a.measured.stats.Uses(), Outside: a.measured.stats.Outside(), Disks: map[string]string{"state": a.cfg.DataDir}}
+	if root := a.engineInfo().Root; root != "" {
+		now.Disks["engine"] = root
+	}
+	return now
 }
 
 // mountMetadata adds the task metadata endpoints to what containers ask.

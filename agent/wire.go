@@ -34,7 +34,7 @@ func (a *Agent) newRuntime() (engine.Runtime, error) {
 	if err != nil {
 		return nil, &TerminalError{fmt.Errorf("DOCKER_HOST: %w", err)}
 	}
-	return r, nil
+	return timed{r, a.metrics}, nil
 }
 
 // newSecrets makes what fetches the values, files and registry credentials that tasks name; host are this host's own.
@@ -61,7 +61,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 	}
 	c := engine.Config{
 		Runtime: a.runtime, Images: images{cache}, Volumes: volume.New(volume.Options{CreateAsUser: a.cfg.HostVolumeCreateAsUser}),
-		State: a.state, Secrets: a.secrets, Groups: groups, Policy: a.guard, Prepare: a.prepares(), Log: a.log, Changed: a.changed,
+		State: a.state, Secrets: a.secrets, Groups: groups, Policy: a.guard, Prepare: a.prepares(), Log: a.log, Changed: a.changed, Stepped: a.metrics.Step,
 		Host: engine.Host{
 			Cluster: a.cfg.ClusterOrDefault(), InstanceArn: a.savedArn(), Region: a.cfg.Region, CPU: a.host.CPU, Memory: a.host.Memory,
 			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,

@@ -27,6 +27,8 @@ type Config struct {
 	// Changed is called whenever there is something new to tell: a StateChange in TaskState, another verdict of Health, or
 	// another health of a container. It must return at once, and not call the engine.
 	Changed func()
+	// Stepped is told of each step of a task's timeline when it has ended; it must return at once. May be nil.
+	Stepped func(Step)
 	// Intervals; zero means the default in the comment.
 	RelistInterval time.Duration // 10 s
 	StopTimeout    time.Duration // 30 s, ECS_CONTAINER_STOP_TIMEOUT

@@ -17,7 +17,14 @@ const (
 // and as it ends.
 type timeline struct {
 	log   *zap.Logger // carries the task
+	ended func(Step)  // is told of each step that has ended; may be nil
 	steps []*Step
+}
+
+func (tl *timeline) tell(s *Step) {
+	if tl.ended != nil {
+		tl.ended(*s)
+	}
 }
 
 // begin opens a step.
@@ -41,6 +48,7 @@ func (tl *timeline) end(s *Step, err error, now time.Time) {
 		more = append(more, zap.String("detail", s.Detail))
 	}
 	tl.log.Log(level, s.Name+" "+s.Outcome, fields(s, more...)...)
+	tl.tell(s)
 }
 
 // note adds a step that took no time.
@@ -52,6 +60,7 @@ func (tl *timeline) note(container, name, outcome, detail string, now time.Time)
 		level = zapcore.WarnLevel
 	}
 	tl.log.Log(level, name+" "+outcome, fields(s, zap.String("detail", detail))...)
+	tl.tell(s)
 }
 
 func (tl *timeline) add(s *Step) {

@@ -112,7 +112,7 @@ func newWorker(e *Engine, t *Task, rec *TaskRecord) *worker {
 	w := &worker{e: e, arn: t.Arn, task: t, rec: rec, mailbox: mailbox{awake: make(chan struct{}, 1)}, results: make(chan result),
 		running: map[string]*running{}, ports: map[string][]Port{}}
 	w.obs.Containers = map[string]*ContainerObserved{}
-	w.timeline.log = e.cfg.Log.With(zap.String("task", t.Arn))
+	w.timeline.log, w.timeline.ended = e.cfg.Log.With(zap.String("task", t.Arn)), e.cfg.Stepped
 	w.obs.Unsent = true
 	w.prepare()
 	return w
