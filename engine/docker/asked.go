@@ -25,13 +25,13 @@ func (r *Runtime) Asked(ctx context.Context, all bool) ([]Asked, error) {
 	if !all {
 		opts.Filters = filters.NewArgs(filters.Arg("label", engine.LabelTaskArn))
 	}
-	list, err := r.api.ContainerList(ctx, opts)
+	list, err := r.link.api(ctx).ContainerList(ctx, opts)
 	if err != nil {
 		return nil, classify(ctx, err)
 	}
 	var out []Asked
 	for _, c := range list {
-		full, err := r.api.ContainerInspect(ctx, c.ID)
+		full, err := r.link.api(ctx).ContainerInspect(ctx, c.ID)
 		if err != nil || full.ContainerJSONBase == nil || full.Config == nil || full.HostConfig == nil {
 			if ctx.Err() != nil {
 				return nil, classify(ctx, ctx.Err())

@@ -86,7 +86,7 @@ func (r *Runtime) inspect(ctx context.Context, id string) (container.InspectResp
 	if id == "" {
 		return container.InspectResponse{}, refuse(errdefs.ErrInvalidArgument, "no id or name given")
 	}
-	c, err := r.api.ContainerInspect(ctx, id)
+	c, err := r.link.api(ctx).ContainerInspect(ctx, id)
 	if err != nil {
 		return c, classify(ctx, err)
 	}
@@ -111,7 +111,7 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (engine.State, error) 
 // List returns all of our containers: one request. Of exit code and health it shows what the engine's list says; times,
 // OOMKilled and Error need Inspect.
 func (r *Runtime) List(ctx context.Context) ([]engine.State, error) {
-	list, err := r.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", engine.LabelTaskArn))})
+	list, err := r.link.api(ctx).ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", engine.LabelTaskArn))})
 	if err != nil {
 		return nil, classify(ctx, err)
 	}
@@ -135,7 +135,7 @@ func (r *Runtime) Create(ctx context.Context, spec engine.Spec) (string, error) 
 		return "", err
 	}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-		made, err := r.api.ContainerCreate(ctx, conf, host, nil, nil, spec.Name)
+		made, err := r.link.api(ctx).ContainerCreate(ctx, conf, host, nil, nil, spec.Name)
 		if err == nil {
 			for _, w := range made.Warnings {
 				r.log.Sugar().Warnw("the Docker engine warns about a new container", "container", spec.Name, "warning", w)
@@ -172,7 +172,7 @@ func createError(ctx context.Context, err error) error {
 
 // existing returns the container that has the name already, if it is the one that was asked for.
 func (r *Runtime) existing(ctx context.Context, spec engine.Spec) (string, error) {
-	c, err := r.api.ContainerInspect(ctx, spec.Name)
+	c, err := r.link.api(ctx).ContainerInspect(ctx, spec.Name)
 	if err != nil {
 		return "", classify(ctx, err)
 	}
@@ -221,7 +221,7 @@ func (r *Runtime) start(ctx context.Context, name string, again bool) error {
 		}
 	}
 	s.fresh = false
-	err = classify(ctx, r.api.ContainerStart(ctx, id, container.StartOptions{}))
+	err = classify(ctx, r.link.api(ctx).ContainerStart(ctx, id, container.StartOptions{}))
 	if errdefs.IsNotFound(err) {
 		if !strings.Contains(err.Error(), id) { // a network, or a container whose namespaces it wants
 			return withClass(err, errdefs.ErrInvalidArgument)
@@ -241,7 +241,7 @@ func (r *Runtime) reconnect(ctx context.Context, c container.InspectResponse) er
 	if c.HostConfig.NetworkMode.IsDefault() {
 		network = "bridge"
 	}
-	err := classify(ctx, r.api.NetworkConnect(ctx, network, c.ID, nil))
+	err := classify(ctx, r.link.api(ctx).NetworkConnect(ctx, network, c.ID, nil))
 	if errdefs.IsNotFound(err) {
 		return withClass(err, errdefs.ErrInvalidArgument)
 	}
@@ -258,7 +258,7 @@ func (r *Runtime) Stop(ctx context.Context, name string, grace time.Duration) er
 		return err
 	}
 	seconds := int(math.Ceil(max(grace, 0).Seconds()))
-	err = classify(ctx, r.api.ContainerStop(ctx, id, container.StopOptions{Timeout: &seconds}))
+	err = classify(ctx, r.link.api(ctx).ContainerStop(ctx, id, container.StopOptions{Timeout: &seconds}))
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -282,7 +282,7 @@ func (r *Runtime) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-		err := classify(ctx, r.api.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true}))
+		err := classify(ctx, r.link.api(ctx).ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true}))
 		if err == nil || errdefs.IsNotFound(err) {
 			r.known.forget(id)
 			return nil
@@ -300,7 +300,7 @@ func (r *Runtime) Remove(ctx context.Context, name string) error {
 // RemoveVolume removes a named volume. Removing what no longer exists does nothing; a volume that a container uses is
 // FailedPrecondition. It makes Runtime an engine.VolumeRemover. One request.
 func (r *Runtime) RemoveVolume(ctx context.Context, name string) error {
-	err := classify(ctx, r.api.VolumeRemove(ctx, name, false))
+	err := classify(ctx, r.link.api(ctx).VolumeRemove(ctx, name, false))
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -320,7 +320,7 @@ func (r *Runtime) Logs(ctx context.Context, name string, lines int, w io.Writer)
 	if lines > 0 {
 		opts.Tail = strconv.Itoa(lines)
 	}
-	body, err := r.api.ContainerLogs(ctx, c.ID, opts)
+	body, err := r.link.api(ctx).ContainerLogs(ctx, c.ID, opts)
 	if err != nil {
 		err = classify(ctx, err)
 		if strings.Contains(err.Error(), "does not support reading") {

@@ -1,10 +1,11 @@
 // Package docker is the engine.Runtime over the Docker Engine API.
 //
-// One [Runtime] speaks to one engine through github.com/docker/docker/client, which negotiates the API version; the
-// oldest it can speak is 1.24 (Docker 1.12), and 1.41 (Docker 20.10) is the oldest that is tested. Nothing else of the
-// program knows Docker's types.
+// One [Runtime] speaks to one engine through github.com/docker/docker/client, in an API version that both know; the
+// oldest it can speak is 1.24 (Docker 1.12), and 1.41 (Docker 20.10) is the oldest that is tested. An engine that is replaced is
+// asked for its version anew. Nothing else of the program knows Docker's types.
 //
 //	docker.go      New, Info, Close
+//	link.go        the client, in the API version of the engine that answers now
 //	container.go   List, Inspect, Create, Start, Stop, Remove, Logs
 //	spec.go        engine.Spec → Docker's Config and HostConfig
 //	state.go       Docker's answers → engine.State
@@ -21,7 +22,6 @@ package docker
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -30,7 +30,6 @@ import (
 	"sync"
 
 	"github.com/docker/docker/api/types/system"
-	"github.com/docker/docker/client"
 	"github.com/moby/sys/user"
 	"go.uber.org/zap"
 
@@ -48,7 +47,7 @@ type Config struct {
 
 // Runtime is a Docker engine. Its zero value is not usable: see New.
 type Runtime struct {
-	api    *client.Client
+	link   *link
 	log    *zap.Logger
 	remote bool // the engine's files are not this host's
 	known  known
@@ -59,26 +58,23 @@ var _ engine.Runtime = (*Runtime)(nil)
 
 // New returns a Runtime. It does not speak to the engine, which may be down; Info tells.
 func New(cfg Config) (*Runtime, error) {
-	opts := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation(), client.WithUserAgent("longshore-agent")}
-	if cfg.Host != "" {
-		opts = append(opts, client.WithHost(cfg.Host))
-	}
-	api, err := client.NewClientWithOpts(opts...)
+	l, err := newLink(cfg.Host)
 	if err != nil {
-		return nil, fmt.Errorf("docker engine %s: %w", cfg.Host, err)
+		return nil, err
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	r := &Runtime{api: api, log: cfg.Log, remote: !strings.HasPrefix(api.DaemonHost(), "unix://")}
-	r.images.init(api, cfg.Log)
+	r := &Runtime{link: l, log: cfg.Log, remote: l.remote()}
+	r.images.init(l, cfg.Log)
 	return r, nil
 }
 
 // Close removes the helpers that ReadFile and Stat may have left for a while, and closes the connections.
 func (r *Runtime) Close() error {
 	r.images.close()
-	return r.api.Close()
+	r.link.close()
+	return nil
 }
 
 // Info asks for the engine's version and description, two requests side by side.
@@ -88,8 +84,8 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 		infoErr error
 		wg      sync.WaitGroup
 	)
-	wg.Go(func() { info, infoErr = r.api.Info(ctx) })
-	version, err := r.api.ServerVersion(ctx)
+	wg.Go(func() { info, infoErr = r.link.api(ctx).Info(ctx) })
+	version, err := r.link.api(ctx).ServerVersion(ctx)
 	wg.Wait()
 	if err == nil {
 		err = infoErr
@@ -104,7 +100,7 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 	return engine.Info{
 		Name:          "docker",
 		Version:       version.Version,
-		APIVersion:    r.api.ClientVersion(),
+		APIVersion:    r.link.version(),
 		APIVersions:   apiVersions(version.APIVersion),
 		Root:          info.DockerRootDir,
 		CgroupVersion: cgroups,

@@ -26,7 +26,7 @@ func (r *Runtime) Events(ctx context.Context, ready func(), f func(engine.Event)
 		args.Add("event", string(action))
 	}
 	since := strconv.FormatInt(now.Unix(), 10) + "." + nanos(now)
-	messages, errs := r.api.Events(streamCtx, events.ListOptions{Since: since, Filters: args})
+	messages, errs := r.link.api(ctx).Events(streamCtx, events.ListOptions{Since: since, Filters: args})
 	select {
 	case err := <-errs: // refused at once
 		if ctx.Err() != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/client"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -35,7 +34,7 @@ const (
 
 // readers are the helper containers, one for each image that was asked about lately.
 type readers struct {
-	api   *client.Client
+	link  *link
 	log   *zap.Logger
 	mu    sync.Mutex
 	byID  map[string]*reader
@@ -51,8 +50,8 @@ type reader struct {
 	idle   *time.Timer
 }
 
-func (rs *readers) init(api *client.Client, log *zap.Logger) {
-	rs.api, rs.log, rs.byID = api, log, map[string]*reader{}
+func (rs *readers) init(link *link, log *zap.Logger) {
+	rs.link, rs.log, rs.byID = link, log, map[string]*reader{}
 }
 
 // with calls f with the helper of an image, and once more with a new one if somebody has removed it.
@@ -130,7 +129,7 @@ func (rs *readers) discard(imageID string, h *reader) {
 func (rs *readers) remove(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := rs.api.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true})
+	err := rs.link.api(ctx).ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true})
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {
 		rs.log.Warn("a helper container for reading an image's files could not be removed; it never runs, remove it with docker rm",
 			zap.String("container", id), zap.Error(err))
@@ -148,7 +147,7 @@ func (rs *readers) made(ctx context.Context, imageID string, h *reader, bad stri
 	if h.id != "" && h.id != bad {
 		return h.id, nil
 	}
-	made, err := rs.api.ContainerCreate(ctx, &container.Config{
+	made, err := rs.link.api(ctx).ContainerCreate(ctx, &container.Config{
 		Image: imageID, Entrypoint: []string{"/"}, Labels: map[string]string{labelReader: imageID}, NetworkDisabled: true,
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}, &container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}, nil, nil, "")
@@ -173,7 +172,7 @@ func (rs *readers) drop(ctx context.Context, imageID string) {
 	delete(rs.byID, imageID)
 	rs.mu.Unlock()
 	if h.id != "" {
-		_ = rs.api.ContainerRemove(ctx, h.id, container.RemoveOptions{RemoveVolumes: true, Force: true})
+		_ = rs.link.api(ctx).ContainerRemove(ctx, h.id, container.RemoveOptions{RemoveVolumes: true, Force: true})
 	}
 }
 
@@ -188,7 +187,7 @@ func (rs *readers) sweep(ctx context.Context) {
 	rs.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		left, err := rs.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelReader))})
+		left, err := rs.link.api(ctx).ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelReader))})
 		if err != nil {
 			return
 		}
@@ -303,7 +302,7 @@ func tooManyLinks(imageID, name string) error {
 // entry asks the engine for one path of a container, whose parents it resolves inside the container, and calls f with
 // its head, for a symlink the path that it leads to in the end, and the contents; the rest of a directory is not read.
 func (r *Runtime) entry(ctx context.Context, id, imageID, at string, f func(h *tar.Header, target string, body io.Reader) error) error {
-	body, stat, err := r.api.CopyFromContainer(ctx, id, at)
+	body, stat, err := r.link.api(ctx).CopyFromContainer(ctx, id, at)
 	if err != nil {
 		err = classify(ctx, err)
 		if !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "not a directory") && !strings.Contains(err.Error(), "file name too long") {

@@ -25,7 +25,7 @@ func (r *Runtime) Image(ctx context.Context, ref string) (engine.Image, error) {
 	if ref == "" {
 		return engine.Image{}, refuse(errdefs.ErrInvalidArgument, "no image reference given")
 	}
-	img, err := r.api.ImageInspect(ctx, ref)
+	img, err := r.link.api(ctx).ImageInspect(ctx, ref)
 	if err == nil {
 		return fromImage(img, ref), nil
 	}
@@ -36,7 +36,7 @@ func (r *Runtime) Image(ctx context.Context, ref string) (engine.Image, error) {
 	if !errdefs.IsNotFound(err) || !strings.HasPrefix(ref, "sha256:") {
 		return engine.Image{}, err
 	}
-	all, lerr := r.api.ImageList(ctx, image.ListOptions{})
+	all, lerr := r.link.api(ctx).ImageList(ctx, image.ListOptions{})
 	if lerr != nil {
 		return engine.Image{}, classify(ctx, lerr)
 	}
@@ -95,7 +95,7 @@ func digest(names []string, ref string) string {
 
 // Images lists all local images: one request. Of their configurations it knows only the labels.
 func (r *Runtime) Images(ctx context.Context) ([]engine.Image, error) {
-	list, err := r.api.ImageList(ctx, image.ListOptions{})
+	list, err := r.link.api(ctx).ImageList(ctx, image.ListOptions{})
 	if err != nil {
 		return nil, classify(ctx, err)
 	}
@@ -126,7 +126,7 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auth *engine.RegistryAut
 			return engine.Image{}, refuse(errdefs.ErrInvalidArgument, "credentials for %s: %v", ref, err)
 		}
 	}
-	body, err := r.api.ImagePull(ctx, ref, opts)
+	body, err := r.link.api(ctx).ImagePull(ctx, ref, opts)
 	if err != nil {
 		return engine.Image{}, classifyPull(ctx, err)
 	}
@@ -239,7 +239,7 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 		names = append(slices.Clone(img.Names), img.ID)
 	}
 	for _, name := range names {
-		_, err := r.api.ImageRemove(ctx, name, image.RemoveOptions{PruneChildren: true})
+		_, err := r.link.api(ctx).ImageRemove(ctx, name, image.RemoveOptions{PruneChildren: true})
 		if err = classify(ctx, err); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
@@ -249,7 +249,7 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 
 // ImageUses lists every container, those of others too: one request.
 func (r *Runtime) ImageUses(ctx context.Context) ([]engine.ImageUse, error) {
-	list, err := r.api.ContainerList(ctx, container.ListOptions{All: true})
+	list, err := r.link.api(ctx).ContainerList(ctx, container.ListOptions{All: true})
 	if err != nil {
 		return nil, classify(ctx, err)
 	}

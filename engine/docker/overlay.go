@@ -30,7 +30,7 @@ var remapped = regexp.MustCompile(`/[0-9]+\.[0-9]+/overlay2/`)
 // layersOf returns where an image's layers are, nil if they can't be read here: with another storage driver, remapped
 // users, an engine elsewhere or without root's rights, or no right to look.
 func (r *Runtime) layersOf(ctx context.Context, imageID string) (layers, error) {
-	img, err := r.api.ImageInspect(ctx, imageID)
+	img, err := r.link.api(ctx).ImageInspect(ctx, imageID)
 	if err != nil {
 		err = classify(ctx, err)
 		if errdefs.IsInvalidArgument(err) {

@@ -23,7 +23,7 @@ func (r *Runtime) CreateVolume(ctx context.Context, v engine.EngineVolume) error
 	if v.Name == "" {
 		return refuse(errdefs.ErrInvalidArgument, "a volume needs a name") // Docker would choose one
 	}
-	_, err := r.api.VolumeCreate(ctx, volume.CreateOptions{Name: v.Name, Driver: v.Driver, DriverOpts: v.Options, Labels: v.Labels})
+	_, err := r.link.api(ctx).VolumeCreate(ctx, volume.CreateOptions{Name: v.Name, Driver: v.Driver, DriverOpts: v.Options, Labels: v.Labels})
 	switch err = classify(ctx, err); {
 	case errdefs.IsFailedPrecondition(err):
 		return withClass(err, errdefs.ErrAlreadyExists)
@@ -40,7 +40,7 @@ func (r *Runtime) InspectVolume(ctx context.Context, name string) (engine.Engine
 	if name == "" {
 		return engine.EngineVolume{}, refuse(errdefs.ErrInvalidArgument, "no volume name given")
 	}
-	v, err := r.api.VolumeInspect(ctx, name)
+	v, err := r.link.api(ctx).VolumeInspect(ctx, name)
 	if err != nil {
 		return engine.EngineVolume{}, classify(ctx, err)
 	}
@@ -65,7 +65,7 @@ func (r *Runtime) Import(ctx context.Context, ref string, root io.Reader, config
 	for _, kv := range config.Env {
 		changes = append(changes, "ENV "+kv)
 	}
-	out, err := r.api.ImageImport(ctx, image.ImportSource{Source: root, SourceName: "-"}, ref, image.ImportOptions{Changes: changes})
+	out, err := r.link.api(ctx).ImageImport(ctx, image.ImportSource{Source: root, SourceName: "-"}, ref, image.ImportOptions{Changes: changes})
 	if err != nil {
 		return engine.Image{}, classify(ctx, err)
 	}
