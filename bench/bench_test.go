@@ -67,11 +67,13 @@ func TestBench(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(ram, unix.MNT_DETACH) })
 	t.Setenv("TMPDIR", ram)
+	t.Cleanup(func() { _ = os.Remove(accounting) })
 
 	w := &world{t: t, lab: e2e.NewLab(t, "bnch", 97, 1), rounds: setting("ROUNDS", 40)}
 	url, id, secret := w.lab.API()
 	w.ecs = ecs.New(ecs.Options{Region: "us-west-2", BaseEndpoint: aws.String(url), Credentials: credentials.NewStaticCredentialsProvider(id, secret, "")})
 	w.docker = w.lab.Engine(1)
+	w.account()
 	w.image = w.lab.Push("sleep:1", images.Spec{Cmd: []string{"/bin/sleep", "1000000"}, StopSignal: "SIGKILL"}) // which process 1 can't ignore
 	if _, err := w.ecs.CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String(cluster)}); err != nil {
 		t.Fatal(err)
@@ -275,10 +277,15 @@ func (w *world) reach(arns []string, status string) []types.Task {
 
 // empty waits until the agent has removed its containers.
 func (w *world) empty() {
-	w.await("the containers are removed", func() bool {
+	for left := 1; left > 0; {
 		list, err := w.docker.ContainerList(w.t.Context(), container.ListOptions{All: true})
-		return err == nil && len(list) == 0
-	})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if left = len(list); left > 0 {
+			still(time.Duration(min(10*left, 500)) * time.Millisecond)
+		}
+	}
 }
 
 // removeAll removes every container of the host.
@@ -315,4 +322,3 @@ func (w *world) onHost(argv ...string) {
 		w.t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
 	}
 }
-
