@@ -53,6 +53,12 @@ type Config struct {
 
 	// RoleCredentials is a file with the credentials of tasks' roles, see package roles; empty for none.
 	RoleCredentials string
+	// AssumeRoles has STS assume the roles that are in no file, with the control plane's own AWS credentials, which the SDK finds
+	// as it does. STSEndpoint is where STS is, empty for the region's own; STSRegion is its region, Region if empty.
+	AssumeRoles            bool
+	STSEndpoint, STSRegion string
+	// RoleDuration is how long the credentials of STS are to live. Default 1 h.
+	RoleDuration time.Duration
 
 	// MetricsListen is the address of the Prometheus metrics, at /metrics; empty: they are not served. It follows the rules of
 	// Listen: with TLSCert it speaks TLS, and in clear it is on loopback unless InsecureHTTP allows more.
@@ -94,6 +100,9 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("%w: --account-id %q is not 12 digits", ErrConfig, c.AccountID)
 	case c.InstanceLostAfter < 0 || c.RolloutWaveWait < 0 || c.ReplicaHealthyAfter < 0:
 		return c, fmt.Errorf("%w: --instance-lost-after, --rollout-wave-wait and --replica-healthy-after can't be negative", ErrConfig)
+	}
+	if err := c.checkRoles(); err != nil {
+		return c, err
 	}
 	if c.PublicURL != "" {
 		if u, err := url.Parse(c.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

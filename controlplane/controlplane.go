@@ -53,7 +53,8 @@ type ControlPlane struct {
 	cfg   Config
 	log   *zap.Logger
 	store *store.Store
-	roles *roles.Roles // nil: none
+	roles  *roles.Roles // nil: none
+	issuer *roles.Issuer
 
 	figures     *figures
 	book        *telemetry.Book
@@ -118,6 +119,9 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 		return nil, err
 	}
 	if err := auth.EnsureKeys(ctx, p.store, cfg.DataDir, time.Now()); err != nil {
+		return nil, err
+	}
+	if err := p.startRoles(ctx); err != nil {
 		return nil, err
 	}
 	handler, err := p.startParts()
@@ -230,7 +234,7 @@ const embeddedSession = 30 * time.Second
 
 // startParts starts what works on the store, and returns what serves the requests.
 func (p *ControlPlane) startParts() (http.Handler, error) {
-	verifier := auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{})
+	verifier := auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{TaskKeys: p.taskKeys()})
 	scheduling := scheduler.Config{
 		Store:             p.store,
 		Log:               p.log.Named("scheduler"),
@@ -284,22 +288,6 @@ func (p *ControlPlane) waits(c *store.Connection, t *store.Task) []string {
 		return []string{"its agent speaks with the replica " + c.Replica + "; ask that one for more"}
 	}
 	return told
-}
-
-// openRoles opens the file of the roles' credentials. Without one no role has any, and tasks with a role are told so.
-func (p *ControlPlane) openRoles() (err error) {
-	if file := p.cfg.RoleCredentials; file != "" {
-		if p.roles, err = roles.Open(file, p.cfg.AccountID, p.log.Named("roles")); err != nil {
-			return fmt.Errorf("%w: --role-credentials: %w", ErrConfig, err)
-		}
-	}
-	return nil
-}
-
-// role is a role's credentials, as agents' sockets want them.
-func (p *ControlPlane) role(role string) (poll.Role, error) {
-	c, err := p.roles.Get(role)
-	return poll.Role{Arn: c.RoleArn, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken, Expiration: c.Expiration}, err
 }
 
 // background runs a part until Close, which waits for its end. A part that ends before fails the whole.

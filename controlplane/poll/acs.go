@@ -356,7 +356,11 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	} else {
 		c.waitsForDefinition.Store(true)
 	}
-	credentials, err := c.cfg.credentialsFor(def, t)
+	credentials, err := c.cfg.credentialsFor(def, t, c.wake)
+	if errors.Is(err, ErrRolePending) {
+		c.delivery.postpone(a.id)
+		return true
+	}
 	if err != nil {
 		c.withoutRole(t, err)
 		if t.AcceptedAt.IsZero() {

@@ -72,6 +72,14 @@ func (d *delivery) due(wants []want, now time.Time) (attempts []attempt, next ti
 	return attempts, next
 }
 
+// postpone takes an attempt back that was not made: it is due again at the next look.
+func (d *delivery) postpone(id string) {
+	if s := d.tasks[id]; s != nil && !s.done {
+		s.attempts--
+		s.next = time.Time{}
+	}
+}
+
 // pause is how long to wait for an acknowledgement of the nth attempt.
 func (d *delivery) pause(attempts int) time.Duration {
 	return min(d.longest, d.first<<min(attempts-1, 20))

@@ -80,9 +80,9 @@ type Config struct {
 	MaxNonsense int
 	// Keep is how often instances are looked through for connections that ended unnoticed. Default 5 s.
 	Keep time.Duration
-	// Role gives a role's credentials, by ARN or name. Its error is the reason why a task with that role is stopped. Default:
-	// none has any.
-	Role func(role string) (Role, error)
+	// Role gives a role's credentials, by ARN or name, for a task. Its error is the reason why a task with that role is stopped; but
+	// with ErrRolePending the task waits, and ready is called when it is worth asking again. Default: none has any.
+	Role func(role string, t *store.Task, execution bool, ready func()) (Role, error)
 	// Telemetry gets what agents publish of their hosts and tasks; nil: nobody wants it. Its calls return at once.
 	Telemetry Telemetry
 	// RenewPause is the shortest pause before a task's credentials are sent anew. Default 10 s.
@@ -125,7 +125,7 @@ func (c *Config) defaults() {
 		c.Log = zap.NewNop()
 	}
 	if c.Role == nil {
-		c.Role = func(string) (Role, error) { return Role{}, errors.New("no roles are configured") }
+		c.Role = func(string, *store.Task, bool, func()) (Role, error) { return Role{}, errors.New("no roles are configured") }
 	}
 	if c.Replica == "" {
 		host, _ := os.Hostname() // without one the random part is name enough

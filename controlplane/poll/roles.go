@@ -2,6 +2,7 @@ package poll
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,23 +28,19 @@ func (Role) String() string { return "[credentials]" }
 // GoString hides the credentials.
 func (Role) GoString() string { return "[credentials]" }
 
+// ErrRolePending: a role's credentials are being asked for.
+var ErrRolePending = errors.New("its credentials are being asked for")
+
 const (
 	renewAhead   = 30 * time.Minute // before the end of credentials, or halfway to it where that is later
 	stopRoleWait = 30 * time.Second
+	rolePause    = 250 * time.Millisecond // between looks for credentials that are being asked for, to renew those that an agent has
 )
 
 // rolesOf are the roles that a task asks for, empty for none, and whether something in its definition can't be had without
 // the execution role.
 func rolesOf(def *types.TaskDefinition, t *store.Task) (taskRole, execution string, needed bool) {
-	taskRole, execution = aws.ToString(def.TaskRoleArn), aws.ToString(def.ExecutionRoleArn)
-	if o := t.Object.Overrides; o != nil {
-		if o.TaskRoleArn != nil {
-			taskRole = *o.TaskRoleArn
-		}
-		if o.ExecutionRoleArn != nil {
-			execution = *o.ExecutionRoleArn
-		}
-	}
+	taskRole, execution = task.Roles(def, t)
 	for i := range def.ContainerDefinitions {
 		c := &def.ContainerDefinitions[i]
 		needed = needed || len(c.Secrets)+len(c.EnvironmentFiles) > 0 || c.RepositoryCredentials != nil && c.RepositoryCredentials.CredentialsParameter != nil ||
@@ -53,15 +50,16 @@ func rolesOf(def *types.TaskDefinition, t *store.Task) (taskRole, execution stri
 }
 
 // credentialsFor are the credentials that travel with a task. The error says which role of it can't be had; an execution
-// role that nothing in the definition needs is left out instead, so that the host's own credentials are used.
-func (c *Config) credentialsFor(def *types.TaskDefinition, t *store.Task) (Credentials, error) {
+// role that nothing in the definition needs is left out instead, so that the host's own credentials are used. With
+// ErrRolePending ready is called when it is worth another try.
+func (c *Config) credentialsFor(def *types.TaskDefinition, t *store.Task, ready func()) (Credentials, error) {
 	var out Credentials
 	if def == nil || !task.Wanted(t) {
 		return out, nil
 	}
 	taskRole, execution, needed := rolesOf(def, t)
-	issue := func(role, id string) (*acs.IAMRoleCredentials, error) {
-		got, err := c.Role(role)
+	issue := func(role, id string, execution bool) (*acs.IAMRoleCredentials, error) {
+		got, err := c.Role(role, t, execution, ready)
 		if err != nil {
 			return nil, fmt.Errorf("ECS was unable to assume the role '%s' that was provided for this task: %w", role, err)
 		}
@@ -70,12 +68,12 @@ func (c *Config) credentialsFor(def *types.TaskDefinition, t *store.Task) (Crede
 	}
 	var err error
 	if taskRole != "" {
-		if out.Task, err = issue(taskRole, t.TaskCredentialsID); err != nil {
+		if out.Task, err = issue(taskRole, t.TaskCredentialsID, false); err != nil {
 			return out, err
 		}
 	}
 	if execution != "" {
-		if out.Execution, err = issue(execution, t.ExecutionCredentialsID); err != nil && needed {
+		if out.Execution, err = issue(execution, t.ExecutionCredentialsID, true); err != nil && (needed || errors.Is(err, ErrRolePending)) {
 			return out, err
 		}
 	}
@@ -139,7 +137,10 @@ func (c *acsSession) sendCredentials(j job, t *store.Task, now time.Time) (again
 	if d == nil {
 		return now.Add(c.cfg.RenewPause), true
 	}
-	got, err := c.cfg.credentialsFor(&d.Object, t)
+	got, err := c.cfg.credentialsFor(&d.Object, t, c.wake)
+	if errors.Is(err, ErrRolePending) {
+		return now.Add(rolePause), true
+	}
 	if err != nil {
 		c.log().Warn("a task's credentials can't be renewed; it goes on with those it has", zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
 		again = now.Add(time.Minute)
@@ -191,5 +192,5 @@ func (c *acsSession) withoutRole(t *store.Task, err error) {
 		}
 		return
 	}
-	log.Error("a task was stopped because its role can't be had: put the role into the file of --role-credentials")
+	log.Error("a task was stopped because its role can't be had: put the role into the file of --role-credentials, or let --assume-roles have it")
 }

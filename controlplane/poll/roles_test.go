@@ -30,7 +30,7 @@ func issuer(life time.Duration) (func(*Config), *atomic.Int64) {
 	var n atomic.Int64
 	return func(c *Config) {
 		c.RenewPause = 20 * time.Millisecond
-		c.Role = func(role string) (Role, error) {
+		c.Role = func(role string, _ *store.Task, _ bool, _ func()) (Role, error) {
 			if role == "gone" {
 				return Role{}, errors.New("no such role")
 			}

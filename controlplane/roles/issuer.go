@@ -34,7 +34,7 @@ type IssuerConfig struct {
 	Duration time.Duration
 	// Issued is told of each set of credentials of a task role that STS gave for a task, before anybody gets it. Its error
 	// only says that these keys can't sign calls to the control plane. May be nil.
-	Issued func(ctx context.Context, task string, c Credentials) error
+	Issued func(ctx context.Context, t Task, c Credentials) error
 	Log    *zap.Logger
 }
 
@@ -59,10 +59,16 @@ type Issuer struct {
 	sessions map[session]*issued
 }
 
+// Task names a task.
+type Task struct {
+	Cluster, ID string
+}
+
 // session is what STS is asked for.
 type session struct {
-	role, task string
-	execution  bool
+	role      string
+	task      Task
+	execution bool
 }
 
 // issued is what STS has answered, or a call under way.
@@ -93,7 +99,7 @@ func (i *Issuer) Close() {
 // Get returns a role's credentials for a task. role is an ARN, or the name of a role of the own account. While STS is
 // asked, the error is [ErrPending], and ready is called once, from another goroutine, when that has ended. A refusal is returned
 // once; the next call asks again.
-func (i *Issuer) Get(role, task string, execution bool, ready func()) (Credentials, error) {
+func (i *Issuer) Get(role string, t Task, execution bool, ready func()) (Credentials, error) {
 	c, err := i.cfg.File.Get(role)
 	if i.cfg.STS == nil || !errors.Is(err, ErrUnknown) {
 		return c, err
@@ -101,7 +107,7 @@ func (i *Issuer) Get(role, task string, execution bool, ready func()) (Credentia
 	if !strings.HasPrefix(role, "arn:") {
 		role = "arn:aws:iam::" + i.cfg.Account + ":role/" + role
 	}
-	key, now := session{role, task, execution}, i.now()
+	key, now := session{role, t, execution}, i.now()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	s := i.sessions[key]
@@ -160,8 +166,12 @@ func (i *Issuer) ask(key session) (Credentials, error) {
 		return Credentials{}, fmt.Errorf("STS was not asked: %w", ctx.Err())
 	}
 	begun := i.now()
+	name := key.task.ID
+	if name == "" { // the images of a task that is yet to be made
+		name = "prepare"
+	}
 	out, err := i.cfg.STS.AssumeRole(ctx, &sts.AssumeRoleInput{
-		RoleArn: aws.String(key.role), RoleSessionName: aws.String(key.task), DurationSeconds: aws.Int32(int32(i.cfg.Duration / time.Second)),
+		RoleArn: aws.String(key.role), RoleSessionName: aws.String(name), DurationSeconds: aws.Int32(int32(i.cfg.Duration / time.Second)),
 	})
 	if err != nil {
 		return Credentials{}, explained(err)
@@ -171,10 +181,10 @@ func (i *Issuer) ask(key session) (Credentials, error) {
 		return Credentials{}, errors.New("STS answered without credentials")
 	}
 	got := Credentials{key.role, *c.AccessKeyId, *c.SecretAccessKey, aws.ToString(c.SessionToken), *c.Expiration}
-	i.cfg.Log.Info("a role was assumed for a task", zap.String("role", key.role), zap.String("task", key.task), zap.Time("expiration", got.Expiration), zap.Duration("duration", i.now().Sub(begun)))
+	i.cfg.Log.Info("a role was assumed for a task", zap.String("role", key.role), zap.String("task", key.task.ID), zap.Time("expiration", got.Expiration), zap.Duration("duration", i.now().Sub(begun)))
 	if i.cfg.Issued != nil && !key.execution {
 		if err := i.cfg.Issued(ctx, key.task, got); err != nil {
-			i.cfg.Log.Warn("the keys of a task's role can't be kept to verify its own calls: it can't protect itself with them", zap.String("task", key.task), zap.Error(err))
+			i.cfg.Log.Warn("the keys of a task's role can't be kept to verify its own calls: it can't protect itself with them", zap.String("task", key.task.ID), zap.Error(err))
 		}
 	}
 	return got, nil
