@@ -50,9 +50,9 @@ const startTimeout = time.Minute
 
 // ControlPlane is a running control plane.
 type ControlPlane struct {
-	cfg   Config
-	log   *zap.Logger
-	store *store.Store
+	cfg    Config
+	log    *zap.Logger
+	store  *store.Store
 	roles  *roles.Roles // nil: none
 	issuer *roles.Issuer
 

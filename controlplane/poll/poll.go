@@ -125,7 +125,9 @@ func (c *Config) defaults() {
 		c.Log = zap.NewNop()
 	}
 	if c.Role == nil {
-		c.Role = func(string, *store.Task, bool, func()) (Role, error) { return Role{}, errors.New("no roles are configured") }
+		c.Role = func(string, *store.Task, bool, func()) (Role, error) {
+			return Role{}, errors.New("no roles are configured")
+		}
 	}
 	if c.Replica == "" {
 		host, _ := os.Hostname() // without one the random part is name enough

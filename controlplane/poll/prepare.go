@@ -63,7 +63,9 @@ func preparationsOn(v *store.View, i *store.Instance) (out []preparation) {
 					continue
 				}
 				p.def = task.Pinned(&def.Object, task.RevisionOf(v, r.Cluster, r.Service, r.Deployment))
-				p.task = &store.Task{Cluster: r.Cluster, Service: r.Service, ExecutionCredentialsID: uuid.NewString()}
+				// The same one each time: credentials are kept by it.
+				id := strings.ReplaceAll(uuid.NewSHA1(uuid.Nil, []byte(r.Instance+"/"+p.name())).String(), "-", "")
+				p.task = &store.Task{Cluster: r.Cluster, ID: id, Instance: r.Instance, Service: r.Service, Deployment: r.Deployment, ExecutionCredentialsID: id}
 				p.task.Object.DesiredStatus = aws.String(task.Running)
 			}
 		}
@@ -86,11 +88,16 @@ func (c *acsSession) prepare(j job, now time.Time) (next time.Time, ok bool) {
 		}
 		sent.record = p.Preparation
 		if !sent.again.After(now) {
-			if !c.askFor(j, p) {
+			asked, ok := c.askFor(j, p)
+			switch {
+			case !ok:
 				return next, false
+			case asked:
+				sent.again = now.Add(sent.pause)
+				sent.pause = min(2*sent.pause, c.cfg.ResendMax)
+			default:
+				sent.again = now.Add(rolePause)
 			}
-			sent.again = now.Add(sent.pause)
-			sent.pause = min(2*sent.pause, c.cfg.ResendMax)
 		}
 		if next.IsZero() || sent.again.Before(next) {
 			next = sent.again
@@ -104,15 +111,19 @@ func (c *acsSession) prepare(j job, now time.Time) (next time.Time, ok bool) {
 	return next, true
 }
 
-// askFor asks the agent for the images of one preparation; false when the socket has ended.
-func (c *acsSession) askFor(j job, p *preparation) bool {
+// askFor asks the agent for the images of one preparation. asked is false when the credentials for that are yet to come, ok
+// when the socket has ended.
+func (c *acsSession) askFor(j job, p *preparation) (asked, ok bool) {
 	if p.def == nil {
-		return true // the scheduler drops it
+		return true, true // the scheduler drops it
 	}
-	credentials, err := c.cfg.credentialsFor(p.def, p.task)
-	if err != nil {
+	credentials, err := c.cfg.credentialsFor(p.def, p.task, c.wake)
+	switch {
+	case errors.Is(err, ErrRolePending):
+		return false, true
+	case err != nil:
 		c.recordPrepared(p.Preparation, store.PreparationFailed, err.Error())
-		return true
+		return true, true
 	}
 	m := &acs.PrepareImagesMessage{
 		ClusterArn: j.clusterArn, ContainerInstanceArn: j.instanceArn, MessageID: uuid.NewString(), Preparation: p.name(),
@@ -128,7 +139,7 @@ func (c *acsSession) askFor(j job, p *preparation) bool {
 	}
 	err = c.send(m)
 	c.log().Debug("asked for images", zap.String("preparation", m.Preparation), zap.Int("images", len(m.Images)), zap.Error(err))
-	return err == nil || errors.Is(err, errTooLarge)
+	return true, err == nil || errors.Is(err, errTooLarge)
 }
 
 // imagesPrepared takes the agent's answer.
