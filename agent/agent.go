@@ -89,6 +89,7 @@ type Agent struct {
 	arn      atomic.Pointer[string]
 	roles    *poll.Credentials // of tasks; in memory only
 	cache    *imagecache.Cache[engine.Image]
+	preparer *preparer
 	secrets  *secrets.Resolver
 	asked    *asked // what containers ask; nil where that can't be served
 	measured *measured
@@ -304,6 +305,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.engine.Run(ctx) })
 	group.Go(func() error { return a.cache.Run(ctx) })
+	group.Go(func() error { return a.preparer.run(ctx) })
 	group.Go(func() error { return a.reporter.Run(ctx) })
 	group.Go(func() error { return a.serveAsked(ctx) })
 	group.Go(func() error { return a.runMeasured(ctx) })
@@ -435,6 +437,7 @@ func (a *Agent) userAgent() string {
 // register registers this host and makes its identity durable.
 func (a *Agent) register(ctx context.Context, api session.API) error {
 	begun, info := time.Now(), *a.info.Load()
+	info.VolumeDrivers = slices.Concat(info.VolumeDrivers, volumePlugins(a.opt.Root))
 	engineVersion := info.Version
 	var token string
 	err := a.reserve.try(func() (err error) {
@@ -488,7 +491,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	poller, err := poll.New(poll.Config{
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
-		EngineVersion: a.engineName, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
+		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
 		Inactive: a.inactive,
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
@@ -162,6 +163,7 @@ func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, 
 			}
 		}
 	}
+	all[acs.CapabilityPrepareImages] = ""
 	if can.restarts && cfg.ResumeOnBoot == "daemons" {
 		all[attributeResume] = cfg.ResumeOnBoot
 	}

@@ -237,7 +237,7 @@ func TestOnlyCapabilitiesThatThisHostHasAreAdvertised(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.cfg.DetailedOSFamily = "LINUX"
 			host := Host{Architecture: "x86_64", MachineID: "lh-1", Name: "vm", Address: "10.0.0.7"}
-			if d := cmp.Diff(c.want, beside(t, names(attributes(&c.cfg, host, c.info, c.can, c.ec2, true)), "ecr-auth", "ecr-endpoint", "env-files.s3", "execution-role-ecr-pull",
+			if d := cmp.Diff(c.want, beside(t, names(attributes(&c.cfg, host, c.info, c.can, c.ec2, true)), "ecr-auth", "ecr-endpoint", "env-files.s3", "execution-role-ecr-pull", "longshore.capability.prepare-images",
 				"private-registry-authentication.secretsmanager", "secrets.asm.bootstrap.log-driver", "secrets.asm.environment-variables", "secrets.ssm.bootstrap.log-driver", "secrets.ssm.environment-variables")); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}

@@ -50,6 +50,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 		return nil, err
 	}
 	a.cache = cache
+	a.preparer = a.newPreparer()
 	groups, err := a.newGroups()
 	if err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ type heldCredentials struct {
 	taskArn     string
 	roleType    string // acs.RoleTypeTask or acs.RoleTypeExecution
 	credentials acs.IAMRoleCredentials
+	lent        bool // to something that is no task
 }
 
 // Lookup returns the credentials with an id, whose they are and for what: acs.RoleTypeTask or acs.RoleTypeExecution.
@@ -82,11 +83,31 @@ func (c *Credentials) set(taskArn, roleType string, credentials *acs.IAMRoleCred
 	if c.byID == nil {
 		c.byID = map[string]heldCredentials{}
 	}
-	c.byID[credentials.CredentialsID] = heldCredentials{taskArn, roleType, *credentials}
+	c.byID[credentials.CredentialsID] = heldCredentials{taskArn: taskArn, roleType: roleType, credentials: *credentials}
 	if c.arrived != nil {
 		close(c.arrived)
 		c.arrived = nil
 	}
+}
+
+// Lend keeps an execution role's credentials for something that is no task, under a name in place of a task's ARN, until
+// [Credentials.Return]. Their id is not to be found by [Credentials.Get].
+func (c *Credentials) Lend(name string, credentials *acs.IAMRoleCredentials) {
+	own := *credentials
+	own.CredentialsID = "lent to " + name
+	c.set(name, acs.RoleTypeExecution, &own)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.byID[own.CredentialsID]
+	held.lent = true
+	c.byID[own.CredentialsID] = held
+}
+
+// Return drops what was lent.
+func (c *Credentials) Return(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.byID, "lent to "+name)
 }
 
 // keep drops the credentials of all tasks but those given.
@@ -94,7 +115,7 @@ func (c *Credentials) keep(live map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, held := range c.byID {
-		if !live[held.taskArn] {
+		if !live[held.taskArn] && !held.lent {
 			delete(c.byID, id)
 		}
 	}

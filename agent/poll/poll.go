@@ -8,6 +8,7 @@
 //	TaskManifestMessage        → only above every sequence number seen: saved, AckRequest, TaskStopVerificationMessage
 //	TaskStopVerificationAck    → only for the last manifest: the tasks in it are stopped
 //	IAMRoleCredentialsMessage  → kept in memory, IAMRoleCredentialsAckRequest
+//	PrepareImagesMessage       → ImagesPreparedMessage, when they are there or can't be had
 //	StageUpdate, PerformUpdate → NackRequest "Updates are disabled"
 //	others                     → logged
 //
@@ -72,6 +73,8 @@ type Config struct {
 	AgentHash     string
 	EngineVersion func() string // "DockerVersion: 20.10.24" or "containerd"
 
+	// Prepare is called for a request to make images local; it must return at once, and answers with [Poller.Say].
+	Prepare func(*acs.PrepareImagesMessage)
 	// Refused is called for a task that can't be understood; it must return at once.
 	Refused func(taskArn, reason string)
 	// Connected is called with true when a connection stands, and with false when it has ended; it must return at once.
@@ -187,6 +190,8 @@ func (p *Poller) handle(ctx context.Context, u *unsaved, answer func(any) error,
 		p.stopVerified(ctx, m)
 	case *acs.IAMRoleCredentialsMessage:
 		return true, p.credentials(m, answer)
+	case *acs.PrepareImagesMessage:
+		p.prepare(m)
 	case *acs.StageUpdateMessage:
 		return true, p.noUpdate(m, answer)
 	case *acs.PerformUpdateMessage:
