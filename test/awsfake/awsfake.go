@@ -1,5 +1,5 @@
-// Package awsfake is a stand-in for the few AWS services that an agent calls for its tasks: SSM Parameter Store, Secrets
-// Manager, S3 and the tokens of Amazon ECR. It is strict: a request must be signed, exactly as the SDK's signer does it,
+// Package awsfake is a stand-in for the few AWS services that tasks need: SSM Parameter Store, Secrets Manager, S3, the tokens
+// of Amazon ECR, AssumeRole of STS, and what Docker's awslogs driver asks of CloudWatch Logs. It is strict: a request must be signed, exactly as the SDK's signer does it,
 // with a key that it knows.
 package awsfake
 
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,8 @@ type Call struct {
 	AccessKeyID string
 	Region      string
 	Body        string // or an object's bucket and key
+
+	service string
 }
 
 // Server answers requests; it is an http.Handler. Its fields are set before it is used, or by [Server.Set].
@@ -38,11 +41,14 @@ type Server struct {
 	Objects    map[string]string // by bucket/key
 	Password   string            // of registries
 	Expires    time.Time         // of Password
+	// Roles are those that STS gives sessions of, with their life; 0 is what was asked for. Their keys are then among Keys.
+	Roles map[string]time.Duration
 	// Refuse, if set, may answer a call with an error: code, empty for none.
 	Refuse func(Call) (status int, code string)
 
-	mu    sync.Mutex
-	calls []Call
+	mu       sync.Mutex
+	calls    []Call
+	sessions []Session
 }
 
 // Set changes fields while requests may come.
@@ -99,7 +105,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message><RequestId>req-1</RequestId></Error>`)
+	case "CreateLogGroup", "CreateLogStream", "PutLogEvents":
+		answer(w, map[string]any{"nextSequenceToken": "1"})
 	default:
+		if call.service == "sts" {
+			s.sts(w, call)
+			return
+		}
 		fail(w, http.StatusBadRequest, "UnknownOperationException", call.Operation)
 	}
 }
@@ -157,7 +169,7 @@ func fail(w http.ResponseWriter, status int, code, message string) {
 
 // services are the names that requests must be signed for, by what X-Amz-Target begins with.
 var services = map[string]string{
-	"AmazonSSM": "ssm", "secretsmanager": "secretsmanager", "AmazonEC2ContainerRegistry_V20150921": "ecr", "": "s3",
+	"AmazonSSM": "ssm", "secretsmanager": "secretsmanager", "AmazonEC2ContainerRegistry_V20150921": "ecr", "Logs_20140328": "logs", "": "s3",
 }
 
 // verify signs the request again, at its own time, and compares.
@@ -168,6 +180,15 @@ func (s *Server) verify(r *http.Request, body []byte) (call Call, err error) {
 		return call, fmt.Errorf("unknown target %s", target)
 	}
 	call = Call{Operation: operation, Body: string(body)}
+	if form := r.Header.Get("Content-Type"); target == "" && strings.HasPrefix(form, "application/x-www-form-urlencoded") {
+		service = "sts"
+		values, err := url.ParseQuery(string(body))
+		if err != nil {
+			return call, err
+		}
+		call.Operation = values.Get("Action")
+	}
+	call.service = service
 	if service == "s3" {
 		call.Operation, call.Body = "GetObject", strings.TrimPrefix(r.URL.Path, "/")
 	}
@@ -194,7 +215,7 @@ func (s *Server) verify(r *http.Request, body []byte) (call Call, err error) {
 	if err != nil {
 		return call, err
 	}
-	for _, name := range []string{"Content-Type", "X-Amz-Target", "Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "X-Amz-Content-Sha256"} {
+	for _, name := range []string{"Content-Type", "X-Amz-Target", "Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "X-Amz-Content-Sha256", "X-Amzn-Logs-Format"} {
 		if v := r.Header.Get(name); v != "" {
 			again.Header.Set(name, v)
 		}
