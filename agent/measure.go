@@ -107,7 +107,7 @@ func (a *Agent) metricsNow() metrics.Now {
 func (a *Agent) mountMetadata(s *asked) {
 	metadata.New(metadata.Config{
 		Tasks: a.tasks, Find: s.ids.Find, Stats: a.measured.stats.Docker, Tags: a.measured.tags, Instance: a.instance, Place: a.place,
-		IPv6Bindings: !a.cfg.IPv6BindingsExcluded, Log: a.log,
+		Log: a.log,
 		Caller: func(r *http.Request) (string, error) {
 			c, err := s.callers.Find(r)
 			if err != nil || c.TaskArn == "" {

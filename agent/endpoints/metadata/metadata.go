@@ -42,9 +42,7 @@ type Config struct {
 	// Instance is the cluster and the container instance's ARN.
 	Instance func() (cluster, arn string)
 	Place    func() Place // nil: it is not told
-	// IPv6Bindings: bindings of published ports to IPv6 addresses are shown.
-	IPv6Bindings bool
-	Log          *zap.Logger
+	Log      *zap.Logger
 }
 
 // Place is where the host is, as far as it is known.

@@ -176,7 +176,7 @@ func (s *Server) shapeContainer(t *engine.TaskStatus, c *engine.ContainerStatus,
 	out := &Container{
 		DockerID: c.RuntimeID, Name: c.Name, DockerName: c.RuntimeName, Image: c.Image, ImageID: c.ImageID, Labels: labels(c.Labels),
 		DesiredStatus: t.Desired, KnownStatus: c.Known, ExitCode: c.ExitCode, Limits: Limits{&cpu, &memory}, Type: "NORMAL",
-		CreatedAt: moment(c.CreatedAt), StartedAt: moment(c.StartedAt), FinishedAt: moment(c.FinishedAt), Health: health(&c.Health), Ports: s.ports(c, four),
+		CreatedAt: moment(c.CreatedAt), StartedAt: moment(c.StartedAt), FinishedAt: moment(c.FinishedAt), Health: health(&c.Health), Ports: ports(c, four),
 	}
 	for _, m := range c.Mounts {
 		v := Volume{Source: m.Source, Destination: m.Target}
@@ -238,12 +238,9 @@ func health(h *engine.Health) *Health {
 	return &Health{Status: h.Status, Since: moment(h.Since), ExitCode: h.ExitCode, Output: h.Output}
 }
 
-func (s *Server) ports(c *engine.ContainerStatus, four bool) []Port {
+func ports(c *engine.ContainerStatus, four bool) []Port {
 	var out []Port
 	for _, b := range c.Bindings {
-		if strings.Contains(b.BindIP, ":") && !s.cfg.IPv6Bindings {
-			continue
-		}
 		p := Port{ContainerPort: b.ContainerPort, Protocol: b.Protocol, HostPort: b.HostPort}
 		if four {
 			p.HostIP = b.BindIP
