@@ -158,7 +158,7 @@ type call struct {
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{s: s, requestID: uuid.NewString(), userAgent: clip(r.UserAgent()), request: r, now: s.cfg.Now()}
+	c := &call{s: s, requestID: uuid.NewString(), userAgent: clip(r.UserAgent()), request: r, now: s.cfg.Now().UTC().Truncate(time.Millisecond)}
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.CallTimeout)
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -116,7 +117,7 @@ func (s *Server) registerNew(v *store.View, c *call, r *registration) (*store.In
 	if id == "" || v.Instance(r.cluster, id) != nil {
 		id = arn.NewID()
 	}
-	registeredAt := s.cfg.Now().UTC()
+	registeredAt := s.cfg.Now().UTC().Truncate(time.Millisecond)
 	i := &store.Instance{
 		Cluster: r.cluster, ID: id, RegisteredBy: c.identity.AccessKeyID, ClientToken: r.token, JoinedAt: registeredAt,
 		Object: types.ContainerInstance{
@@ -156,7 +157,7 @@ func (s *Server) registerAgain(c *call, old *store.Instance, r *registration) (*
 	i := *old
 	i.ClientToken = r.token
 	if boot := attributeValue(r.attributes, attributeBoot); boot == "" || boot != attributeValue(old.Object.Attributes, attributeBoot) {
-		i.JoinedAt = s.cfg.Now().UTC()
+		i.JoinedAt = s.cfg.Now().UTC().Truncate(time.Millisecond)
 	}
 	i.AgentAttributes = attributeNames(r.attributes)
 	o := &i.Object

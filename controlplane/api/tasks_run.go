@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -93,7 +94,7 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		return err
 	}
 	err := s.atGate(ctx, func(now bool) error {
-		last, c.now = now, s.cfg.Now()
+		last, c.now = now, s.cfg.Now().UTC().Truncate(time.Millisecond)
 		return s.change(ctx, decide)
 	})
 	if err != nil {

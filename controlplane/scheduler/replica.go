@@ -14,9 +14,9 @@ import (
 	"github.com/longshore-project/longshore/controlplane/task"
 )
 
-// mostReplicas is how many tasks of a REPLICA service one pass starts, and how many surplus ones it stops; the next pass
-// follows at once.
-const mostReplicas = 512
+// mostReplicas is how many surplus tasks of a REPLICA service one pass stops, and mostStarted how many it starts; the next
+// pass follows at once.
+const mostReplicas, mostStarted = 512, 2048
 
 // reasonFailing refuses an instance on which tasks of the service failed, for a while.
 const reasonFailing = "FAILING"
@@ -337,15 +337,15 @@ func (r *replicaPass) missing() (need, room int) {
 func (r *replicaPass) startMissing() {
 	need, room := r.missing()
 	n := min(need, room)
-	if n <= 0 || r.target == nil || r.started >= mostReplicas {
+	if n <= 0 || r.target == nil || r.started >= mostStarted {
 		return
 	}
 	if f := r.svc.Failures[""]; f.Deployment == r.target.id && r.notYet(f.NotBefore) {
 		r.delayed = true
 		return
 	}
-	if n > mostReplicas-r.started {
-		n, r.plan.wake = mostReplicas-r.started, r.now
+	if n > mostStarted-r.started {
+		n, r.plan.wake = mostStarted-r.started, r.now
 	}
 	gate := r.look()
 	picker := r.picker(nil)

@@ -328,93 +328,20 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	return s
 }
 
-// work is what is left to be written of a decision.
-type work struct {
-	service *store.Service // as it was decided on, or written
-	record  *store.Service // to be written first, so that what was begun is known; nil: it stays
-	stops   []*store.Task
-	starts  []start
-	moves   []*store.Task
-	events  []string
-	// prepares are to be written, unprepares to be deleted.
-	prepares, unprepares []*store.Preparation
-	// allocations are those that were written, by instance.
-	allocations map[string]*store.Allocation
-}
-
-// apply writes a decision, in as many transactions as it takes. A store that is nearly full takes no new tasks, but the
-// rest.
-func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
-	todo := work{service: s.service, record: p.service, stops: p.stops, starts: p.starts, moves: p.moves, events: p.events, prepares: p.prepares, unprepares: p.unprepares, allocations: map[string]*store.Allocation{}}
-	var full error
-	for todo.record != nil || len(todo.stops) > 0 || len(todo.moves) > 0 || len(todo.events) > 0 || len(todo.prepares)+len(todo.unprepares) > 0 || len(todo.starts) > 0 && full == nil {
-		rest, err := w.step(ctx, todo, full == nil)
-		switch {
-		case err == nil:
-			todo = rest
-		case errors.Is(err, store.ErrFull) && full == nil:
-			full = err
-		default:
-			return err
-		}
-	}
-	w.batch = min(2*w.batch, mostStarts)
-	return full
-}
-
-// step writes a part of the work in one transaction, whose condition is the service as it was decided on.
-func (w *worker) step(ctx context.Context, todo work, start bool) (rest work, err error) {
-	txn := w.s.cfg.Store.Txn().Guard(w.lead)
-	rest = work{service: todo.service, allocations: todo.allocations}
-	if todo.record != nil {
-		rest.service = todo.record
-		txn.Update(todo.record)
-		w.s.cfg.Store.Peek(func(v *store.View) { RecordHistory(v, txn, todo.record, w.cfg.Now()) })
-	} else {
-		txn.Unchanged(todo.service)
-	}
-	name, now, later := aws.ToString(todo.service.Object.ServiceName), min(len(todo.stops), mostStops), min(len(todo.starts), w.batch)
-	if !start {
-		later = 0
-	}
-	stops, starts := todo.stops[:now], todo.starts[:later]
-	rest.stops, rest.starts = todo.stops[now:], todo.starts[later:]
-	moves := todo.moves[:min(len(todo.moves), mostMoves)]
-	rest.moves = todo.moves[len(moves):]
-	for _, t := range slices.Concat(stops, moves) {
-		txn.Update(t)
-	}
-	asked, over := todo.prepares[:min(len(todo.prepares), mostPrepares)], todo.unprepares[:min(len(todo.unprepares), mostPrepares)]
-	rest.prepares, rest.unprepares = todo.prepares[len(asked):], todo.unprepares[len(over):]
-	for _, r := range asked {
-		txn.Update(r)
-	}
-	for _, r := range over {
-		txn.Delete(r)
-	}
-	var started []*store.Task
-	for _, st := range starts {
-		started = append(started, st.task)
-	}
-	placed := w.place(txn, todo, starts)
-	events := slices.Clone(todo.events)
+// tellOf are the events of a part of a decision.
+func (w *worker) tellOf(todo work, stops []*store.Task, starts []start) []string {
+	events, name := slices.Clone(todo.events), aws.ToString(todo.service.Object.ServiceName)
 	if len(stops) > 0 {
 		events = append(events, fmt.Sprintf("(service %s) has stopped %d running tasks: %s.", name, len(stops), list(stops)))
 	}
 	if len(starts) > 0 {
+		started := make([]*store.Task, len(starts))
+		for i, st := range starts {
+			started[i] = st.task
+		}
 		events = append(events, fmt.Sprintf("(service %s) has started %d tasks: %s.", name, len(starts), list(started)))
-	} else {
-		txn.StateChange()
 	}
-	for i, message := range events {
-		txn.Create(w.event(name, message, i))
-	}
-	if err := w.commit(ctx, txn); err != nil {
-		return todo, err
-	}
-	maps.Copy(todo.allocations, placed)
-	w.tell(name, stops, starts, events)
-	return rest, nil
+	return events
 }
 
 func (w *worker) commit(ctx context.Context, txn *store.Txn) error {

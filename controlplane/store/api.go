@@ -88,6 +88,7 @@ type Store struct {
 	view    atomic.Pointer[View]
 	reached waiters // for a view of some revision
 	head    *View   // the follower's own copy, not yet published
+	shared  shared  // the follower's
 
 	subs    sync.Mutex
 	nextSub int

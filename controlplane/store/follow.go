@@ -103,7 +103,9 @@ func (s *Store) relative(kv *mvccpb.KeyValue) string {
 // put brings one value into the view that is being made.
 func (s *Store) put(kv *mvccpb.KeyValue) Change {
 	key := s.relative(kv)
+	before, _ := s.head.records.Get(place(key))
 	if r := s.written.take(key, kv.Value, kv.ModRevision); r != nil {
+		s.shared.share(r, before)
 		return Change{Old: s.head.put(key, r), New: r}
 	}
 	r, err := decode(key, kv.Value, kv.ModRevision)
@@ -114,6 +116,7 @@ func (s *Store) put(kv *mvccpb.KeyValue) Change {
 		s.head.quarantine(Quarantined{Key: key, Revision: kv.ModRevision, Err: err})
 		return Change{Old: old}
 	}
+	s.shared.share(r, before)
 	return Change{Old: s.head.put(key, r), New: r}
 }
 

@@ -4,9 +4,11 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
@@ -167,13 +169,10 @@ func (h *Host) Subject() *query.Subject {
 	}
 	o := &h.Instance.Object
 	s := &query.Subject{
-		Attributes:     make(map[string]string, len(o.Attributes)),
+		Attributes:     attributesOf(o.Attributes),
 		AgentConnected: h.Connected,
 		EC2InstanceID:  aws.ToString(o.Ec2InstanceId),
 		RegisteredAt:   aws.ToTime(o.RegisteredAt),
-	}
-	for _, a := range o.Attributes {
-		s.Attributes[aws.ToString(a.Name)] = aws.ToString(a.Value)
 	}
 	if o.VersionInfo != nil {
 		s.AgentVersion = aws.ToString(o.VersionInfo.AgentVersion)
@@ -188,4 +187,38 @@ func (h *Host) Subject() *query.Subject {
 	}
 	h.subject = s
 	return s
+}
+
+// indexed are lists of attributes as maps. Records are immutable and hosts of one kind share their list, so there are few.
+var indexed struct {
+	sync.Mutex
+	maps map[*types.Attribute]indexedList
+}
+
+type indexedList struct {
+	size int
+	of   map[string]string
+}
+
+const mostIndexed = 4096
+
+// attributesOf is a record's list of attributes by name. It is shared: not to be changed.
+func attributesOf(list []types.Attribute) map[string]string {
+	if len(list) == 0 {
+		return map[string]string{}
+	}
+	indexed.Lock()
+	defer indexed.Unlock()
+	if known, ok := indexed.maps[&list[0]]; ok && known.size == len(list) {
+		return known.of
+	}
+	of := make(map[string]string, len(list))
+	for _, a := range list {
+		of[aws.ToString(a.Name)] = aws.ToString(a.Value)
+	}
+	if indexed.maps == nil || len(indexed.maps) >= mostIndexed {
+		indexed.maps = map[*types.Attribute]indexedList{}
+	}
+	indexed.maps[&list[0]] = indexedList{len(list), of}
+	return of
 }
