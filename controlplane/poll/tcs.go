@@ -44,6 +44,10 @@ type tcsSession struct {
 const maxUnwritten = 10_000
 
 func (s *Server) serveTCS(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Telemetry != nil { // agents that are not ours don't mind
+		w.Header().Set(tcs.OwnMetricsHeader, "1")
+		w.Header().Set(tcs.ProgressHeader, "1")
+	}
 	socket, at := s.handshake(w, r, "cluster", "containerInstance")
 	if socket == nil {
 		return
@@ -58,7 +62,11 @@ func (s *Server) serveTCS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	go func() { // the server's goroutine, and the request that it holds, end here
-		defer remove(s, s.tcs, at, c)
+		defer func() {
+			if remove(s, s.tcs, at, c) && s.cfg.Telemetry != nil {
+				s.cfg.Telemetry.Gone(at.cluster, at.id)
+			}
+		}()
 		c.log().Debug("telemetry connected")
 		c.seat.wake()
 		err := c.run(c.receive)
