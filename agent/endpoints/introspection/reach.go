@@ -288,14 +288,26 @@ func (r *Reach) bridge(index int) (device, error) {
 }
 
 // foreign is a port of a bridge that does not lead into another network namespace of this machine; empty if there is none. A
-// veth device whose other end is in this one may lead anywhere.
+// veth device whose other end is in this one may lead anywhere, unless that end is down: an engine is about to move it.
 func foreign(all []netlink.Link, bridge int) string {
 	for _, l := range all {
-		if a := l.Attrs(); a.MasterIndex == bridge && (l.Type() != "veth" || a.NetNsID < 0) {
-			return l.Attrs().Name
+		a := l.Attrs()
+		if a.MasterIndex != bridge || l.Type() == "veth" && (a.NetNsID >= 0 || idle(all, a.ParentIndex)) {
+			continue
 		}
+		return a.Name
 	}
 	return ""
+}
+
+// idle says whether a device passes nothing on now.
+func idle(all []netlink.Link, index int) bool {
+	for _, l := range all {
+		if a := l.Attrs(); a.Index == index {
+			return a.Flags&net.FlagUp == 0 && a.MasterIndex == 0
+		}
+	}
+	return true
 }
 
 // links are all of the host's. A list during which one changed is still a list.

@@ -173,6 +173,9 @@ func TestTheHostAndItsContainersReachIntrospectionAndNoOtherMachineDoes(t *testi
 	w.ip("-n " + w.host + " link add p0 type veth peer name p1") // it leads back to the host, and from there anywhere
 	w.ip("-n " + w.host + " link set p0 master docker0")
 	look()
+	expect("a container, while another one is being made", "hi", w.container, "172.31.7.1", "")
+	w.ip("-n " + w.host + " link set p1 up")
+	look()
 	expect("a container of a bridge that other machines are on", "refused", w.container, "172.31.7.1", "")
 	w.ip("-n " + w.host + " link set p0 nomaster")
 	look()
