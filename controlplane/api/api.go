@@ -252,36 +252,13 @@ func operationOf(targets []string) (string, error) {
 	return op.Name, nil
 }
 
-// hostOperations are what an agent calls, and all that a host key may call. Handlers hold a host to its own instance.
-var hostOperations = map[string]bool{
-	"RegisterContainerInstance":     true,
-	"DeregisterContainerInstance":   true,
-	"DiscoverPollEndpoint":          true,
-	"SubmitTaskStateChange":         true,
-	"SubmitContainerStateChange":    true,
-	"SubmitAttachmentStateChanges":  true,
-	"UpdateContainerInstancesState": true,
-	"ListTagsForResource":           true,
-	"CreateCluster":                 true, // default only
-}
-
-// authorize says whether the key's role may call the operation at all.
+// authorize says whether the key's role may call the operation at all. Handlers hold a host to its own instance, and a task
+// to itself.
 func (c *call) authorize() error {
-	switch c.identity.Role {
-	case store.RoleAdmin:
+	own := c.op == explainOperation || c.op == sizingOperation
+	switch {
+	case own && (c.identity.Role == store.RoleAdmin || c.identity.Role == store.RoleReadOnly), !own && c.identity.May(c.op):
 		return nil
-	case store.RoleReadOnly:
-		if strings.HasPrefix(c.op, "Describe") || strings.HasPrefix(c.op, "List") || strings.HasPrefix(c.op, "Get") || c.op == explainOperation || c.op == sizingOperation {
-			return nil
-		}
-	case store.RoleHost:
-		if hostOperations[c.op] {
-			return nil
-		}
-	case store.RoleTask: // the handlers hold it to its own task
-		if c.op == "UpdateTaskProtection" || c.op == "GetTaskProtection" {
-			return nil
-		}
 	}
 	return c.denied("*")
 }

@@ -91,6 +91,8 @@ func (i *Identity) May(operation string) bool {
 		return strings.HasPrefix(operation, "Describe") || strings.HasPrefix(operation, "List") || strings.HasPrefix(operation, "Get")
 	case store.RoleHost:
 		return hostOperations[operation]
+	case store.RoleTask:
+		return operation == "UpdateTaskProtection" || operation == "GetTaskProtection"
 	}
 	return false
 }

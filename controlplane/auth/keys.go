@@ -24,6 +24,9 @@ const (
 	HostFile  = "host.env"
 )
 
+// keysTTL is how long a replica that died over the first keys keeps others from them.
+const keysTTL = 10 * time.Second
+
 // EnsureKeys sees to it that there is an administrator's key and an enrolment key for hosts, and that the files admin.env
 // and host.env in dir have them. The files are of mode 0600 and have the lines AWS_ACCESS_KEY_ID=… and
 // AWS_SECRET_ACCESS_KEY=….
@@ -31,7 +34,22 @@ const (
 // Neither file nor key: a key is made. A key without its file: the file is written again, with the oldest such key. A file
 // and no such key at all: the store is new, and adopts the file's. A file that disagrees with the store, names a key that
 // was deleted, or can't be read, is an error and nothing is changed.
-func EnsureKeys(ctx context.Context, s *store.Store, dir string, now time.Time) error {
+//
+// Of replicas that are started at the same time one looks, and makes, before the next.
+func EnsureKeys(ctx context.Context, s *store.Store, dir string, now time.Time) (err error) {
+	session, err := s.Session(ctx, keysTTL)
+	if err != nil {
+		return fmt.Errorf("see to the first keys: %w", err)
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	lead, err := s.Lead(ctx, session, "first-keys")
+	if err != nil {
+		return fmt.Errorf("see to the first keys: %w", err)
+	}
+	defer func() { err = errors.Join(err, lead.Resign(ctx)) }()
+	if err := s.Read(ctx, func(*store.View) error { return nil }); err != nil {
+		return fmt.Errorf("see to the first keys: %w", err)
+	}
 	for _, k := range []struct {
 		file string
 		like store.Key

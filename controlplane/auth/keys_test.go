@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
@@ -127,5 +128,27 @@ func TestADirectoryThatCannotBeWrittenIsNamed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "missing")
 	if err := auth.EnsureKeys(t.Context(), storetest.New(t), dir, now); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestReplicasThatAreFirstStartedTogetherHaveOneKeyOfAKind(t *testing.T) {
+	client := storetest.Etcd(t)
+	const replicas = 4
+	var dirs [replicas]string
+	var wg sync.WaitGroup
+	for i := range replicas {
+		dirs[i] = t.TempDir()
+		s := storetest.Open(t, client)
+		wg.Go(func() {
+			if err := auth.EnsureKeys(t.Context(), s, dirs[i], now); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, dir := range dirs[1:] {
+		if files(t, dir) != files(t, dirs[0]) {
+			t.Error("two replicas hand out different keys")
+		}
 	}
 }

@@ -3,9 +3,14 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
@@ -87,4 +92,44 @@ func TestATransactionThatCanNeverBeAppliedTakesNoOtherWithIt(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestATaskDefinitionThatIsToBeDeletedGoesWhenNothingNeedsItAnyMore(t *testing.T) {
+	s := storetest.New(t)
+	arn := func(revision int) *string {
+		return aws.String(fmt.Sprint("arn:aws:ecs:us-west-2:123456789012:task-definition/web:", revision))
+	}
+	txn := s.Txn().Create(cluster("c"))
+	for i, status := range []types.TaskDefinitionStatus{types.TaskDefinitionStatusActive, types.TaskDefinitionStatusInactive,
+		types.TaskDefinitionStatusDeleteInProgress, types.TaskDefinitionStatusDeleteInProgress, types.TaskDefinitionStatusDeleteInProgress} {
+		txn.Create(&store.TaskDefinition{Object: types.TaskDefinition{Family: aws.String("web"), Revision: int32(i), Status: status, TaskDefinitionArn: arn(i)}})
+	}
+	runs := task("c", "t", "i", "")
+	runs.Object.TaskDefinitionArn = arn(3)
+	of := service("c", "web")
+	of.Object.TaskDefinition = arn(4)
+	commit(t, txn.Create(runs).Create(of))
+	left := func() (revisions []int32) {
+		if _, err := s.PurgeOnce(t.Context(), store.PurgeConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		read(t, s, func(v *store.View) any {
+			for d := range v.TaskDefinitions("web") {
+				revisions = append(revisions, d.Object.Revision)
+			}
+			return nil
+		})
+		return revisions
+	}
+	if got := left(); !slices.Equal(got, []int32{0, 1, 3, 4}) {
+		t.Errorf("left are %v", got)
+	}
+	ended, gone := *runs, *of
+	ended.Object.LastStatus = aws.String("STOPPED")
+	gone.Object.Status = aws.String("INACTIVE")
+	gone.InactiveSince = time.Now().UTC()
+	commit(t, s.Txn().Update(&ended).Update(&gone))
+	if got := left(); !slices.Equal(got, []int32{0, 1}) {
+		t.Errorf("when neither task nor service is left, there are %v", got)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"go.uber.org/zap"
 )
 
@@ -102,7 +103,7 @@ func (s *Store) PurgeOnce(ctx context.Context, cfg PurgeConfig) (int, error) {
 
 // purgeable lists what need not be kept, in groups that go together.
 func purgeable(v *View, cfg PurgeConfig, now time.Time) [][]Record {
-	var doomed [][]Record
+	doomed := purgeableDefinitions(v)
 	for c := range v.Clusters() {
 		name := aws.ToString(c.Object.ClusterName)
 		doomed = append(doomed, purgeableTasks(v, name, cfg, now)...)
@@ -126,6 +127,38 @@ func purgeable(v *View, cfg PurgeConfig, now time.Time) [][]Record {
 		if k.Expires.Before(now) {
 			doomed = append(doomed, []Record{k})
 		}
+	}
+	return doomed
+}
+
+// purgeableDefinitions are the task definitions that are to be deleted and that no service and no task needs any more.
+func purgeableDefinitions(v *View) (doomed [][]Record) {
+	deleted := map[string]*TaskDefinition{}
+	for d := range v.TaskDefinitions("") {
+		if d.Object.Status == types.TaskDefinitionStatusDeleteInProgress {
+			deleted[aws.ToString(d.Object.TaskDefinitionArn)] = d
+		}
+	}
+	if len(deleted) == 0 {
+		return nil
+	}
+	for c := range v.Clusters() {
+		name := aws.ToString(c.Object.ClusterName)
+		for s := range v.Services(name) {
+			if aws.ToString(s.Object.Status) == "INACTIVE" {
+				continue
+			}
+			delete(deleted, aws.ToString(s.Object.TaskDefinition))
+			for _, d := range s.Object.Deployments {
+				delete(deleted, aws.ToString(d.TaskDefinition))
+			}
+		}
+		for t := range scan[*Task](v, under(indexLiveOn, name)) {
+			delete(deleted, aws.ToString(t.Object.TaskDefinitionArn))
+		}
+	}
+	for _, d := range deleted {
+		doomed = append(doomed, []Record{d})
 	}
 	return doomed
 }

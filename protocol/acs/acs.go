@@ -472,13 +472,3 @@ type CloseMessage struct {
 type ErrorMessage struct {
 	Message string `json:"message"`
 }
-
-// Exception is one of the typed errors (ServerException, BadRequestException, InvalidClusterException,
-// InvalidInstanceException, AccessDeniedException, InactiveInstanceException). Type is the name on the wire.
-type Exception struct {
-	Type    string `json:"-"`
-	Message string `json:"message"`
-}
-
-// Error makes an Exception usable as a Go error.
-func (e *Exception) Error() string { return e.Type + ": " + e.Message }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/longshore-project/longshore/protocol/envelope"
 )
 
 // The values of desiredStatus.
@@ -36,7 +38,7 @@ func (t *Task) Validate() error {
 		return err
 	}
 	if t.DesiredStatus != StatusRunning && t.DesiredStatus != StatusStopped {
-		return fmt.Errorf("desiredStatus is %q; it must be RUNNING or STOPPED", clip(t.DesiredStatus))
+		return fmt.Errorf("desiredStatus is %q; it must be RUNNING or STOPPED", envelope.Clip(t.DesiredStatus))
 	}
 	if t.DesiredStatus == StatusRunning && len(t.Containers) == 0 {
 		return fmt.Errorf("containers is empty")
@@ -47,7 +49,7 @@ func (t *Task) Validate() error {
 			return fmt.Errorf("volumes[%d].name is empty", i)
 		}
 		if volumes[v.Name] {
-			return fmt.Errorf("volumes[%d].name %q appears twice", i, clip(v.Name))
+			return fmt.Errorf("volumes[%d].name %q appears twice", i, envelope.Clip(v.Name))
 		}
 		volumes[v.Name] = true
 	}
@@ -57,13 +59,13 @@ func (t *Task) Validate() error {
 			return fmt.Errorf("containers[%d].name is empty", i)
 		}
 		if names[c.Name] {
-			return fmt.Errorf("containers[%d].name %q appears twice", i, clip(c.Name))
+			return fmt.Errorf("containers[%d].name %q appears twice", i, envelope.Clip(c.Name))
 		}
 		names[c.Name] = true
 	}
 	for _, c := range t.Containers {
 		if err := c.validate(names, volumes); err != nil {
-			return fmt.Errorf("container %s: %w", clip(c.Name), err)
+			return fmt.Errorf("container %s: %w", envelope.Clip(c.Name), err)
 		}
 	}
 	return nil
@@ -75,17 +77,17 @@ func (c *Container) validate(containers, volumes map[string]bool) error {
 	}
 	for i, m := range c.MountPoints {
 		if !volumes[m.SourceVolume] {
-			return fmt.Errorf("mountPoints[%d].sourceVolume %q is not a volume of the task", i, clip(m.SourceVolume))
+			return fmt.Errorf("mountPoints[%d].sourceVolume %q is not a volume of the task", i, envelope.Clip(m.SourceVolume))
 		}
 	}
 	for i, v := range c.VolumesFrom {
 		if !containers[v.SourceContainer] {
-			return fmt.Errorf("volumesFrom[%d].sourceContainer %q is not a container of the task", i, clip(v.SourceContainer))
+			return fmt.Errorf("volumesFrom[%d].sourceContainer %q is not a container of the task", i, envelope.Clip(v.SourceContainer))
 		}
 	}
 	for i, d := range c.DependsOn {
 		if !containers[d.ContainerName] {
-			return fmt.Errorf("dependsOn[%d].containerName %q is not a container of the task", i, clip(d.ContainerName))
+			return fmt.Errorf("dependsOn[%d].containerName %q is not a container of the task", i, envelope.Clip(d.ContainerName))
 		}
 	}
 	return nil
@@ -103,7 +105,7 @@ func (c *Container) CommandOverride() ([]string, error) {
 	d := json.NewDecoder(strings.NewReader(c.Overrides))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&o); err != nil {
-		return nil, fmt.Errorf(`overrides must be {"command":[…]} or {}: %s`, reason(err))
+		return nil, fmt.Errorf(`overrides must be {"command":[…]} or {}: %s`, envelope.Reason(err))
 	}
 	if d.More() {
 		return nil, fmt.Errorf("overrides has data after its end")
@@ -186,7 +188,7 @@ func (m *IAMRoleCredentialsMessage) Validate() error {
 		return err
 	}
 	if m.RoleType != RoleTypeTask && m.RoleType != RoleTypeExecution {
-		return fmt.Errorf("roleType is %q; it must be TaskApplication or TaskExecution", clip(m.RoleType))
+		return fmt.Errorf("roleType is %q; it must be TaskApplication or TaskExecution", envelope.Clip(m.RoleType))
 	}
 	if m.RoleCredentials == nil {
 		return fmt.Errorf("roleCredentials is missing")
@@ -241,7 +243,7 @@ func (e *ElasticNetworkInterface) Validate() error {
 
 func validateGateway(member, cidr string) error {
 	if _, err := netip.ParsePrefix(cidr); err != nil {
-		return fmt.Errorf("%s is %q; it must be in CIDR form, such as 10.0.1.1/24", member, clip(cidr))
+		return fmt.Errorf("%s is %q; it must be in CIDR form, such as 10.0.1.1/24", member, envelope.Clip(cidr))
 	}
 	return nil
 }

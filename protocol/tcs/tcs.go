@@ -49,16 +49,6 @@ type StopTelemetrySessionMessage struct {
 	Message string `json:"message"`
 }
 
-// Exception is one of ServerException, BadRequestException, ResourceValidationException, InvalidParameterException and, in
-// a refused handshake, those of ACS. Type is the name on the wire.
-type Exception struct {
-	Type    string `json:"-"`
-	Message string `json:"message"`
-}
-
-// Error makes an Exception usable as a Go error.
-func (e *Exception) Error() string { return e.Type + ": " + e.Message }
-
 // PublishMetricsRequest carries the metrics of one period, or a part of it: all parts share Metadata.MessageID, and the
 // last one has Metadata.Fin set. A host without tasks sends one with Idle and Fin set and no TaskMetrics.
 type PublishMetricsRequest struct {
