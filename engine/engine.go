@@ -1,11 +1,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -278,19 +279,20 @@ func (e *Engine) occupied() func(PortKey) bool {
 // Tasks returns every task the engine knows, in the order of their acceptance.
 func (e *Engine) Tasks() []TaskStatus {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	var tasks []TaskStatus
+	all := make([]*TaskStatus, 0, len(e.workers)) // a status is large, and this is asked often
 	for _, w := range e.workers {
 		if s := w.status.Load(); s != nil {
-			tasks = append(tasks, *s)
+			all = append(all, s)
 		}
 	}
-	sort.Slice(tasks, func(i, j int) bool {
-		if a, b := tasks[i].AcceptedAt, tasks[j].AcceptedAt; !a.Equal(b) {
-			return a.Before(b)
-		}
-		return tasks[i].Arn < tasks[j].Arn
+	e.mu.Unlock()
+	slices.SortFunc(all, func(a, b *TaskStatus) int {
+		return cmp.Or(a.AcceptedAt.Compare(b.AcceptedAt), strings.Compare(a.Arn, b.Arn))
 	})
+	tasks := make([]TaskStatus, len(all))
+	for i, s := range all {
+		tasks[i] = *s
+	}
 	return tasks
 }
 
