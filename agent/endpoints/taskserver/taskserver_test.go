@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -32,6 +33,10 @@ func ask(s *Server, from, path string) (int, string) {
 }
 
 func TestEachClientHasARateOfItsOwn(t *testing.T) {
+	synctest.Test(t, eachClientHasARateOfItsOwn) // where no time goes by
+}
+
+func eachClientHasARateOfItsOwn(t *testing.T) {
 	var log buffer
 	s := New(Config{Log: zap.NewNop(), Rate: 1, Burst: 3, Audit: audit.New(&log, func() (string, string) { return "c", "" })})
 	s.Handle("GET /v4/{id}", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
