@@ -1,7 +1,10 @@
 package engine_test
 
 import (
+	"context"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,5 +101,154 @@ func TestAClockThatIsSetBackDelaysNoCleanUpAndNoEnd(t *testing.T) {
 		if tasks := w.engine.Tasks(); len(tasks) != 0 {
 			t.Errorf("these are not cleaned up: %+v", tasks)
 		}
+	})
+}
+
+// holdBack has f asked before each save.
+func (d *disk) holdBack(f func(*engine.TaskRecord) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before = f
+}
+
+func TestNoContainerIsRemovedBeforeTheEndOfItsOutputIsOnRecord(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.behave(map[string]enginetest.Behaviour{"app": {Exits: true, Output: "last words\n"}})
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		w.disk.accept()
+		w.disk.fail(errors.New("no space left on device"))
+		pass(4 * time.Hour)
+		if _, left := w.fake.Container(a.Arn, "app"); !left {
+			t.Fatal("the container was removed, and with it what it said")
+		}
+		w.disk.fail(nil)
+		pass(time.Hour)
+		if _, left := w.fake.Container(a.Arn, "app"); left {
+			t.Error("the container is left")
+		}
+		if past := w.engine.Past(); len(past) != 1 || past[0].Containers[0].Log == nil || past[0].Containers[0].Log.Text != "last words\n" {
+			t.Errorf("%+v", past)
+		}
+	}, func(c *engine.Config) { c.KeepPerFamily = 1 })
+}
+
+func TestNothingIsConcludedOfAnEngineThatDoesNotAnswerBeforeItWasLookedAtAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.fake.Hang("Create")
+		a := task("a")
+		w.accept(a)
+		pass(4*time.Minute - time.Second) // a second later the time for a create is over, and nobody knows yet that it is the whole engine
+		for _, m := range []string{"List", "Inspect", "Info"} {
+			w.fake.Hang(m)
+		}
+		pass(30 * time.Minute)
+		w.want(a.Arn)
+		w.fake.Heal("")
+		pass(time.Minute)
+		w.want(a.Arn, "PENDING", "RUNNING")
+	})
+}
+
+func TestASaveThatFailsIsTriedAgainLaterAndLaterHoweverOftenTheTaskIsWoken(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a", container("first"), container("second", notEssential))
+		w.accept(a)
+		w.settled()
+		var tries atomic.Int32
+		w.disk.holdBack(func(*engine.TaskRecord) error {
+			tries.Add(1)
+			return errors.New("no space left on device")
+		})
+		w.fake.Exit(w.id(a, "second"), 0)
+		for range 600 { // a minute of events
+			w.fake.SetHealth(w.id(a, "first"), "HEALTHY", 0, "")
+			pass(100 * time.Millisecond)
+		}
+		if n := tries.Load(); n < 3 || n > 7 { // at once, and after 1, 2, 4, 8, 16 and 30 s
+			t.Errorf("%d tries in a minute", n)
+		}
+		w.disk.holdBack(nil)
+		pass(time.Minute)
+		if last := w.disk.last(a.Arn); last.Status != "RUNNING" || last.Containers[1].Status != "STOPPED" {
+			t.Errorf("%+v", last)
+		}
+	})
+}
+
+func TestDesiredStatusOnlyMovesForward(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.behave(map[string]enginetest.Behaviour{"app": {StopAfter: 20 * time.Second}})
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		w.accept(stopOf(a))
+		pass(time.Second)
+		for _, status := range []string{"RUNNING", "CREATED", "NONE"} { // payloads that are late, or come again
+			late := *a
+			late.DesiredStatus = status
+			w.accept(&late)
+			pass(time.Second)
+			if s := w.status(a.Arn); s.Desired != "STOPPED" {
+				t.Errorf("after a payload with %s desiredStatus is %s", status, s.Desired)
+			}
+		}
+		w.restart()
+		pass(time.Minute)
+		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
+	})
+}
+
+func TestAStopThatCannotBeSavedIsNotAcceptedAndStopsNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		w.disk.fail(errors.New("no space left on device"))
+		if err := w.engine.Accept(context.Background(), stopOf(a)); err == nil {
+			t.Error("it was accepted, and a crash would lose it")
+		}
+		pass(time.Minute)
+		w.disk.fail(nil)
+		pass(time.Minute)
+		if s := w.status(a.Arn); s.Desired != "RUNNING" || !w.running(a, "app") {
+			t.Errorf("desiredStatus %s", s.Desired)
+		}
+		w.accept(stopOf(a))
+		w.settled()
+		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
+	})
+}
+
+// late is an engine whose answers to Inspect are old when they arrive.
+type late struct {
+	*enginetest.Fake
+	by time.Duration
+}
+
+func (l late) Inspect(ctx context.Context, id string) (engine.State, error) {
+	st, err := l.Fake.Inspect(ctx, id)
+	select {
+	case <-time.After(l.by):
+	case <-ctx.Done():
+		return st, ctx.Err()
+	}
+	return st, err
+}
+
+func TestAnEventThatComesWhileAContainerIsLookedAtIsNotLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a")
+		w.accept(a)
+		for !w.running(a, "app") {
+			pass(100 * time.Millisecond)
+		}
+		pass(time.Second) // the look after the start is on its way
+		w.fake.Exit(w.id(a, "app"), 3)
+		pass(10 * time.Second)
+		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
+	}, func(c *engine.Config) {
+		c.Runtime, c.RelistInterval = late{c.Runtime.(*enginetest.Fake), 2 * time.Second}, time.Hour
 	})
 }
