@@ -81,7 +81,7 @@ func Progress(tasks []engine.TaskStatus) []*tcs.TaskProgress {
 	return out
 }
 
-// steps are those at work, and then the newest that did not go well, the newest last.
+// steps are those at work, and then the last ones that failed, the newest last.
 func steps(timeline []engine.Step) []*tcs.TaskStep {
 	var doing, failed []*tcs.TaskStep
 	for i := range timeline {
@@ -90,7 +90,7 @@ func steps(timeline []engine.Step) []*tcs.TaskStep {
 		switch {
 		case s.End.IsZero():
 			doing = append(doing, step)
-		case s.Outcome == engine.OutcomeFailed || s.Outcome == engine.OutcomeWarning:
+		case s.Outcome == engine.OutcomeFailed: // warnings are in the log; what they warn of is waited for
 			step.End = tcs.At(s.End)
 			failed = append(failed, step)
 		}

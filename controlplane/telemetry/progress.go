@@ -98,7 +98,11 @@ func words(t *tcs.TaskProgress, now time.Time) (out []string) {
 		}
 	}
 	for _, w := range t.Waits {
-		if !doing[w] { // said with its progress already
+		switch {
+		case doing[w]: // said with its progress already
+		case strings.Contains(w, " waits: "): // it says who waits
+			out = append(out, w)
+		default:
 			out = append(out, "waits for "+w)
 		}
 	}
