@@ -230,7 +230,7 @@ func (w *worker) check(c *Container, img *Image) deed {
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		binds := bindsOf(t, c)
 		var warnings []string
-		err := awaitPorts(ctx, proc, c)
+		err := awaitPorts(ctx, proc, c, func(taken string) { w.note(func(w *worker) { w.detail(c.Name, VerbCheck, taken) }) })
 		if err == nil && len(binds) > 0 && host.VolumeCheck != "off" {
 			warnings, err = w.askVolumes(ctx, c, img, binds)
 		}
@@ -312,13 +312,25 @@ func makeSource(path string) (warning string, err error) {
 	return fmt.Sprintf("host path %s did not exist; it was made as a directory of root's with mode 0755, which other users can't write", path), nil
 }
 
-// awaitPorts fails when a foreign listener keeps one of the container's host ports for longer than a moment.
-func awaitPorts(ctx context.Context, proc string, c *Container) error {
+// detail says more about a step that goes on.
+func (w *worker) detail(container string, verb Verb, text string) {
+	if r := w.running[container]; r != nil && r.step != nil && r.step.Name == string(verb) {
+		r.step.Detail = text
+	}
+}
+
+// awaitPorts fails when a foreign listener keeps one of the container's host ports for longer than a moment. say gets who it
+// is while it is waited for.
+func awaitPorts(ctx context.Context, proc string, c *Container, say func(taken string)) error {
 	until := time.Now().Add(portPatience)
-	for {
+	for said := ""; ; {
 		taken := foreign(proc, c)
 		if taken == "" {
 			return nil
+		}
+		if taken != said {
+			said = taken
+			say(taken)
 		}
 		if time.Now().After(until) {
 			return errors.New("CannotStartContainerError: " + taken)
