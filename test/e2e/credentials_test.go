@@ -230,6 +230,7 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 	w.otherMachine(t, hostURL)
 
 	w.protection(t, tasks[1], app, otherID)
+	w.awslogs(t)
 	t.Run("the rules and the address are put back", func(t *testing.T) {
 		for _, damage := range []string{"nft flush ruleset", "ip addr del 169.254.170.2/32 dev lo"} {
 			if out, err := w.OnHost(1, "sh", "-c", damage).CombinedOutput(); err != nil {
@@ -316,6 +317,35 @@ func (w *askedWorld) protection(t *testing.T, arn, id, otherID string) {
 		if !strings.HasPrefix(got, want) {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+}
+
+// awslogs has the container engine log with the credentials of a task's execution role, which it asks the agent for. No container
+// gets these.
+func (w *askedWorld) awslogs(t *testing.T) {
+	t.Helper()
+	w.define("logs", "bridge", roleOther, fmt.Sprintf(`,"command":["sh","-c","echo a line for CloudWatch; exec probe serve"],"logConfiguration":{"logDriver":"awslogs","options":{"awslogs-group":"/app",
+		"awslogs-region":"us-west-2","awslogs-endpoint":"http://%s:%s","awslogs-stream-prefix":"e2e"}}`, w.Farm.LAN(), awsPort))
+	arn, id := w.start(1, "logs")
+	w.hasSession(w.chain(1, id), roleOther, arn)
+	w.Until(60*time.Second, "the engine has written a line with the execution role's credentials", func() error {
+		calls := w.sts.Calls("PutLogEvents")
+		for _, c := range calls {
+			for _, s := range w.sts.Sessions(roleLogs) {
+				if s.AccessKeyID == c.AccessKeyID && s.Name == ID(arn) && strings.Contains(c.Body, "a line for CloudWatch") {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("%d calls, none of them is it", len(calls))
+	})
+	c, err := w.Engine(1).ContainerInspect(context.Background(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := c.HostConfig.LogConfig.Config["awslogs-credentials-endpoint"]
+	if got := w.in(1, id, "get", "http://169.254.170.2"+path); !strings.HasPrefix(got, "403") || !strings.Contains(got, "for the container engine only") {
+		t.Errorf("the task's own container asks %s and gets %s", path, got)
 	}
 }
 
