@@ -167,7 +167,7 @@ func (w *world) start(env ...string) error {
 	cmd.Env = append([]string{"GOGC=400", "PATH=" + os.Getenv("PATH"), "HOME=/root", "ECS_CLUSTER=storm", "ECS_BACKEND_HOST=" + w.plane.server.URL, "AWS_DEFAULT_REGION=us-west-2",
 		"AWS_ACCESS_KEY_ID=AKIA", "AWS_SECRET_ACCESS_KEY=s", "AWS_EC2_METADATA_DISABLED=true", "ECS_DATADIR=" + w.data(), "ECS_LOGFILE=" + filepath.Join(w.dir, "agent.log"),
 		"ECS_LOGLEVEL=" + level, "ECS_IMAGE_PULL_BEHAVIOR=default", "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION=1s", "ECS_ENABLE_TASK_CPU_MEM_LIMIT=false", "ECS_ORPHAN_POLICY=remove",
-		"ECS_HOST_POLICY_FILE=" + filepath.Join(w.root(), "policy"), "ECS_DISK_PRESSURE_PERCENT=0"}, env...)
+		"ECS_HOST_POLICY_FILE=" + filepath.Join(w.root(), "policy"), "ECS_DISK_PRESSURE_PERCENT=0", "ECS_DISABLE_TASK_ENDPOINTS=true"}, env...)
 	out, err := os.OpenFile(filepath.Join(w.dir, "agent.err"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
