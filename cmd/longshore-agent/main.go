@@ -20,10 +20,14 @@ import (
 	"github.com/longshore-project/longshore/agent"
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/engine/policy"
+	"github.com/longshore-project/longshore/internal/nodump"
 	"github.com/longshore-project/longshore/internal/version"
 )
 
 func main() {
+	if err := nodump.Set(); err != nil {
+		fmt.Fprintln(os.Stderr, "longshore-agent:", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

@@ -20,10 +20,14 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/internal/logfmt"
+	"github.com/longshore-project/longshore/internal/nodump"
 	"github.com/longshore-project/longshore/internal/version"
 )
 
 func main() {
+	if err := nodump.Set(); err != nil {
+		fmt.Fprintln(os.Stderr, "longshore-control:", err)
+	}
 	// The first signal ends it in order; a second one ends it at once, as the handler is gone by then.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop)
