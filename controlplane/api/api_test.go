@@ -32,7 +32,7 @@ var served = strings.Fields(`CreateCluster CreateService DeleteAccountSetting De
 	PutAccountSetting PutAccountSettingDefault PutAttributes RegisterContainerInstance RegisterTaskDefinition RunTask StartTask
 	StopTask SubmitAttachmentStateChanges SubmitContainerStateChange SubmitTaskStateChange TagResource UntagResource
 	UpdateCluster UpdateClusterSettings UpdateContainerAgent UpdateContainerInstancesState UpdateService
-	ListServiceDeployments DescribeServiceDeployments DescribeServiceRevisions StopServiceDeployment UpdateTaskProtection GetTaskProtection`)
+	ListServiceDeployments DescribeServiceDeployments DescribeServiceRevisions StopServiceDeployment ContinueServiceDeployment UpdateTaskProtection GetTaskProtection`)
 
 func TestAnOperationThatIsNotServedIsRefusedByNameAndNeverAServersFault(t *testing.T) {
 	p := newPlane(t)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -65,6 +66,9 @@ func (s *Server) deploymentObject(v *store.View, d *store.ServiceDeployment) typ
 		}
 	}
 	o.DeploymentCircuitBreaker = breaker
+	if id, held := holding(v, d); held {
+		o.LifecycleHookDetails = []types.DeploymentLifecycleHookDetail{{HookId: &id, Status: types.DeploymentLifecycleHookStatusAwaitingAction}}
+	}
 	fill := func(r types.ServiceRevisionSummary) types.ServiceRevisionSummary {
 		c := counts[aws.ToString(r.Arn)]
 		r.RequestedTaskCount, r.RunningTaskCount, r.PendingTaskCount = c.DesiredCount, c.RunningCount, c.PendingCount
@@ -201,6 +205,68 @@ func (s *Server) stopServiceDeployment(ctx context.Context, c *call, in *ecs.Sto
 		return nil, err
 	}
 	return &ecs.StopServiceDeploymentOutput{ServiceDeploymentArn: in.ServiceDeploymentArn}, nil
+}
+
+// holding tells whether a deployment holds, and what its hold is known by.
+func holding(v *store.View, d *store.ServiceDeployment) (hook string, held bool) {
+	r := v.Service(d.Cluster, d.Service)
+	if r == nil || d.Object.Status != types.ServiceDeploymentStatusInProgress || aws.ToString(r.Object.ServiceArn) != aws.ToString(d.Object.ServiceArn) {
+		return "", false
+	}
+	for id, rollout := range r.Rollouts {
+		if scheduler.RevisionID(id) == d.ID && rollout.Held != "" {
+			return "hold-" + d.ID, true
+		}
+	}
+	return "", false
+}
+
+// continueServiceDeployment has a roll-out that holds, because the new deployment fails somewhere, go on as if it did not
+// (CONTINUE), or go back (ROLLBACK). A hold is shown as a lifecycle hook of the deployment that awaits an action.
+func (s *Server) continueServiceDeployment(ctx context.Context, c *call, in *ecs.ContinueServiceDeploymentInput) (*ecs.ContinueServiceDeploymentOutput, error) {
+	if err := oneOf("action", in.Action, in.Action.Values()); err != nil {
+		return nil, err
+	}
+	path, err := s.serviceMember(arn.TypeServiceDeployment, *in.ServiceDeploymentArn)
+	if err != nil {
+		return nil, err
+	}
+	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		d, old := v.ServiceDeployment(path[0], path[1], path[2]), v.Service(path[0], path[1])
+		if d == nil || old == nil {
+			return errDeploymentNotFound
+		}
+		hook, held := holding(v, d)
+		switch {
+		case !held:
+			return exception("ConflictException", "The service deployment does not wait for an action: it is %s.", d.Object.Status)
+		case hook != *in.HookId:
+			return invalid("The service deployment has no lifecycle hook %.100q that awaits an action; it has %s.", *in.HookId, hook)
+		}
+		r := *old
+		if in.Action == types.DeploymentLifecycleHookActionRollback {
+			if !scheduler.RollBack(&r, stoppedByUser, c.now) {
+				return exception("ConflictException", "The service deployment can't be rolled back: the service has no earlier deployment that was completed. Update the service.")
+			}
+			r.SteadySince, r.Failures = time.Time{}, nil
+			r.Object.DesiredCount = scheduler.DaemonDesired(v, &r)
+		} else {
+			r.Rollouts = maps.Clone(r.Rollouts)
+			for id, rollout := range r.Rollouts {
+				if scheduler.RevisionID(id) == d.ID {
+					rollout.Continued, rollout.Held = true, ""
+					r.Rollouts[id] = rollout
+				}
+			}
+		}
+		scheduler.RecordHistory(v, txn, &r, c.now)
+		txn.Update(&r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ecs.ContinueServiceDeploymentOutput{ServiceDeploymentArn: in.ServiceDeploymentArn}, nil
 }
 
 func someARNs(member string, refs []string) error {

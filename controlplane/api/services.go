@@ -34,6 +34,7 @@ func (s *Server) serviceOperations() operations {
 		"DescribeServiceDeployments": handle(s.describeServiceDeployments),
 		"DescribeServiceRevisions":   handle(s.describeServiceRevisions),
 		"StopServiceDeployment":      handle(s.stopServiceDeployment),
+		"ContinueServiceDeployment":  handle(s.continueServiceDeployment),
 	}
 }
 

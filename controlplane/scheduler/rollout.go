@@ -49,7 +49,11 @@ func (p *pass) rollOut() {
 		}
 	}
 	p.askAllAgain(reached)
-	if r.Held = p.held(reached); r.Held == "" {
+	r.Held = p.held(reached)
+	if r.Continued && p.object(p.primary).RolloutState != types.DeploymentRolloutStateFailed {
+		r.Held = ""
+	}
+	if r.Held == "" {
 		p.catchUp(&r, reached)
 	} else {
 		p.sayHeld(&r, reached)

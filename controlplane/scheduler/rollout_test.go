@@ -140,6 +140,30 @@ func TestALaterWaveHoldsToo(t *testing.T) {
 	w.expectTold(1, "holds at wave 2")
 }
 
+func TestARollOutThatIsToldToGoOnDoesNotHoldAnyMore(t *testing.T) {
+	w := updated(t, 8)
+	w.agents = func(t *store.Task) string {
+		if revisionOf(t) == "2" && t.Instance == "host-3" {
+			return task.Stopped
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(time.Hour)
+	if got := strings.Count(w.running(), "2"); got != 2 {
+		t.Fatalf("it did not hold: %s", w.running())
+	}
+	for id, r := range w.svc.Rollouts {
+		r.Continued = true
+		w.svc.Rollouts[id] = r
+	}
+	w.settle()
+	w.after(time.Hour)
+	if got := strings.Count(w.running(), "2"); got != 7 || strings.Contains(w.running(), "1") {
+		t.Errorf("it did not go on with the other seven: %s", w.running())
+	}
+}
+
 func TestMinimumHealthyPercentIsKept(t *testing.T) {
 	w := updated(t, 4, minimum(50))
 	w.agents = func(t *store.Task) string {

@@ -69,6 +69,7 @@ type Rollout struct {
 	Instances []string  // ids of the instances in waves begun so far
 	HealthyAt time.Time // when every task of the current wave was first seen healthy
 	Held      string    // why the roll-out holds; empty while it proceeds
+	Continued bool      // it was told to go on whatever holds it
 	// Ahead is the id of the task beyond desiredCount that was started to balance availability zones, until it is healthy.
 	Ahead string
 }
