@@ -35,6 +35,9 @@ func (a *Agent) newCache() (*imagecache.Cache[engine.Image], error) {
 		c.Collection = imagecache.Collection{
 			Store: &imageStore{a: a, user: user}, Journal: &imageJournal{path: filepath.Join(a.cfg.DataDir, imagesName), log: a.log}, Rules: a.imageRules(), Interval: a.cfg.ImageCleanupInterval,
 		}
+		if a.cfg.ImageSizeCheck {
+			c.HTTPClient = a.client
+		}
 		if a.cfg.ImageCleanupOff || c.Behaviour == imagecache.PreferCached { // as ECS does
 			c.Collection.Interval = 0
 		}

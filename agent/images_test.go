@@ -22,7 +22,8 @@ func (h *testHost) gc(query string, good func(*local.Collection) bool) *local.Co
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
-	for last := "it was never asked"; ; {
+	var last string
+	for {
 		var c local.Collection
 		if err := (local.Client{Dir: h.dir}).Call(ctx, http.MethodPost, "/v1/gc"+query, nil, &c); err != nil {
 			last = err.Error()

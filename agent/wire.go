@@ -106,6 +106,14 @@ func (p puller) Pull(ctx context.Context, ref string, c *imagecache.Credentials,
 	return p.Runtime.Pull(ctx, ref, (*engine.RegistryAuth)(c), func(p engine.Progress) { f(imagecache.Progress(p)) })
 }
 
+// Layers are those of the engine's images; none where it does not say.
+func (p puller) Layers(ctx context.Context) ([]string, error) {
+	if l, ok := p.Runtime.(engine.Layered); ok {
+		return l.Layers(ctx)
+	}
+	return nil, nil
+}
+
 // Identity is an image's id and digest.
 func (puller) Identity(i engine.Image) (id, digest string) { return i.ID, i.Digest }
 

@@ -9,6 +9,12 @@ type ImageUser interface {
 	ImageUses(ctx context.Context) ([]ImageUse, error)
 }
 
+// Layered is a Runtime that says which layers its images have.
+type Layered interface {
+	// Layers are the diff ids (OCI image specification, config.md) of all local images' layers: one call for each image.
+	Layers(ctx context.Context) ([]string, error)
+}
+
 // ImageUse is a container as the user of an image.
 type ImageUse struct {
 	ImageID string

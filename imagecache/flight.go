@@ -109,8 +109,14 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 	delay := c.cfg.FirstDelay
 	c.intend(f.name.key())
 	for try := 1; ; try++ {
-		if err := c.places.take(f.ctx, f.claim); err != nil {
+		if err := c.takeTurn(f); err != nil {
 			return img, c.failure(f, try-1, began, err)
+		}
+		if try == 1 {
+			if err := c.ensureRoom(f, log); err != nil {
+				c.places.give()
+				return img, c.failure(f, 0, began, err)
+			}
 		}
 		log.Info("pulling", f.forWhom(), zap.Int("try", try), zap.Bool("credentials", f.auth != nil), zap.Duration("waited", time.Since(began)))
 		img, err = c.try(f, log)
@@ -118,6 +124,7 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 		if err == nil {
 			id, _ := c.engine.Identity(img)
 			c.pulled(f.name.key(), id)
+			c.rests.served(f.name.host())
 			log.Info("pulled", f.forWhom(), zap.Int("try", try), zap.Duration("duration", time.Since(began)), zap.Stringer("progress", f.progress()))
 			return img, nil
 		}
@@ -126,6 +133,13 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 		}
 		pause := time.Duration(float64(delay) * (0.8 + 0.4*rand.Float64()))
 		delay = min(2*delay, c.cfg.LastDelay)
+		if until := c.backOff(f.ctx, f, err); !until.IsZero() {
+			if c.cfg.Behaviour == Default && c.isLocal(f) {
+				return img, c.failure(f, try, began, err) // it is used instead
+			}
+			pause = max(pause, time.Until(until))
+		}
+		c.onFullDisk(f, err, log)
 		log.Warn("the pull failed and is tried again", f.forWhom(), zap.Int("try", try), zap.Int("tries", c.cfg.Tries), zap.Duration("after", pause), zap.Error(err))
 		f.tell(func(r *Request) {
 			r.note("try %d of %d failed, next in %s: %v", try, c.cfg.Tries, pause.Round(time.Millisecond), err)
@@ -134,6 +148,28 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 			return img, c.failure(f, try, began, err)
 		}
 	}
+}
+
+// takeTurn waits until the registry may be asked and there is a place.
+func (c *Cache[I]) takeTurn(f *flight[I]) error {
+	for {
+		if !c.awaitRest(f) {
+			return context.Cause(f.ctx)
+		}
+		if err := c.places.take(f.ctx, f.claim); err != nil {
+			return err
+		}
+		if until, _ := c.rests.until(f.name.host()); until.IsZero() {
+			return nil
+		}
+		c.places.give()
+	}
+}
+
+// isLocal reports whether the engine has an image of the flight's name.
+func (c *Cache[I]) isLocal(f *flight[I]) bool {
+	_, err := c.engine.Image(f.ctx, f.name.given)
+	return err == nil
 }
 
 // final reports whether trying again can't help.

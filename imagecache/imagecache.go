@@ -11,6 +11,9 @@
 //	credentials.go   ECS_ENGINE_AUTH_TYPE and ECS_ENGINE_AUTH_DATA
 //	collect.go       which images may go: a pure decision
 //	collector.go     … and their removal
+//	space.go         is there room for an image?
+//	registry.go      what the cache asks registries itself
+//	backoff.go       registries that limit the rate
 //	authority.go     credentials that a task asks for: fetched, and renewed once when a registry refuses them
 //	errors.go        what a failed pull says
 //
@@ -36,6 +39,7 @@ package imagecache
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -103,7 +107,9 @@ type Config struct {
 	Tries       int           // 5
 	FirstDelay  time.Duration // before the second try, doubled for each further one: 1.1 s
 	LastDelay   time.Duration // at most: 5 s
+	Rest        time.Duration // of a registry that limits the rate and does not say for how long, doubled with each time: 5 s
 	Collection  Collection    // none
+	HTTPClient  *http.Client  // for questions to registries about sizes and limits: none are asked
 	Log         *zap.Logger   // no log
 }
 
@@ -117,6 +123,7 @@ func (c *Config) setDefaults() error {
 	set(&c.Timeout, 2*time.Hour)
 	set(&c.FirstDelay, 1100*time.Millisecond)
 	set(&c.LastDelay, 5*time.Second)
+	set(&c.Rest, 5*time.Second)
 	if c.Places <= 0 {
 		c.Places = 4
 	}
@@ -151,6 +158,7 @@ type Cache[I any] struct {
 	holds     map[string]int        // by image id
 	moved     time.Time             // when any pull last showed progress
 	collector collector
+	rests     rests
 }
 
 // New returns a Cache that pulls by engine.
@@ -160,7 +168,7 @@ func New[I any](engine Engine[I], cfg Config) (*Cache[I], error) {
 	}
 	return &Cache[I]{
 		engine: engine, cfg: cfg, places: newPlaces(cfg.Places), flights: map[string]*flight[I]{}, holds: map[string]int{},
-		collector: newCollector(cfg.Collection),
+		collector: newCollector(cfg.Collection), rests: rests{first: cfg.Rest},
 	}, nil
 }
 
@@ -234,6 +242,15 @@ func (c *Cache[I]) ensure(ctx context.Context, req *Request) (img I, pulled bool
 			return img, false, c.localError(ctx, name, err)
 		}
 	}
+	if until, why := c.rests.until(name.host()); !until.IsZero() && c.cfg.Behaviour == Default {
+		if local, lerr := c.engine.Image(ctx, req.Ref); lerr == nil {
+			id, _ := c.engine.Identity(local)
+			req.note("the local image %s is used, because %s wants to be left alone until %s: %s", id, name.registry, until.UTC().Format(time.RFC3339), why)
+			c.cfg.Log.Warn("the registry limits the rate, the local image is used", zap.String("task", req.TaskArn), zap.String("container", req.Container),
+				zap.String("step", "pull"), zap.String("image", req.Ref), zap.String("id", id), zap.Time("until", until))
+			return local, false, nil
+		}
+	}
 	img, err = c.pull(ctx, name, req)
 	if err == nil {
 		if c.cfg.Behaviour == Once {
@@ -304,6 +321,9 @@ type name struct {
 }
 
 func (n name) String() string { return n.normalised }
+
+// host is the registry's.
+func (n name) host() string { host, _, _ := strings.Cut(n.repository, "/"); return host }
 
 // key is the reference as images' names are compared.
 func (n name) key() string { return normalise(n.given) }

@@ -298,8 +298,8 @@ func TestFaultsThatMayPassAreTriedAgainWithGrowingDelay(t *testing.T) {
 		var notes []string
 		core, logged := observer.New(zap.InfoLevel)
 		_, _, err := cache(t, w, imagecache.Config{Log: zap.New(core)}).Ensure(t.Context(), imagecache.Request{TaskArn: "arn:t", Ref: "app:1", Note: func(s string) { notes = append(notes, s) }})
-		// 1.1 + 2.2 + 4.4 + 5 s, each 20 % more or less
-		if took := time.Since(began); err != nil || w.count() != 5 || took < 10*time.Second || took > 16*time.Second {
+		// 1.1 + 5 (because of the limit) + 4.4 + 5 s, each 20 % more or less
+		if took := time.Since(began); err != nil || w.count() != 5 || took < 12*time.Second || took > 19*time.Second {
 			t.Errorf("%v after %d pulls in %s", err, w.count(), took)
 		}
 		if len(notes) != 4 || !strings.Contains(notes[1], "toomanyrequests") {

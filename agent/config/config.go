@@ -123,6 +123,7 @@ type Config struct {
 	ImagesPinned            []string
 	ImageHighPercent        int64 // 0: no watermarks
 	ImageLowPercent         int64
+	ImageSizeCheck          bool
 	EngineAuthType          string
 	EngineAuthData          Secret
 	HealthcheckHost         string

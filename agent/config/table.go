@@ -116,6 +116,7 @@ var Knobs = []Knob{
 	commas("ECS_IMAGE_CLEANUP_PINNED", "", "the same, as references, repositories or patterns such as registry.example/base/*", func(c *Config) *[]string { return &c.ImagesPinned }),
 	integer("ECS_IMAGE_CLEANUP_HIGH_PERCENT", "", "85", 0, 100, "when more than this of the bytes or inodes of the engine's disk is taken, images that nobody uses are removed whatever their age and number; 0: never for that reason", func(c *Config) *int64 { return &c.ImageHighPercent }),
 	integer("ECS_IMAGE_CLEANUP_LOW_PERCENT", "", "80", 0, 100, "… until no more than this is", func(c *Config) *int64 { return &c.ImageLowPercent }),
+	boolean("ECS_IMAGE_PULL_SIZE_CHECK", "", "true", "while less than 32 GiB or 2 million inodes of the engine's disk are free, ask the registry before a pull how large the image is: what does not fit even after a clean-up fails with the numbers, and the disk does not run full", func(c *Config) *bool { return &c.ImageSizeCheck }),
 
 	// Metrics and diagnosis.
 	boolean("ECS_DISABLE_METRICS", "DisableMetrics", "false", "send no task metrics", func(c *Config) *bool { return &c.MetricsDisabled }),

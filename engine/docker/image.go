@@ -260,3 +260,24 @@ func (r *Runtime) ImageUses(ctx context.Context) ([]engine.ImageUse, error) {
 	}
 	return uses, nil
 }
+
+// Layers are the diff ids of all local images' layers: one request, and one for each image.
+func (r *Runtime) Layers(ctx context.Context) ([]string, error) {
+	list, err := r.link.api(ctx).ImageList(ctx, image.ListOptions{})
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	var ids []string
+	for _, i := range list {
+		img, err := r.link.api(ctx).ImageInspect(ctx, i.ID)
+		if err = classify(ctx, err); errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, img.RootFS.Layers...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}

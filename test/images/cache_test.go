@@ -46,7 +46,7 @@ func real(t *testing.T, cfg imagecache.Config) (c *imagecache.Cache[engine.Image
 		}
 		_ = r.Close()
 	})
-	cfg.FirstDelay, cfg.LastDelay = time.Millisecond, time.Millisecond
+	cfg.FirstDelay, cfg.LastDelay, cfg.Rest = time.Millisecond, time.Millisecond, time.Millisecond
 	c, err = imagecache.New(puller{r}, cfg)
 	if err != nil {
 		t.Fatal(err)
