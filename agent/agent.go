@@ -151,6 +151,7 @@ func (a *Agent) run(ctx context.Context) error {
 	if a.host, err = hostFacts(a.opt.Root, a.cfg); err != nil {
 		return err
 	}
+	askToBeSpared(a.opt.Root, a.log)
 	a.findGPUs()
 	closeState, err := a.openState()
 	if err != nil {
