@@ -254,7 +254,7 @@ func (w *world) describe(arns []string) []types.Task {
 
 // reach waits until the tasks have a status. It looks seldom, and the first time late, so that looking does not disturb what is measured.
 func (w *world) reach(arns []string, status string) []types.Task {
-	every := time.Duration(min(20+len(arns), 100)) * time.Millisecond
+	every := time.Duration(20+2*len(arns)) * time.Millisecond
 	deadline := time.Now().Add(3 * time.Minute)
 	for still(130 * time.Millisecond); ; still(every) {
 		tasks := w.describe(arns)

@@ -3,8 +3,11 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
@@ -16,10 +19,13 @@ import (
 // parallelism that suits the engine best.
 func (w *world) many() {
 	n := setting("CONTAINERS", 100)
-	for _, mode := range []string{"host", "bridge"} {
+	for _, mode := range strings.Split(cmp.Or(os.Getenv("MODES"), "host,bridge"), ",") {
 		w.agent("prefer-cached")
 		w.longshore(mode) // the image is local from here on
-		best := w.parallelism(mode)
+		best := setting("PARALLEL", 0)
+		if best == 0 {
+			best = w.parallelism(mode)
+		}
 		var start, stop, bareStart, bareStop burst
 		for round := range setting("MANY", 5) {
 			profiled := func() {}
