@@ -1,10 +1,17 @@
 #!/bin/bash
-# Runs the measurements. PARTS (default join,start,many,rest,restart) chooses some of them. ROUNDS (default 40) is how often each
-# start is measured, CONTAINERS (default 100) how many run at once, MANY (default 5) how often they are started and stopped,
-# in the network modes MODES (default host,bridge), beside a bare client that makes PARALLEL (default: what is best) at a time, IDLE
-# (default 60) how many seconds the agent rests before its memory is read, RESTARTS (default 7) how often it is killed. PROFILE names
-# a folder for CPU profiles of the agent. FLEET (default 100,1000,10000) is how many instances are played for the control plane; where
-# it is set, only that is measured, and where PARTS is, that is not.
+# Runs the measurements and prints them as a table, with floors, aims and the load of the machine. What may be set:
+#
+#   PARTS       join,start,many,rest,restart   which of them; the control plane's fleet only where it is not set
+#   ROUNDS      40      how often each start is measured
+#   BEHAVIOURS  prefer-cached,once,default,always   with which pull behaviours
+#   CONTAINERS  100     how many tasks run at once
+#   MANY        5       how often so many are started and stopped
+#   MODES       host,bridge   in which network modes
+#   PARALLEL            how many containers the bare client makes at a time; what is best is found out where it is not set
+#   IDLE        60      seconds for which the agent rests before its memory is read
+#   RESTARTS    7       how often the agent is killed
+#   PROFILE             a folder for CPU profiles
+#   FLEET       100,1000,10000   how many instances are played for the control plane; where it is set, only that is measured
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ -z ${FLEET:-} ]]; then
