@@ -171,6 +171,6 @@ var Knobs = []Knob{
 	hostService("ECS_INIT_DOCKER_LOG_FILE_SIZE", "string", "16m", "log of the agent's container"),
 	hostService("ECS_INIT_DOCKER_LOG_FILE_NUM", "integer", "4", "log of the agent's container"),
 	later("ECS_SKIP_LOCALHOST_TRAFFIC_FILTER", "boolean", "false", "don't drop packets to 127.0.0.0/8 from elsewhere"),
-	later("ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS", "boolean", "false", "serve introspection to other hosts; it listens on loopback only"),
+	later("ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS", "boolean", "false", "serve introspection to other hosts; it is for this host and its containers only"),
 	later("ECS_OFFHOST_INTROSPECTION_INTERFACE_NAME", "string", "", "interface of that"),
 }
