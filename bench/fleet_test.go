@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -71,14 +72,15 @@ func (c *control) profile(name, kind string) {
 	}
 }
 
-// TestFleet measures the control plane with played agents; FLEET says how many, "100,1000,10000" if unset.
-func TestFleet(t *testing.T) {
-	ram := t.TempDir()
+// controlBinary builds longshore-control on a tmpfs that has room for etcd's data.
+func controlBinary(t *testing.T) (bin, ram string) {
+	t.Helper()
+	ram = t.TempDir()
 	if err := unix.Mount("tmpfs", ram, "tmpfs", 0, "size=8g"); err != nil {
 		t.Fatalf("a tmpfs for etcd's data: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(ram, unix.MNT_DETACH) })
-	bin := filepath.Join(ram, "longshore-control")
+	bin = filepath.Join(ram, "longshore-control")
 	tags := "grpcnotrace"
 	if os.Getenv("PROFILE") != "" {
 		tags += ",profile"
@@ -88,22 +90,38 @@ func TestFleet(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return bin, ram
+}
+
+// fleetSizes are how many agents are to be played: FLEET, "100,1000,10000" if unset.
+func fleetSizes(t *testing.T) (sizes []int) {
+	t.Helper()
 	for size := range strings.SplitSeq(cmp.Or(os.Getenv("FLEET"), "100,1000,10000"), ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(size))
 		if err != nil || n < 1 {
 			t.Fatalf("FLEET: %q is no number of instances", size)
 		}
+		sizes = append(sizes, n)
+	}
+	return sizes
+}
+
+// TestFleet measures the control plane with played agents.
+func TestFleet(t *testing.T) {
+	bin, ram := controlBinary(t)
+	for _, n := range fleetSizes(t) {
+		size := strconv.Itoa(n)
 		t.Run(size, func(t *testing.T) { newFleetRun(t, startControl(t, bin, filepath.Join(ram, size)), n).measure() })
 	}
 }
 
-func startControl(t *testing.T, bin, data string) *control {
+func startControl(t *testing.T, bin, data string, flags ...string) *control {
 	t.Helper()
 	at := freeAddress(t)
 	c := &control{t: t, url: "http://" + at, data: data}
 	// The roll-out of a first deployment is not bounded by waves; they would only measure their own pauses.
-	c.cmd = exec.Command(bin, "run", "--data-dir", data, "--listen", at, "--region", fleetRegion, "--account-id", "123456789012",
-		"--rollout", "parallel", "--log-level", "warn")
+	c.cmd = exec.Command(bin, append([]string{"run", "--data-dir", data, "--listen", at, "--region", fleetRegion, "--account-id", "123456789012",
+		"--rollout", "parallel", "--log-level", "warn"}, flags...)...)
 	log, err := os.Create(data + ".log")
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +261,7 @@ func (r *fleetRun) measure() {
 	for _, part := range []struct {
 		name string
 		run  func()
-	}{{"gather", r.gather}, {"everywhere", r.everywhere}, {"picky", r.picky}, {"gate-off", r.gateOff}, {"pressure", r.pressure}, {"replicas", r.replicas}} {
+	}{{"gather", r.gather}, {"everywhere", r.everywhere}, {"picky", r.picky}, {"gate-off", r.gateOff}, {"pressure", r.pressure}, {"strategies", r.strategies}, {"replicas", r.replicas}} {
 		var profiled sync.WaitGroup
 		if part.name != "gate-off" {
 			profiled.Go(func() { r.profile(part.name, "profile?seconds="+cmp.Or(os.Getenv("SECONDS_EACH"), "4")) })
@@ -462,6 +480,36 @@ func (r *fleetRun) pressure() {
 		float64(placed)/took.Seconds(), &run, each(used(), placed))
 	r.say("beside it (aim p99 20 ms): DescribeTasks of 10 %s; ListTasks of 100 %s", &describe, &list)
 	r.judgeJoiners(joiners)
+}
+
+// strategies measures RunTask where it has to choose among all hosts.
+func (r *fleetRun) strategies() {
+	for name, strategy := range map[string]types.PlacementStrategy{
+		"spread over instances": {Type: types.PlacementStrategyTypeSpread, Field: aws.String("instanceId")},
+		"binpack by memory":     {Type: types.PlacementStrategyTypeBinpack, Field: aws.String("memory")},
+	} {
+		ctx, stop := context.WithTimeout(r.ctx, 5*time.Second)
+		var took latency
+		var placed atomic.Int64
+		began, used := time.Now(), r.meter()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					var out ecs.RunTaskOutput
+					start := time.Now()
+					err := r.api.Call(r.ctx, "RunTask", &ecs.RunTaskInput{Cluster: aws.String(cluster), TaskDefinition: aws.String("run"), Count: aws.Int32(10),
+						PlacementStrategy: []types.PlacementStrategy{strategy}}, &out)
+					took.add(time.Since(start), err)
+					placed.Add(int64(len(out.Tasks)))
+				}
+			})
+		}
+		wg.Wait()
+		stop()
+		r.say("RunTask, %s, count 10, 4 callers: %.0f placements per second; %s; control plane's CPU for each task %.2f ms",
+			name, float64(placed.Load())/time.Since(began).Seconds(), &took, each(used(), int(placed.Load())))
+	}
 }
 
 // join has hosts join one after the other, ten per second at most.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the measurements and prints them as a table, with floors, aims and the load of the machine. What may be set:
 #
-#   PARTS       join,start,many,rest,restart   which of them; the control plane's fleet only where it is not set
+#   PARTS       join,start,many,rest,asked,restart   which of them; the control plane's fleet only where it is not set
 #   ROUNDS      40      how often each start is measured
 #   BEHAVIOURS  prefer-cached,once,default,always   with which pull behaviours
 #   CONTAINERS  100     how many tasks run at once
@@ -18,5 +18,5 @@ if [[ -z ${FLEET:-} ]]; then
 	go test -tags bench -count=1 -timeout 90m -v -run '^TestBench$' ./bench
 fi
 if [[ -z ${PARTS:-} ]]; then
-	exec go test -tags bench -count=1 -timeout 30m -v -run '^TestFleet$' ./bench
+	exec go test -tags bench -count=1 -timeout 60m -v -run '^TestFleet(OfTwo)?$' ./bench
 fi
