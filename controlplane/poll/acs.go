@@ -356,7 +356,7 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 	} else {
 		c.waitsForDefinition.Store(true)
 	}
-	credentials, err := c.cfg.credentialsFor(def, t, c.wake)
+	credentials, err := c.cfg.credentialsFor(def, t, c.notify)
 	if errors.Is(err, ErrRolePending) {
 		c.delivery.postpone(a.id)
 		return true

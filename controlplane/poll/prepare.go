@@ -117,7 +117,7 @@ func (c *acsSession) askFor(j job, p *preparation) (asked, ok bool) {
 	if p.def == nil {
 		return true, true // the scheduler drops it
 	}
-	credentials, err := c.cfg.credentialsFor(p.def, p.task, c.wake)
+	credentials, err := c.cfg.credentialsFor(p.def, p.task, c.notify)
 	switch {
 	case errors.Is(err, ErrRolePending):
 		return false, true

@@ -137,7 +137,7 @@ func (c *acsSession) sendCredentials(j job, t *store.Task, now time.Time) (again
 	if d == nil {
 		return now.Add(c.cfg.RenewPause), true
 	}
-	got, err := c.cfg.credentialsFor(&d.Object, t, c.wake)
+	got, err := c.cfg.credentialsFor(&d.Object, t, c.notify)
 	if errors.Is(err, ErrRolePending) {
 		return now.Add(rolePause), true
 	}

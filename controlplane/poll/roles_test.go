@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -120,5 +121,57 @@ func TestAnExecutionRoleThatNothingNeedsIsNotDemanded(t *testing.T) {
 	p := next[*acs.PayloadMessage](w.connect(instance))
 	if p.Tasks[0].DesiredStatus != "RUNNING" || p.Tasks[0].ExecutionRoleCredentials != nil {
 		t.Errorf("%+v", p.Tasks[0])
+	}
+}
+
+// TestATaskWaitsWhileItsRoleIsAskedFor has the credentials come late: nothing is sent before, and at once then, also when they
+// are renewed.
+func TestATaskWaitsWhileItsRoleIsAskedFor(t *testing.T) {
+	var mu sync.Mutex
+	var waiting []func()
+	serial, there := 0, map[int]bool{} // which credentials have come
+	w := newWorld(t, func(c *Config) {
+		c.RenewPause, c.Resend, c.ResendMax = 20*time.Millisecond, time.Hour, time.Hour // it is not the resending that brings it
+		c.Role = func(role string, _ *store.Task, execution bool, ready func()) (Role, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !there[serial] {
+				waiting = append(waiting, ready)
+				return Role{}, ErrRolePending
+			}
+			life := time.Hour
+			if serial == 0 {
+				life = time.Second // to be renewed soon
+			}
+			return Role{Arn: role, AccessKeyID: fmt.Sprint("AK", serial), SecretAccessKey: "s", Expiration: time.Now().Add(life)}, nil
+		}
+	})
+	come := func() {
+		w.until("somebody waits", func() bool { mu.Lock(); defer mu.Unlock(); return len(waiting) > 0 })
+		mu.Lock()
+		there[serial] = true
+		tell := waiting
+		waiting = nil
+		mu.Unlock()
+		for _, ready := range tell {
+			ready()
+		}
+	}
+	w.place(instance, w.withRoles(func(d *types.TaskDefinition) { d.TaskRoleArn = aws.String("t") }))
+	a := w.connect(instance)
+	come()
+	p := next[*acs.PayloadMessage](a)
+	if c := p.Tasks[0].RoleCredentials; p.Tasks[0].DesiredStatus != "RUNNING" || c == nil || c.AccessKeyID != "AK0" {
+		t.Fatalf("%+v", p.Tasks[0])
+	}
+	mu.Lock()
+	serial++
+	mu.Unlock()
+	a.ack(p)
+	come()
+	for {
+		if m := next[*acs.IAMRoleCredentialsMessage](a); m.RoleCredentials.AccessKeyID == "AK1" {
+			return
+		}
 	}
 }
