@@ -173,7 +173,7 @@ func (e *examination) engine(ctx context.Context) (root string) {
 	}
 	e.add(OK, "engine", "", "%s %s, API %s, at %s, answers in %s", info.Name, info.Version, info.APIVersion, e.Config.DockerEndpoint, e.Now().Sub(begun).Round(time.Millisecond))
 	if info.Name == "docker" && !info.LiveRestore {
-		e.add(Warn, "engine", `Put "live-restore": true into /etc/docker/daemon.json and reload it: then containers outlive an engine that is restarted or replaced.`, "a restart of the engine ends every container")
+		e.add(Warn, "live restore", `Put "live-restore": true into /etc/docker/daemon.json and reload it: then containers outlive an engine that is restarted or replaced.`, "a restart of the engine ends every container")
 	}
 	return info.Root
 }

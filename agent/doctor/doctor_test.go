@@ -132,7 +132,7 @@ func TestEachThingThatIsNotWellIsNamedWithHowToMendIt(t *testing.T) {
 		}, "FAIL  engine", "no socket", "systemctl status docker"},
 		{func(p *Patient) {
 			p.Engine = func(context.Context) (engine.Info, error) { return engine.Info{Name: "docker"}, nil }
-		}, "WARN  engine", "ends every container", "live-restore"},
+		}, "WARN  live restore", "ends every container", "live-restore"},
 		{func(p *Patient) { p.Warnings = []string{"ECS_X is unknown"} }, "WARN  configuration", "ECS_X is unknown", "longshore-agent settings"},
 		{func(p *Patient) { p.Endpoint = "nonsense" }, "FAIL  control plane", "is no URL", "ECS_BACKEND_HOST"},
 		{func(p *Patient) { p.Endpoint = "https://no.such.host.invalid" }, "FAIL  DNS", "no.such.host.invalid", "resolv.conf"},
