@@ -158,6 +158,24 @@ func TestAStartThatAPowerCutOvertookIsMadeAfterIt(t *testing.T) {
 	}, booting)
 }
 
+func TestAProcessThatRanOnlyAfterAPowerCutIsNotSaidToHaveEndedInIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.behave(map[string]enginetest.Behaviour{"app": {Exits: true, ExitCode: 6}})
+		d := daemon("d")
+		w.fake.Hang("Start")
+		w.accept(d)
+		w.settled()
+		w.stop()
+		w.fake.Heal("")
+		w.cfg.BootID = "boot-2"
+		w.start()
+		w.settled()
+		if last := w.disk.last(d.Arn); last.Status != "STOPPED" || last.Reason != "" || reasonOf(last, "app") != "" || exitOf(last, "app") != 6 {
+			t.Errorf("%+v", last)
+		}
+	}, booting)
+}
+
 func TestADaemonWhoseContainerDidNotOutliveAPowerCutIsMadeAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		d, other := daemon("d"), task("other")

@@ -66,6 +66,28 @@ func TestAfterALossOfTheStateNothingIsStartedBeforeThePayloadComesAgain(t *testi
 	}
 }
 
+func TestAfterALossOfTheStateNothingIsMadeBeforeThePayloadComesAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a", container("first"), container("second", notEssential))
+		w.accept(a)
+		w.settled()
+		second := w.status(a.Arn).Containers[1].RuntimeName
+		w.stop()
+		w.fake.Vanish(w.id(a, "second"))
+		images := w.fake.Calls("Image") + w.fake.Calls("Pull")
+		w.forgets()
+		pass(time.Minute)
+		if n := w.fake.Calls("Image") + w.fake.Calls("Pull") - images; w.fake.Creates(second) != 1 || n != 0 || !w.running(a, "first") {
+			t.Errorf("an image was asked for %d times, and the container made %d times\n%s", n, w.fake.Creates(second), w.explain(a.Arn))
+		}
+		w.accept(a)
+		w.settled()
+		if w.fake.Creates(second) != 2 || !w.running(a, "second") || !w.running(a, "first") {
+			t.Error(w.explain(a.Arn))
+		}
+	})
+}
+
 func TestAClockThatIsSetBackDelaysNoCleanUpAndNoEnd(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a := task("a")
