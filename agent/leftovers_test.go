@@ -5,16 +5,16 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/client"
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/engine"
@@ -28,7 +28,7 @@ import (
 // plane that accepts everything.
 type remains struct {
 	t       *testing.T
-	api     *client.Client
+	runtime engine.Runtime
 	state   *State
 	dir     string
 	cluster string // of this test alone
@@ -53,8 +53,8 @@ func (anyVolume) Check(context.Context, engine.VolumeRequest) engine.VolumeResul
 }
 
 func newRemains(t *testing.T) *remains {
-	r := &remains{t: t, api: testimages.DockerClient(t), dir: smallDisk(t), cluster: "remains-" + strings.ToLower(rand.Text()), image: "longshore-test/" + strings.ToLower(rand.Text()) + ":1"}
-	testimages.MustLoad(t, r.api, r.image, testimages.Spec{})
+	r := &remains{t: t, dir: smallDisk(t), cluster: "remains-" + strings.ToLower(rand.Text()), image: "longshore-test/" + strings.ToLower(rand.Text()) + ":1"}
+	testimages.MustLoad(t, testimages.DockerClient(t), r.image, testimages.Spec{})
 	db, _, err := statemgr.Open(r.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -65,8 +65,8 @@ func newRemains(t *testing.T) *remains {
 	r.state.reserve = newReserve(r.dir, zap.NewNop())
 	t.Cleanup(func() {
 		r.stop()
-		for _, c := range r.containers() {
-			_ = r.api.ContainerRemove(context.WithoutCancel(t.Context()), c.ID, container.RemoveOptions{Force: true})
+		for id := range r.containers() {
+			r.docker("rm", "-f", id)
 		}
 		_ = db.Close()
 	})
@@ -98,7 +98,7 @@ func (r *remains) start(wait time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- e.Run(ctx) }()
-	r.engine, r.stop = e, func() {
+	r.engine, r.runtime, r.stop = e, runtime, func() {
 		r.stop = func() {}
 		cancel()
 		if err := errors.Join(<-done, runtime.Close()); err != nil {
@@ -130,12 +130,23 @@ func (r *remains) until(what string, f func() error) {
 	}
 }
 
-// containers are those of this test's cluster.
-func (r *remains) containers() []container.Summary {
+// docker runs a command of the engine's own client and returns what it says.
+func (r *remains) docker(args ...string) string {
 	r.t.Helper()
-	all, err := r.api.ContainerList(context.WithoutCancel(r.t.Context()), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", engine.LabelCluster+"="+r.cluster))})
+	out, err := exec.CommandContext(context.WithoutCancel(r.t.Context()), "docker", args...).CombinedOutput()
 	if err != nil {
-		r.t.Fatal(err)
+		r.t.Fatalf("docker %v: %v: %s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// containers are those of this test's cluster, their tasks by their ids.
+func (r *remains) containers() map[string]string {
+	r.t.Helper()
+	all := map[string]string{}
+	for line := range strings.Lines(r.docker("ps", "-a", "--no-trunc", "--filter", "label="+engine.LabelCluster+"="+r.cluster, "--format", `{{.ID}} {{.Label "`+engine.LabelTaskArn+`"}}`)) {
+		id, arn, _ := strings.Cut(strings.TrimSpace(line), " ")
+		all[id] = arn
 	}
 	return all
 }
@@ -174,21 +185,14 @@ func (r *remains) known(status string, tasks ...*acs.Task) {
 	})
 }
 
-// foreign makes containers that are none of the agent's business.
+// foreign makes containers that are none of the agent's business: one without its labels, and one of another cluster.
 func (r *remains) foreign() (ids []string) {
 	r.t.Helper()
-	for _, labels := range []map[string]string{nil, {engine.LabelTaskArn: "arn:x", engine.LabelTask: "{}", engine.LabelCluster: r.cluster + "-of-another"}} {
-		c, err := r.api.ContainerCreate(r.t.Context(), &container.Config{Image: r.image, Cmd: []string{"sleep", "1000"}, Labels: labels}, &container.HostConfig{NetworkMode: "none"}, nil, nil, "")
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		r.t.Cleanup(func() {
-			_ = r.api.ContainerRemove(context.WithoutCancel(r.t.Context()), c.ID, container.RemoveOptions{Force: true})
-		})
-		if err := r.api.ContainerStart(r.t.Context(), c.ID, container.StartOptions{}); err != nil {
-			r.t.Fatal(err)
-		}
-		ids = append(ids, c.ID)
+	run := []string{"run", "-d", "--pull", "never", "--network", "none"}
+	for _, labels := range [][]string{nil, {"--label", engine.LabelTaskArn + "=arn:x", "--label", engine.LabelTask + "={}", "--label", engine.LabelCluster + "=" + r.cluster + "-of-another"}} {
+		id := r.docker(slices.Concat(run, labels, []string{r.image, "sleep", "1000"})...)
+		r.t.Cleanup(func() { r.docker("rm", "-f", id) })
+		ids = append(ids, id)
 	}
 	return ids
 }
@@ -196,17 +200,16 @@ func (r *remains) foreign() (ids []string) {
 // orphan makes a running container with the labels of one of the agent's tasks that it never had.
 func (r *remains) orphan(like string) {
 	r.t.Helper()
-	made, err := r.api.ContainerInspect(r.t.Context(), like)
+	made, err := r.runtime.Inspect(r.t.Context(), like)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	made.Config.Labels[engine.LabelTaskArn] = "arn:aws:ecs:us-west-2:123456789012:task/" + r.cluster + "/never"
-	made.Config.Cmd = []string{"sleep", "1000"}
-	c, err := r.api.ContainerCreate(r.t.Context(), made.Config, made.HostConfig, nil, nil, r.cluster+"-orphan")
+	made.Labels[engine.LabelTaskArn] = "arn:aws:ecs:us-west-2:123456789012:task/" + r.cluster + "/never"
+	id, err := r.runtime.Create(r.t.Context(), engine.Spec{Name: r.cluster + "-orphan", Labels: made.Labels, Image: r.image, Command: []string{"sleep", "1000"}, NetworkMode: "none"})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := r.api.ContainerStart(r.t.Context(), c.ID, container.StartOptions{}); err != nil {
+	if err := r.runtime.Start(r.t.Context(), id); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -226,7 +229,7 @@ func TestStoppedTasksOrphansAndAShortDiskOnARealEngine(t *testing.T) {
 	if len(r.containers()) == 0 {
 		t.Fatal("they were removed before their time")
 	}
-	r.orphan(r.containers()[0].ID)
+	r.orphan(slices.Sorted(maps.Keys(r.containers()))[0])
 	r.until("the stopped containers and the orphan are removed", r.left(0))
 	r.until("the tasks are forgotten but for the last of the family", func() error {
 		if past := r.engine.Past(); len(past) != 1 || len(r.engine.Tasks()) != 0 {
@@ -251,13 +254,13 @@ func TestStoppedTasksOrphansAndAShortDiskOnARealEngine(t *testing.T) {
 	why := "the disk is short"
 	r.short.Store(&why)
 	r.until("only the newest of the family is left", r.left(1))
-	if h := r.engine.Health(); !h.Impaired || h.Causes[0] != why || !strings.HasSuffix(r.containers()[0].Labels[engine.LabelTaskArn], "/early2") {
-		t.Errorf("%+v, %v", h, r.containers()[0].Labels)
+	if h := r.engine.Health(); !h.Impaired || h.Causes[0] != why || !strings.HasSuffix(strings.Join(slices.Collect(maps.Values(r.containers())), " "), "/early2") {
+		t.Errorf("%+v, %v", h, r.containers())
 	}
 	r.short.Store(nil)
 	for _, id := range foreign {
-		if c, err := r.api.ContainerInspect(t.Context(), id); err != nil || !c.State.Running {
-			t.Errorf("a foreign container was touched: %v", err)
+		if r.docker("inspect", "-f", "{{.State.Running}}", id) != "true" {
+			t.Error("a foreign container was touched")
 		}
 	}
 }
