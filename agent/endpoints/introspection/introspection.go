@@ -4,7 +4,8 @@
 //	/                          the commands there are
 //	/v1/metadata               cluster, container instance and version
 //	/v1/tasks                  all tasks; ?taskarn=<arn> or ?dockerid=<id or its beginning> for one
-//	/v1/tasks/stopped          stopped tasks, those whose containers are removed included: exit codes, reasons, the end of the output
+//	/v1/tasks/stopped          stopped tasks, those whose containers are removed included: exit codes, reasons, the end of the output;
+//	                           for the host's own processes only
 //	/license                   the licence
 //
 // Source: agent-protocol section 8.1. Everything is read-only and read from the engine when asked.
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -153,7 +155,12 @@ type stoppedContainer struct {
 	Log        *engine.LogTail `json:",omitempty"`
 }
 
-func (c Config) stopped(w http.ResponseWriter, _ *http.Request) {
+// stopped is for the host's own processes: the end of a task's output is not for every other task.
+func (c Config) stopped(w http.ResponseWriter, r *http.Request) {
+	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+		http.Error(w, "stopped tasks are told at 127.0.0.1 only", http.StatusForbidden)
+		return
+	}
 	out := struct{ Tasks []stoppedTask }{[]stoppedTask{}}
 	tasks := c.Engine.Tasks()
 	if p, ok := c.Engine.(Past); ok {

@@ -1,6 +1,8 @@
 package introspection
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -24,5 +26,18 @@ func TestStoppedTasksAreShownWithWhatIsLeftOfThem(t *testing.T) {
 	status, body := ask("/v1/tasks/stopped")
 	if status != 200 || !strings.Contains(body, `"arn:2"`) || strings.Contains(body, `"arn:3"`) || !strings.Contains(body, `"ExitCode":3,"Log":{"text":"the last words\n"}`) {
 		t.Errorf("%d %s", status, body)
+	}
+}
+
+func TestTheOutputOfStoppedTasksIsNotForOtherContainers(t *testing.T) {
+	c := Config{Engine: tasks{{Arn: "arn:1", Known: "STOPPED", StoppedAt: time.Now()}}}
+	for from, want := range map[string]int{"127.0.0.1:4": 200, "[::1]:4": 200, "[::ffff:127.0.0.1]:4": 200, "172.17.0.2:4": 403, "[fe80::1%docker0]:4": 403, "": 403} {
+		r := httptest.NewRequest(http.MethodGet, "/v1/tasks/stopped", nil)
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		c.handler().ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%q: %d %s", from, w.Code, w.Body)
+		}
 	}
 }
