@@ -103,7 +103,11 @@ type puller struct{ engine.Runtime }
 
 // Pull pulls an image.
 func (p puller) Pull(ctx context.Context, ref string, c *imagecache.Credentials, f func(imagecache.Progress)) (engine.Image, error) {
-	return p.Runtime.Pull(ctx, ref, (*engine.RegistryAuth)(c), func(p engine.Progress) { f(imagecache.Progress(p)) })
+	var auth *engine.RegistryAuth
+	if c != nil {
+		auth = &engine.RegistryAuth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, ServerAddress: c.ServerAddress}
+	}
+	return p.Runtime.Pull(ctx, ref, auth, func(p engine.Progress) { f(imagecache.Progress(p)) })
 }
 
 // Layers are those of the engine's images; none where it does not say.

@@ -32,7 +32,7 @@ func (c *Cache[I]) pull(ctx context.Context, name name, req *Request) (img I, er
 		return img, err
 	}
 	renewed, ferr := c.fetch(ctx, name, req, auth)
-	if ferr != nil || *renewed == *auth {
+	if ferr != nil || renewed.same(auth) {
 		return img, err
 	}
 	req.note("%s refused the credentials; they were fetched anew", name.registry)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -16,7 +17,25 @@ import (
 // Credentials are for one registry. Formatting, logging and marshalling them shows nothing of them.
 type Credentials struct {
 	Username, Password, IdentityToken, ServerAddress string
+	Source                                           string    // where they came from, for people
+	Expires                                          time.Time // zero: not known, or never
 }
+
+// origin says where they came from and until when they are good; it shows nothing of them.
+func (c *Credentials) origin(now time.Time) string {
+	switch {
+	case c == nil || c.Source == "":
+		return ""
+	case c.Expires.IsZero():
+		return "they came from " + c.Source + ", which names no end of them"
+	case c.Expires.Before(now):
+		return "they came from " + c.Source + " and expired at " + c.Expires.UTC().Format(time.RFC3339)
+	}
+	return "they came from " + c.Source + " and expire at " + c.Expires.UTC().Format(time.RFC3339)
+}
+
+// same reports whether a registry would see no difference.
+func (c *Credentials) same(other *Credentials) bool { return c.fingerprint() == other.fingerprint() }
 
 // String hides the credentials.
 func (Credentials) String() string { return "[credentials]" }
@@ -109,7 +128,7 @@ func ParseKeyring(kind, data string) (*Keyring, error) {
 		if scope == "" {
 			return bad("ECS_ENGINE_AUTH_DATA names an empty registry")
 		}
-		c.ServerAddress = registry
+		c.ServerAddress, c.Source = registry, "ECS_ENGINE_AUTH_DATA"
 		k.entries = append(k.entries, entry{scope, c})
 	}
 	// The longest scope first; the name decides between two spellings of one registry, so that it is always the same.

@@ -83,6 +83,9 @@ func (c *Cache[I]) failure(f *flight[I], tries int, began time.Time, err error) 
 		case f.auth != nil:
 			e.Hint = fmt.Sprintf("check the credentials that ECS_ENGINE_AUTH_DATA has for %s", f.auth.ServerAddress)
 		}
+		if o := f.auth.origin(time.Now()); o != "" {
+			e.Hint += "; " + o
+		}
 	case errdefs.IsNotFound(err):
 		e.Hint = "check its name and tag"
 	case errdefs.IsResourceExhausted(err):

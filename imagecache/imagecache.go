@@ -25,15 +25,7 @@
 // again. Only ages and "a task had it pulled" are remembered ([Journal]), and what is lost of them makes images stay longer.
 //
 // The cache pulls by an [Engine], and the engine room asks for images by an interface of its own; neither imports the
-// other, and agent joins them. The cache never looks into an image, so it is generic over the caller's type; the small
-// types [Progress] and [Credentials] have the fields of their counterparts and convert directly:
-//
-//	type puller struct{ engine.Runtime }
-//
-//	func (p puller) Pull(ctx context.Context, ref string, c *imagecache.Credentials, f func(imagecache.Progress)) (engine.Image, error) {
-//		return p.Runtime.Pull(ctx, ref, (*engine.RegistryAuth)(c), func(p engine.Progress) { f(imagecache.Progress(p)) })
-//	}
-//	func (puller) Identity(i engine.Image) (id, digest string) { return i.ID, i.Digest }
+// other, and agent joins them. The cache never looks into an image, so it is generic over the caller's type.
 package imagecache
 
 import (

@@ -36,7 +36,7 @@ func (r *Resolver) Registry(ctx context.Context, taskArn string, auth *acs.Regis
 	case auth.Type == "ecr" && auth.ECRAuthData != nil:
 		c, err = r.token(ctx, taskArn, auth.ECRAuthData, stale)
 	case auth.Type == "asm" && auth.ASMAuthData != nil:
-		c, err = r.repository(ctx, taskArn, auth.ASMAuthData)
+		c, err = r.repository(ctx, taskArn, auth.ASMAuthData, stale)
 	default:
 		err = fmt.Errorf("registryAuthentication of type %q is not supported; ecr and asm are", auth.Type)
 	}
@@ -47,26 +47,29 @@ func (r *Resolver) Registry(ctx context.Context, taskArn string, auth *acs.Regis
 }
 
 // repository reads repositoryCredentials: a secret that is {"username": …, "password": …}.
-func (r *Resolver) repository(ctx context.Context, taskArn string, data *acs.ASMAuthData) (*imagecache.Credentials, error) {
+func (r *Resolver) repository(ctx context.Context, taskArn string, data *acs.ASMAuthData, stale *imagecache.Credentials) (*imagecache.Credentials, error) {
 	where := fmt.Sprintf("the registry's credentials, secret %s of Secrets Manager", data.CredentialsParameter)
-	_, role, err := r.role(ctx, taskArn)
+	held, role, err := r.role(ctx, taskArn)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	ref, _ := secretOf(&acs.Secret{ValueFrom: data.CredentialsParameter, Region: data.Region}, r.cfg.Region)
-	value, err := r.cfg.AWS.GetSecretValue(ctx, awsapi.Caller{Region: ref.region, Credentials: role}, ref.id)
-	if err != nil {
-		return nil, fmt.Errorf("%s in %s: %w", where, ref.region, err)
-	}
-	var pair struct{ Username, Password string }
-	if json.Unmarshal([]byte(value), &pair) != nil || pair.Username == "" || pair.Password == "" { // its error would show the value
-		return nil, fmt.Errorf(`%s in %s: its value must be {"username": "…", "password": "…"}`, where, ref.region)
-	}
-	return &imagecache.Credentials{Username: pair.Username, Password: pair.Password}, nil
+	key := tokenKey{region: ref.region, secret: data.CredentialsParameter, role: held.RoleArn}
+	return r.kept(ctx, key, stale, func() (*imagecache.Credentials, error) {
+		value, err := r.cfg.AWS.GetSecretValue(ctx, awsapi.Caller{Region: ref.region, Credentials: role}, ref.id)
+		if err != nil {
+			return nil, fmt.Errorf("%s in %s: %w", where, ref.region, err)
+		}
+		var pair struct{ Username, Password string }
+		if json.Unmarshal([]byte(value), &pair) != nil || pair.Username == "" || pair.Password == "" { // its error would show the value
+			return nil, fmt.Errorf(`%s in %s: its value must be {"username": "…", "password": "…"}`, where, ref.region)
+		}
+		return &imagecache.Credentials{Username: pair.Username, Password: pair.Password, Source: "secret " + data.CredentialsParameter + " of Secrets Manager in " + ref.region}, nil
+	})
 }
 
-// tokenKey is what a token of Amazon ECR is good for: a registry, and whose it is.
-type tokenKey struct{ region, registry, endpoint, role string }
+// tokenKey is what kept credentials are: of a registry of Amazon ECR or in a secret, and whose they are.
+type tokenKey struct{ region, registry, endpoint, secret, role string }
 
 // tokens are the tokens that are kept.
 type tokens struct {
@@ -102,7 +105,7 @@ func (t *tokens) of(key tokenKey) *token {
 func (r *Resolver) token(ctx context.Context, taskArn string, data *acs.ECRAuthData, stale *imagecache.Credentials) (*imagecache.Credentials, error) {
 	region := or(data.Region, r.cfg.Region)
 	where := fmt.Sprintf("a token for the Amazon ECR registry %s in %s", data.RegistryID, region)
-	key, caller := tokenKey{region, data.RegistryID, data.EndpointOverride, ""}, r.cfg.Host
+	key, caller := tokenKey{region: region, registry: data.RegistryID, endpoint: data.EndpointOverride}, r.cfg.Host
 	if data.UseExecutionRole {
 		held, role, err := r.role(ctx, taskArn)
 		if err != nil {
@@ -113,6 +116,20 @@ func (r *Resolver) token(ctx context.Context, taskArn string, data *acs.ECRAuthD
 	if caller == nil {
 		return nil, errors.New(where + ": the host has no credentials")
 	}
+	return r.kept(ctx, key, stale, func() (*imagecache.Credentials, error) {
+		got, err := r.cfg.AWS.GetAuthorizationToken(ctx, awsapi.Caller{Region: region, Credentials: caller}, data.RegistryID, data.EndpointOverride)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		return &imagecache.Credentials{
+			Username: got.Username, Password: string(got.Password), ServerAddress: strings.TrimPrefix(got.Registry, "https://"), Source: "Amazon ECR in " + region, Expires: got.ExpiresAt,
+		}, nil
+	})
+}
+
+// kept returns credentials that are kept, if they live long enough and were not refused, else those that fetch gets, once for
+// all who want the same. A fetch that hangs ends with a bound of its own, and the next one who waits tries anew.
+func (r *Resolver) kept(ctx context.Context, key tokenKey, stale *imagecache.Credentials, fetch func() (*imagecache.Credentials, error)) (*imagecache.Credentials, error) {
 	t := r.tokens.of(key)
 	select {
 	case t.place <- struct{}{}:
@@ -123,24 +140,20 @@ func (r *Resolver) token(ctx context.Context, taskArn string, data *acs.ECRAuthD
 	if c := t.credentials; c != nil && r.cfg.Now().Before(t.renewAt) && (stale == nil || *stale != *c) {
 		return c, nil
 	}
-	return r.renew(ctx, t, where, data, awsapi.Caller{Region: region, Credentials: caller})
-}
-
-func (r *Resolver) renew(ctx context.Context, t *token, where string, data *acs.ECRAuthData, who awsapi.Caller) (*imagecache.Credentials, error) {
-	got, err := r.cfg.AWS.GetAuthorizationToken(ctx, who, data.RegistryID, data.EndpointOverride)
+	c, err := fetch()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", where, err)
+		return nil, err
 	}
 	now := r.cfg.Now()
-	t.credentials = &imagecache.Credentials{Username: got.Username, Password: string(got.Password), ServerAddress: strings.TrimPrefix(got.Registry, "https://")}
-	t.renewAt = got.ExpiresAt.Add(-renewAhead - rand.N(renewAhead))
-	if longest := now.Add(maxTokenAge); t.renewAt.After(longest) {
-		t.renewAt = longest
+	t.credentials, t.renewAt = c, now.Add(maxTokenAge)
+	if !c.Expires.IsZero() {
+		if before := c.Expires.Add(-renewAhead - rand.N(renewAhead)); before.Before(t.renewAt) {
+			t.renewAt = before
+		}
+		if shortest := now.Add(shortestLife); t.renewAt.Before(shortest) {
+			t.renewAt = shortest
+		}
 	}
-	if shortest := now.Add(shortestLife); t.renewAt.Before(shortest) {
-		t.renewAt = shortest
-	}
-	r.cfg.Log.Info("Fetched a registry's token", zap.String("registry", data.RegistryID), zap.String("region", who.Region), zap.Bool("executionRole", data.UseExecutionRole),
-		zap.Time("expires", got.ExpiresAt), zap.Time("renewal", t.renewAt))
-	return t.credentials, nil
+	r.cfg.Log.Info("Fetched a registry's credentials", zap.String("source", c.Source), zap.Bool("executionRole", key.role != ""), zap.Time("expires", c.Expires), zap.Time("renewal", t.renewAt))
+	return c, nil
 }

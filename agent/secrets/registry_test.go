@@ -84,6 +84,15 @@ func TestRepositoryCredentialsAreAUserAndAPasswordInASecret(t *testing.T) {
 	if err != nil || c.Username != "me" || c.Password != "planted-registry" {
 		t.Error(c, err)
 	}
+	// They are kept until they are refused, and then fetched once for all who hold the old ones.
+	if again, err := w.Registry(t.Context(), taskArn, asm("registry"), nil); err != nil || again != c || len(w.aws.Calls("GetSecretValue")) != 1 {
+		t.Error("they were fetched again", err, w.aws.Calls("GetSecretValue"))
+	}
+	for range 2 {
+		if _, err := w.Registry(t.Context(), taskArn, asm("registry"), c); err != nil {
+			t.Error(err)
+		}
+	}
 	for parameter, want := range map[string]string{"broken": `{"username": "…", "password": "…"}`, "absent": "ResourceNotFoundException"} {
 		_, err := w.Registry(t.Context(), taskArn, asm(parameter), nil)
 		if !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), parameter) || strings.Contains(err.Error(), "planted") {

@@ -23,7 +23,11 @@ import (
 type puller struct{ engine.Runtime }
 
 func (p puller) Pull(ctx context.Context, ref string, c *imagecache.Credentials, f func(imagecache.Progress)) (engine.Image, error) {
-	return p.Runtime.Pull(ctx, ref, (*engine.RegistryAuth)(c), func(p engine.Progress) { f(imagecache.Progress(p)) })
+	var auth *engine.RegistryAuth
+	if c != nil {
+		auth = &engine.RegistryAuth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, ServerAddress: c.ServerAddress}
+	}
+	return p.Runtime.Pull(ctx, ref, auth, func(p engine.Progress) { f(imagecache.Progress(p)) })
 }
 
 func (puller) Identity(i engine.Image) (id, digest string) { return i.ID, i.Digest }

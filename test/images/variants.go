@@ -2,10 +2,13 @@ package images
 
 import (
 	"io/fs"
+	"runtime"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 )
 
 // Must builds the image, or ends the test.
@@ -87,3 +90,22 @@ while :; do
 	sleep "$INTERVAL" & wait $!
 done
 `
+
+// MustLayers builds an image that nobody else has, of random layers, or ends the test.
+func MustLayers(t testing.TB, layers int) v1.Image {
+	t.Helper()
+	img, err := random.Image(4096, int64(layers))
+	var config *v1.ConfigFile
+	if err == nil {
+		config, err = img.ConfigFile()
+	}
+	if err == nil {
+		config = config.DeepCopy()
+		config.OS, config.Architecture = "linux", runtime.GOARCH
+		img, err = mutate.ConfigFile(img, config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
