@@ -28,7 +28,7 @@ func (Role) String() string { return "[credentials]" }
 // GoString hides the credentials.
 func (Role) GoString() string { return "[credentials]" }
 
-// ErrRolePending: a role's credentials are being asked for.
+// ErrRolePending says that a role's credentials are being asked for.
 var ErrRolePending = errors.New("its credentials are being asked for")
 
 const (

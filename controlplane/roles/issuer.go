@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// ErrPending: a role's credentials are being asked for; who wants them is told when there is an answer.
+// ErrPending says that a role's credentials are being asked for; who wants them is told when there is an answer.
 var ErrPending = errors.New("its credentials are being asked for")
 
 // STS is the call of the Security Token Service that an [Issuer] makes; *sts.Client has it.

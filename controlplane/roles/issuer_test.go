@@ -19,7 +19,6 @@ import (
 	"github.com/longshore-project/longshore/test/awsfake"
 )
 
-
 // bank is an issuer whose STS is a server of this process.
 type bank struct {
 	*testing.T
