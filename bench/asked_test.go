@@ -99,7 +99,7 @@ func hammer(dial func(ctx context.Context, network, address string) (net.Conn, e
 	defer client.CloseIdleConnections()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	began := time.Now()
+	began, problem := time.Now(), ""
 	for range clients {
 		wg.Go(func() {
 			var own series
@@ -107,16 +107,19 @@ func hammer(dial func(ctx context.Context, network, address string) (net.Conn, e
 				at := time.Now()
 				res, err := client.Get(url)
 				if err != nil {
+					note(&mu, &problem, err.Error())
 					continue
 				}
 				data, err := io.ReadAll(res.Body)
 				_ = res.Body.Close()
-				if err == nil && res.StatusCode == http.StatusOK {
-					own.add(time.Since(at))
-					mu.Lock()
-					body = data
-					mu.Unlock()
+				if err != nil || res.StatusCode != http.StatusOK {
+					note(&mu, &problem, fmt.Sprintf("%s: %v: %.200s", res.Status, err, data))
+					continue
 				}
+				own.add(time.Since(at))
+				mu.Lock()
+				body = data
+				mu.Unlock()
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -124,5 +127,17 @@ func hammer(dial func(ctx context.Context, network, address string) (net.Conn, e
 		})
 	}
 	wg.Wait()
+	if problem != "" {
+		fmt.Printf("  %s: %s\n", url, problem)
+	}
 	return all, float64(len(all)) / time.Since(began).Seconds(), body
+}
+
+// note keeps the first thing that went wrong.
+func note(mu *sync.Mutex, problem *string, text string) {
+	mu.Lock()
+	defer mu.Unlock()
+	if *problem == "" {
+		*problem = text
+	}
 }
