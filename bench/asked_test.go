@@ -16,6 +16,9 @@ import (
 	"github.com/docker/docker/api/types/container"
 )
 
+// settled is how long the start of so many containers, or of the agent, is left to come to its end.
+const settled = 15 * time.Second
+
 // asked measures what is asked of the agent while CONTAINERS containers run: what their statistics cost, beside the engine's own
 // streams of them read by a bare client, and how fast task metadata is answered, beside a bare HTTP server that has the answer
 // ready.
@@ -24,14 +27,16 @@ func (w *world) asked() {
 	w.agent("prefer-cached", "ECS_POLLING_METRICS_WAIT_DURATION=1m")
 	arns := w.run("bridge", n)
 	w.reach(arns, "RUNNING")
+	still(settled)
 	seldom := w.watch(d)
 	w.lab.StopAgent(1)
 	w.agent("prefer-cached", "ECS_POLLING_METRICS_WAIT_DURATION=1s", "ECS_TASK_METADATA_RPS_LIMIT=100000,100000")
+	still(settled)
 	often := w.watch(d)
 	sample := (often.agent - seldom.agent) / 100 * 1000 // ms of CPU a second, which is a sample
 	streams := w.streams(d)
 	w.table.add(fmt.Sprintf("CPU of statistics of %d containers, a sample each 10 s; floor: the engine's streams of them", n),
-		fmt.Sprintf("agent %.2f %%, engine %+.2f %% (%.1f ms a sample)", max(0, sample/100), often.engine-seldom.engine, sample), fmt.Sprintf("engine %.2f %%", streams-seldom.engine), "", "")
+		fmt.Sprintf("agent %.2f %%, engine %+.2f %% (%.1f ms a sample; all of the agent %.2f %% with one a second, %.2f %% with one a minute)", sample/100, often.engine-seldom.engine, sample, often.agent, seldom.agent), fmt.Sprintf("engine %.2f %%", streams-seldom.engine), "", "")
 	w.metadata("/task")
 	w.metadata("/stats")
 	w.stop(arns)
