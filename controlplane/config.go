@@ -43,6 +43,9 @@ type Config struct {
 
 	// InstanceLostAfter is how long a host may be away before it is deregistered. Default 15 m.
 	InstanceLostAfter time.Duration
+	// PrepareImagesWait is how long an old daemon runs on while its host says nothing about the images of the new one. Default
+	// 10 m; negative: it is stopped without asking.
+	PrepareImagesWait time.Duration
 	// RolloutWaveWait is how long each wave of a roll-out has to be healthy before the next. Default 10 s.
 	RolloutWaveWait time.Duration
 	// ReplicaHealthyAfter is how long a task of a REPLICA service without health checks must have been RUNNING to count

@@ -240,6 +240,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Log:               p.log.Named("scheduler"),
 		InstanceLostAfter: p.cfg.InstanceLostAfter,
 		RolloutWait:       p.cfg.RolloutWaveWait,
+		PrepareWait:       p.cfg.PrepareImagesWait,
 		RolloutParallel:   p.cfg.RolloutParallel,
 		HealthyAfter:      p.cfg.ReplicaHealthyAfter,
 		Waits:             p.waits,

@@ -132,6 +132,7 @@ func runCommand() *cobra.Command {
 	f.DurationVar(&cfg.RoleDuration, "role-duration", time.Hour, "how long the credentials of assumed roles live, 15m to 12h; roles allow 1h unless they say more")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", "127.0.0.1:8481", "address of the Prometheus metrics at /metrics; empty: they are not served. When it is not given and the default is taken, they are not served either")
 	f.DurationVar(&cfg.InstanceLostAfter, "instance-lost-after", 15*time.Minute, "how long a host may be away before it is deregistered")
+	f.DurationVar(&cfg.PrepareImagesWait, "prepare-images-wait", 10*time.Minute, "how long an old daemon runs on while its host says nothing about the images of the new one; negative: they are not asked for")
 	f.DurationVar(&cfg.RolloutWaveWait, "rollout-wave-wait", 10*time.Second, "how long a wave of a roll-out has to be healthy before the next")
 	f.DurationVar(&cfg.ReplicaHealthyAfter, "replica-healthy-after", 40*time.Second, "how long a task of a REPLICA service without health checks must have run to count as healthy in a roll-out")
 	f.StringVar(&rollout, "rollout", "waves", "how services are rolled out: waves, of 1, 2, 4 … hosts, or parallel, as ECS does")

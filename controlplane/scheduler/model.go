@@ -25,7 +25,8 @@ type Model struct {
 	instances  map[string]*store.Instance
 	tasks      map[string]*store.Task
 	hosts      map[string]*placement.Host // as daemons see them; those that changed are missing
-	events     map[string][]string        // the newest of each service, newest first
+	prepares   map[string][]*store.Preparation
+	events     map[string][]string // the newest of each service, newest first
 	definition func(arn string) *store.TaskDefinition
 	connection func(instance string) *store.Connection
 }
@@ -38,9 +39,11 @@ func NewModel(v *store.View, cluster string, cfg Config, now time.Time) *Model {
 	m := &Model{
 		cluster: cluster, now: now, cfg: cfg.withDefaults(), services: map[string]*store.Service{}, instances: map[string]*store.Instance{},
 		tasks: map[string]*store.Task{}, hosts: map[string]*placement.Host{}, events: map[string][]string{},
+		prepares:   map[string][]*store.Preparation{},
 		definition: func(arn string) *store.TaskDefinition { return placement.Definition(v, arn) },
 		connection: func(id string) *store.Connection { return v.Connection(cluster, id) },
 	}
+	m.cfg.PrepareWait = -1 // what is tried out finds every image where it needs it
 	if c := v.Cluster(cluster); c != nil {
 		m.tags = c.Object.Tags
 	}
@@ -50,6 +53,7 @@ func NewModel(v *store.View, cluster string, cfg Config, now time.Time) *Model {
 			continue
 		}
 		m.services[name] = svc
+		m.prepares[name] = slices.Collect(v.Preparations(cluster, name))
 		for e := range v.Events(cluster, name) {
 			if len(m.events[name]) == modelEvents {
 				break
