@@ -6,6 +6,8 @@
 //   - changes of one task go one at a time, in the order in which they were saved; the next goes when the one before it is accepted
 //   - at most ten tasks submit at the same time, oldest change first
 //   - a change is sent until it is accepted; each task has its own growing wait between attempts
+//   - a change that only brings news of a task that is not RUNNING yet, such as digests, lingers for a moment: a change that comes
+//     meanwhile says the same and more, and is sent in its place, so that a task that starts at once costs one call
 //   - InvalidParameterException means that the control plane does not know the task: the change is dropped, and that is logged
 //
 // The queue forgets a change after it was accepted, so a crash in between sends it once more: changes are idempotent.
@@ -48,6 +50,8 @@ type Config struct {
 	IPv6BindingsExcluded bool
 	// Parallel is how many tasks submit at the same time; 0 means 10.
 	Parallel int
+	// Linger is how long a change to PENDING waits for one that says more; 0 means 300 ms.
+	Linger time.Duration
 	// BackOff is the wait between attempts for one task; the zero value means 100 ms doubling to 30 s.
 	BackOff session.BackOff
 }
@@ -80,6 +84,9 @@ type outcome struct {
 func New(cfg Config) *Reporter {
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 10
+	}
+	if cfg.Linger == 0 {
+		cfg.Linger = 300 * time.Millisecond
 	}
 	if cfg.BackOff.First == 0 {
 		cfg.BackOff = session.BackOff{First: 100 * time.Millisecond, Most: 30 * time.Second, Factor: 2, Jitter: 0.2}
@@ -147,6 +154,9 @@ func (r *Reporter) Run(ctx context.Context) error {
 func (r *Reporter) launch(ctx context.Context, refused map[string]*engine.StateChange, results chan<- outcome) time.Duration {
 	const idle = time.Minute
 	changes, err := r.cfg.Queue.Changes()
+	if err == nil {
+		changes, err = r.withoutSuperseded(changes)
+	}
 	if err != nil {
 		r.cfg.Log.Error("The queue of state changes can't be read; trying again", zap.String("step", "report"), zap.Error(err), zap.Duration("retry", time.Second))
 		return time.Second
@@ -170,6 +180,8 @@ func (r *Reporter) launch(ctx context.Context, refused map[string]*engine.StateC
 		case l.inFlight:
 		case now.Before(l.notBefore):
 			next = min(next, l.notBefore.Sub(now))
+		case c.Status == pending && now.Before(c.Time.Add(r.cfg.Linger)) && c.Time.Before(now.Add(r.cfg.Linger)): // a clock that was set back holds up nothing
+			next = min(next, c.Time.Add(r.cfg.Linger).Sub(now))
 		case r.flying < r.cfg.Parallel:
 			l.inFlight = true
 			r.flying++
@@ -182,6 +194,28 @@ func (r *Reporter) launch(ctx context.Context, refused map[string]*engine.StateC
 		}
 	}
 	return next
+}
+
+const pending = "PENDING"
+
+// withoutSuperseded forgets the changes to PENDING that a later change of their task includes and that are not being sent.
+func (r *Reporter) withoutSuperseded(changes []*engine.StateChange) ([]*engine.StateChange, error) {
+	newest := map[string]uint64{}
+	for _, c := range changes {
+		newest[c.TaskArn] = c.Sequence
+	}
+	left := changes[:0:0]
+	for _, c := range changes {
+		l := r.lanes[c.TaskArn]
+		if c.Status != pending || c.Sequence == newest[c.TaskArn] || l != nil && l.inFlight {
+			left = append(left, c)
+			continue
+		}
+		if err := r.cfg.Queue.Accepted(c.Sequence); err != nil {
+			return nil, err
+		}
+	}
+	return left, nil
 }
 
 // submit makes one call.

@@ -33,11 +33,13 @@ type queue struct {
 	broken  error
 }
 
-func (q *queue) add(task, status string) {
+func (q *queue) add(task, status string) { q.addAt(task, status, time.Now()) }
+
+func (q *queue) addAt(task, status string, at time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.last++
-	q.changes = append(q.changes, &engine.StateChange{Sequence: q.last, TaskArn: task, Status: status, Time: time.Now()})
+	q.changes = append(q.changes, &engine.StateChange{Sequence: q.last, TaskArn: task, Status: status, Time: at})
 }
 
 func (q *queue) Changes() ([]*engine.StateChange, error) {
@@ -161,6 +163,59 @@ func TestANewChangeGoesAtOnce(t *testing.T) {
 		r.Wake()
 		pass(2 * time.Millisecond)
 		expect(t, a, "t1 RUNNING")
+	})
+}
+
+func TestNewsOfATaskThatStartsAtOnceAreInItsRUNNING(t *testing.T) {
+	q, a := &queue{}, &api{}
+	run(t, q, a, func(r *Reporter) {
+		pass(time.Hour)
+		q.add("quick", "PENDING")
+		q.add("slow", "PENDING")
+		r.Wake()
+		pass(200 * time.Millisecond)
+		expect(t, a)
+		q.add("quick", "PENDING")
+		q.add("quick", "RUNNING")
+		q.add("quick", "STOPPED")
+		r.Wake()
+		pass(50 * time.Millisecond)
+		expect(t, a, "quick RUNNING", "quick STOPPED")
+		pass(time.Second)
+		expect(t, a, "quick RUNNING", "quick STOPPED", "slow PENDING")
+		q.add("slow", "RUNNING")
+		r.Wake()
+		pass(50 * time.Millisecond)
+		expect(t, a, "quick RUNNING", "quick STOPPED", "slow PENDING", "slow RUNNING")
+		if q.len() != 0 {
+			t.Errorf("%d left", q.len())
+		}
+	})
+}
+
+func TestNewsDoNotLingerWhenTheClockWasSetBack(t *testing.T) {
+	q, a := &queue{}, &api{}
+	run(t, q, a, func(r *Reporter) {
+		q.addAt("t1", "PENDING", time.Now().Add(time.Hour))
+		r.Wake()
+		pass(50 * time.Millisecond)
+		expect(t, a, "t1 PENDING")
+	})
+}
+
+func TestWhatIsBeingSentIsNotSuperseded(t *testing.T) {
+	q, a := &queue{}, &api{takes: time.Second}
+	run(t, q, a, func(r *Reporter) {
+		q.add("t1", "PENDING")
+		r.Wake()
+		pass(500 * time.Millisecond)
+		q.add("t1", "RUNNING")
+		r.Wake()
+		pass(5 * time.Second)
+		expect(t, a, "t1 PENDING", "t1 RUNNING")
+		if q.len() != 0 {
+			t.Errorf("%d left", q.len())
+		}
 	})
 }
 
