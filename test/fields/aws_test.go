@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,14 +91,19 @@ func init() {
 	}}
 	scenes["otherrole"] = scene{ready: "ready", definition: ecs.RegisterTaskDefinitionInput{ExecutionRoleArn: aws.String(noRole),
 		ContainerDefinitions: []types.ContainerDefinition{with(shell("main", "echo has $PARAMETER $SECRET; echo ready; "+idle), func(c *types.ContainerDefinition) { c.Secrets = fetched })},
-	}, overrides: &types.TaskOverride{ExecutionRoleArn: aws.String(role)}}
+	}, overrides: &types.TaskOverride{ExecutionRoleArn: aws.String(role), TaskRoleArn: aws.String(role)}}
 	for member, claims := range map[string][]claim{
 		"ContainerDefinitions[].Secrets[]":                        one(says("fetched", "has from-ssm from-asm ")),
 		"ContainerDefinitions[].EnvironmentFiles[]":               one(says("fetched", " from-s3\n")),
 		"ContainerDefinitions[].RepositoryCredentials":            one(engine("fetched", func(c inspected) any { return c.Config.Labels["closed"] }, "yes")),
 		"ContainerDefinitions[].LogConfiguration.SecretOptions[]": one(engine("fetched", func(c inspected) any { return c.HostConfig.LogConfig.Config["tag"] }, "from-ssm")),
 		"ExecutionRoleArn":                                        one(says("fetched", "has from-ssm from-asm ")),
-		"Overrides.ExecutionRoleArn":                              one(says("otherrole", "has from-ssm from-asm\n")),
+		"Overrides.TaskRoleArn": one(engine("otherrole", func(c inspected) any { // the definition has none
+			return slices.ContainsFunc(c.Config.Env, func(e string) bool {
+				return strings.HasPrefix(e, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/")
+			})
+		}, true)),
+		"Overrides.ExecutionRoleArn": one(says("otherrole", "has from-ssm from-asm\n")),
 	} {
 		registry[member] = claims
 	}

@@ -65,9 +65,9 @@ var registry = map[string][]claim{
 	"Volumes[].DockerVolumeConfiguration.Labels":                         one(wants("bridge", dockerVolume(func(v volumeOf) any { return v.Labels["made"] }), "for-task")),
 	"Volumes[].EfsVolumeConfiguration.FileSystemId":                      both(wants("efs", efsVolume("o"), "addr=fs-0123abcd.efs.us-west-2.amazonaws.com,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport"), reason("efs", "CannotStartContainerError")),
 	"Volumes[].EfsVolumeConfiguration.RootDirectory":                     both(wants("efs", efsVolume("device"), ":/exported"), wants("efs", efsVolume("type"), "nfs")),
-	"Volumes[].EfsVolumeConfiguration.TransitEncryption":                 one(unplaced(efs(`,"transitEncryption":"ENABLED"`), "ecs.capability.efsAuth")),
-	"Volumes[].EfsVolumeConfiguration.TransitEncryptionPort":             one(unplaced(efs(`,"transitEncryption":"ENABLED","transitEncryptionPort":2999`), "ecs.capability.efsAuth")),
-	"Volumes[].EfsVolumeConfiguration.AuthorizationConfig.AccessPointId": one(unplaced(efs(`,"transitEncryption":"ENABLED","authorizationConfig":{"accessPointId":"fsap-0123abcd"}`), "ecs.capability.efsAuth")),
+	"Volumes[].EfsVolumeConfiguration.TransitEncryption":                 both(byPlugin, unplaced(efs(`,"transitEncryption":"ENABLED"`), "ecs.capability.efsAuth")),
+	"Volumes[].EfsVolumeConfiguration.TransitEncryptionPort":             both(byPlugin, unplaced(efs(`,"transitEncryption":"ENABLED","transitEncryptionPort":2999`), "ecs.capability.efsAuth")),
+	"Volumes[].EfsVolumeConfiguration.AuthorizationConfig.AccessPointId": both(byPlugin, unplaced(efs(`,"transitEncryption":"ENABLED","authorizationConfig":{"accessPointId":"fsap-0123abcd"}`), "ecs.capability.efsAuth")),
 	"Volumes[].EfsVolumeConfiguration.AuthorizationConfig.Iam":           one(refused(efs(`,"authorizationConfig":{"iam":"ENABLED"}`), "efsVolumeConfiguration.authorizationConfig.iam")),
 	"Volumes[].FsxWindowsFileServerVolumeConfiguration":                  one(refused(definition(`,"volumes":[{"name":"v","fsxWindowsFileServerVolumeConfiguration":{"fileSystemId":"fs-1","rootDirectory":"a","authorizationConfig":{"credentialsParameter":"a","domain":"b"}}}]`, ""), "fsxWindowsFileServerVolumeConfiguration")),
 	"Volumes[].S3filesVolumeConfiguration":                               one(refused(definition(`,"volumes":[{"name":"v","s3filesVolumeConfiguration":{"fileSystemArn":"arn:x"}}]`, ""), "s3filesVolumeConfiguration")),
@@ -86,9 +86,11 @@ var registry = map[string][]claim{
 	"Overrides.InferenceAcceleratorOverrides[]":             one(refused(`{"inferenceAcceleratorOverrides":[{"deviceName":"a","deviceType":"b"}]}`, "inferenceAcceleratorOverrides")),
 	"Overrides.ContainerOverrides[].EnvironmentFiles[]":     one(refused(`{"containerOverrides":[{"name":"c","environmentFiles":[{"type":"s3","value":"arn:aws:s3:::b/k.env"}]}]}`, "environmentFiles")),
 	"ContainerDefinitions[].FirelensConfiguration":          one(elsewhere("test/daemons TestALogRouterReceivesWhatATasksContainersWrite")),
-	"Overrides.TaskRoleArn":                                 one(unplaced(`{"taskRoleArn":"arn:aws:iam::123456789012:role/r"}`, "com.amazonaws.ecs.capability.task-iam-role")),
-	"TaskRoleArn":                                           one(unplaced(definition(`,"taskRoleArn":"arn:aws:iam::123456789012:role/r"`, ""), "com.amazonaws.ecs.capability.task-iam-role")),
+	"TaskRoleArn": one(elsewhere("test/e2e TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas")),
 }
+
+// byPlugin: where the host has Amazon's plugin, it gets them.
+var byPlugin = elsewhere("test/daemons TestVolumesOfAPluginAndAnEFSFileSystemByAmazonsPlugin")
 
 func efs(more string) string {
 	return definition(`,"volumes":[{"name":"v","efsVolumeConfiguration":{"fileSystemId":"fs-0123abcd"`+more+`}}]`, "")
