@@ -41,6 +41,7 @@ type Lab struct {
 	control  *process
 	agents   map[int]*process
 	api      string // host:port on loopback
+	metrics  string // the same, for Prometheus
 	admin    []string
 	host     []string
 	astray   atomic.Int64 // calls of the CLI that would have left the machine
@@ -111,7 +112,7 @@ func NewLab(t *testing.T, name string, subnet, n int, controlFlags ...string) *L
 	if err := l.Farm.Up(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
-	l.api = freeAddress(t)
+	l.api, l.metrics = freeAddress(t), freeAddress(t)
 	l.StartControl(controlFlags...)
 	l.forward(apiPort, l.api)
 	l.forward(imgPort, l.Registry.Addr)
@@ -232,7 +233,7 @@ func (l *Lab) StartControl(flags ...string) {
 		l.t.Fatal(err)
 	}
 	data := filepath.Join(l.dir, "control")
-	args := append([]string{"run", "--data-dir", data, "--listen", l.api, "--region", region, "--account-id", account}, flags...)
+	args := append([]string{"run", "--data-dir", data, "--listen", l.api, "--region", region, "--account-id", account, "--metrics-listen", l.metrics}, flags...)
 	l.control = l.start("control", exec.Command(filepath.Join(bin, "longshore-control"), args...))
 	l.Until(30*time.Second, "the control plane is ready", func() error {
 		res, err := http.Get("http://" + l.api + "/healthz")
