@@ -37,6 +37,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/telemetry"
 	"github.com/longshore-project/longshore/protocol/arn"
@@ -92,6 +93,7 @@ type Server struct {
 	log   *zap.Logger
 	owner arn.Owner
 	table operations
+	rooms *placement.Rooms
 
 	unknownMu sync.Mutex
 	unknown   map[string]struct{} // what was logged already: member path, client
@@ -121,7 +123,7 @@ func New(cfg Config) *Server {
 		cfg.CallTimeout = defaultCallTimeout
 	}
 	s := &Server{cfg: cfg, store: cfg.Store, log: cfg.Log, owner: arn.Owner{Region: cfg.Region, Account: cfg.AccountID},
-		table: operations{}, unknown: map[string]struct{}{}}
+		table: operations{}, rooms: placement.NewRooms(cfg.Store), unknown: map[string]struct{}{}}
 	for _, resource := range []operations{
 		s.clusterOperations(),
 		s.taskDefinitionOperations(),

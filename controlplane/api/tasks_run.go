@@ -74,7 +74,7 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		if err != nil {
 			return err
 		}
-		chosen, refusals, none := placement.ChooseOf(v, name, s.cfg.Now(), req, in.PlacementStrategy, count)
+		chosen, refusals, none := s.rooms.ChooseOf(v, name, s.cfg.Now(), req, in.PlacementStrategy, count)
 		if none {
 			return invalid("No Container Instances were found in your cluster.")
 		}

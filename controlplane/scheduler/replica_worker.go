@@ -1,13 +1,10 @@
 package scheduler
 
 import (
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
@@ -46,7 +43,7 @@ func (w *worker) forReplicas(v *store.View, s *snapshot) {
 // room are the hosts as they are for tasks that are no daemons. Only those are made anew that changed, or whose gate
 // opened.
 func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wake time.Time) {
-	if d := daemonsOf(v, w.cluster); d != w.daemons {
+	if d := placement.DaemonsOf(v, w.cluster); d != w.daemons {
 		w.daemons = d
 		clear(w.kept)
 		clear(w.gates)
@@ -76,20 +73,6 @@ func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wa
 		wake = sooner(wake, at)
 	}
 	return hosts, wake
-}
-
-// daemonsOf is the state of a cluster's DAEMON services, on which depends what they leave to others.
-func daemonsOf(v *store.View, cluster string) string {
-	var b strings.Builder
-	if c := v.Cluster(cluster); c != nil {
-		fmt.Fprint(&b, c.Revision())
-	}
-	for svc := range v.Services(cluster) {
-		if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon && aws.ToString(svc.Object.Status) == active {
-			fmt.Fprint(&b, " ", aws.ToString(svc.Object.ServiceName), " ", svc.Revision())
-		}
-	}
-	return b.String()
 }
 
 // place adds starts to a transaction, and returns the allocations that it writes, by instance. What an earlier

@@ -86,9 +86,10 @@ type Store struct {
 	closed bool
 
 	view    atomic.Pointer[View]
-	reached waiters // for a view of some revision
-	head    *View   // the follower's own copy, not yet published
-	shared  shared  // the follower's
+	told    atomic.Int64 // the revision up to which all was told
+	reached waiters      // for that to reach some revision
+	head    *View        // the follower's own copy, not yet published
+	shared  shared       // the follower's
 
 	subs    sync.Mutex
 	nextSub int

@@ -124,7 +124,10 @@ func (s *Store) put(kv *mvccpb.KeyValue) Change {
 func (s *Store) publish(revision int64, told []revisionChanges) {
 	s.head.revision = max(s.head.revision, revision)
 	s.view.Store(s.head.snapshot())
-	s.reached.reach(s.head.revision)
+	defer func() { // who waits for a change finds that it was told
+		s.told.Store(s.head.revision)
+		s.reached.reach(s.head.revision)
+	}()
 
 	s.subs.Lock()
 	callbacks := make([]func(int64, []Change), 0, len(s.onChg))
@@ -255,8 +258,8 @@ const progressAfter = 5 * time.Millisecond
 
 // wait returns the view once it has reached a revision.
 func (s *Store) wait(ctx context.Context, revision int64) (*View, error) {
-	if v := s.view.Load(); v.revision >= revision {
-		return v, nil
+	if s.told.Load() >= revision {
+		return s.view.Load(), nil
 	}
 	w := s.reached.add(revision)
 	defer s.reached.remove(w)
@@ -264,8 +267,8 @@ func (s *Store) wait(ctx context.Context, revision int64) (*View, error) {
 	timer := time.NewTimer(progressAfter)
 	defer timer.Stop()
 	for {
-		if v := s.view.Load(); v.revision >= revision { // it may have come before the waiter was known
-			return v, nil
+		if s.told.Load() >= revision { // it may have come before the waiter was known
+			return s.view.Load(), nil
 		}
 		select {
 		case <-w.reached:

@@ -17,9 +17,9 @@ const firstLook = 16
 
 // ChooseOf is [Choose] among the hosts of a cluster as [HostsOf] has them; none tells that there are none. Where any host
 // that fits will do, no more are looked at than it takes to find them: a call does not cost what a large cluster has.
-func ChooseOf(v *store.View, cluster string, now time.Time, req *Request, strategies []types.PlacementStrategy, n int) (chosen []*Host, refusals []*Refusal, none bool) {
+func (r *Rooms) ChooseOf(v *store.View, cluster string, now time.Time, req *Request, strategies []types.PlacementStrategy, n int) (chosen []*Host, refusals []*Refusal, none bool) {
 	if likes(strategies) {
-		hosts := HostsOf(v, cluster, now)
+		hosts := r.HostsOf(v, cluster, now)
 		chosen, refusals = Choose(hosts, req, strategies, n)
 		return chosen, refusals, len(hosts) == 0
 	}
