@@ -48,6 +48,9 @@ type burst struct{ took, engine, agent, control series }
 
 func (w *world) burst(what string, ours, floor *burst, aim string) {
 	w.table.add(what, ours.took.String(), floor.took.String(), ratio(ours.took, floor.took), aim)
+	if floor.engine.median() == 0 {
+		return // there is no control group that counts
+	}
 	all := ours.engine.median() + ours.agent.median() + ours.control.median()
 	w.table.add("  CPU time of that", fmt.Sprintf("engine %.0f ms, agent %.0f, control plane %.0f", ours.engine.median(), ours.agent.median(), ours.control.median()),
 		fmt.Sprintf("engine %.0f ms", floor.engine.median()), fmt.Sprintf("%.2f", all/floor.engine.median()), "")
