@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -17,18 +18,72 @@ import (
 
 var freeze = flag.Bool("freeze", false, "write testdata's frozen state database of the present version, when a version is released")
 
-// frozenRecords are a running daemon and what is left of a task that was cleaned up.
+// frozenRecords are a running daemon, what is left of a task that was cleaned up, and a task that was rebuilt from labels.
 func frozenRecords() []*engine.TaskRecord {
 	at, code := time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC), 3
-	running := &engine.TaskRecord{Version: 1, Task: &acs.Task{Arn: "arn:a", Family: "f", Version: "1", DesiredStatus: "RUNNING", SchedulingStrategy: "DAEMON",
+	running := &engine.TaskRecord{Version: 1, Task: &acs.Task{Arn: "arn:a", TaskClusterArn: "arn:cluster", Family: "f", Version: "1", DesiredStatus: "RUNNING", SchedulingStrategy: "DAEMON",
 		Containers: []*acs.Container{{Name: "app", Image: "app:1", Essential: true, Environment: map[string]string{"K": "v"}}}},
 		AcceptedAt: at, Desired: "RUNNING", Known: "RUNNING", PullStartedAt: at, PullStoppedAt: at,
 		Containers: []*engine.ContainerRecord{{Name: "app", Attempt: 1, RuntimeID: "abc", ImageDigest: "sha256:1", Intent: &engine.StartIntent{At: at, From: at, Boot: "boot"}, Restarts: 2,
-			StartedAt: at, Bindings: []engine.NetworkBinding{{BindIP: "0.0.0.0", ContainerPort: 80, HostPort: 32768, Protocol: "tcp"}}, Reported: "RUNNING", ReportedDigest: "sha256:1"}}}
+			StartedAt: at, Bindings: frozenBindings(), Reported: "RUNNING", ReportedDigest: "sha256:1"}}}
 	cleaned := &engine.TaskRecord{Version: 1, Task: &acs.Task{Arn: "arn:b", Family: "f", DesiredStatus: "STOPPED"}, AcceptedAt: at, Desired: "STOPPED", Known: "STOPPED", Reason: "why",
 		ExecutionStoppedAt: at, StoppedAt: at, CleanedAt: at, Timeline: []engine.Step{{Container: "app", Name: "exit", Start: at, End: at, Outcome: "done", Detail: "exit code 3"}},
-		Containers: []*engine.ContainerRecord{{Name: "app", Attempt: 1, Fault: "why", FaultExit: &code, Final: &engine.Final{ExitCode: &code, Reason: "why", FinishedAt: at}, Log: &engine.LogTail{Text: "last words\n"}}}}
-	return []*engine.TaskRecord{running, cleaned}
+		Containers: []*engine.ContainerRecord{
+			{Name: "app", Attempt: 1, Fault: "why", FaultExit: &code, Final: &engine.Final{ExitCode: &code, Reason: "why", FinishedAt: at}, Log: &engine.LogTail{Text: "last words\n"}},
+			{Name: "side", Attempt: 2, Log: &engine.LogTail{Note: "its log driver can't be read back"}}}}
+	rebuilt := &engine.TaskRecord{Version: 1, Task: &acs.Task{Arn: "arn:c", DesiredStatus: "RUNNING", Containers: []*acs.Container{{Name: "app", Image: "unknown"}}}, AcceptedAt: at, Desired: "RUNNING", Rebuilt: true,
+		Containers: []*engine.ContainerRecord{{Name: "app", Attempt: 1}}}
+	return []*engine.TaskRecord{running, cleaned, rebuilt}
+}
+
+func frozenBindings() []engine.NetworkBinding {
+	return []engine.NetworkBinding{{BindIP: "0.0.0.0", ContainerPort: 80, HostPort: 32768, Protocol: "tcp"}, {BindIP: "::", Protocol: "udp", ContainerPortRange: "8000-8001", HostPortRange: "33000-33001"}}
+}
+
+// frozenChanges wait for the control plane.
+func frozenChanges() []*engine.StateChange {
+	at, code := time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC), 3
+	return []*engine.StateChange{
+		{Sequence: 1, TaskArn: "arn:a", Status: "RUNNING", PullStartedAt: at, PullStoppedAt: at, Time: at,
+			Containers: []engine.ContainerChange{{Name: "app", RuntimeID: "abc", ImageDigest: "sha256:1", Status: "RUNNING", NetworkBindings: frozenBindings(), Health: "HEALTHY"}}},
+		{Sequence: 2, TaskArn: "arn:b", Status: "STOPPED", Reason: "why", ExecutionStoppedAt: at, Time: at, Containers: []engine.ContainerChange{{Name: "app", Status: "STOPPED", ExitCode: &code, Reason: "why"}}},
+	}
+}
+
+const frozenSequence = 77
+
+// filled notes the members of structs that have a value somewhere below v.
+func filled(v reflect.Value, into map[string]bool) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			filled(v.Elem(), into)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			filled(v.Index(i), into)
+		}
+	case reflect.Struct:
+		if v.Type().PkgPath() != reflect.TypeFor[engine.TaskRecord]().PkgPath() {
+			return
+		}
+		for i := range v.NumField() {
+			name := v.Type().Name() + "." + v.Type().Field(i).Name
+			into[name] = into[name] || !v.Field(i).IsZero()
+			filled(v.Field(i), into)
+		}
+	}
+}
+
+func TestTheFrozenStateHasAValueForEveryMemberOfARecord(t *testing.T) {
+	members := map[string]bool{}
+	filled(reflect.ValueOf(frozenRecords()), members)
+	filled(reflect.ValueOf(frozenChanges()), members)
+	for name, has := range members {
+		if !has {
+			t.Errorf("no frozen record has a value for %s: freeze one, with -freeze, before this version is released", name)
+		}
+	}
 }
 
 func TestTheFrozenStateOfThisVersionIsReadWhole(t *testing.T) {
@@ -54,10 +109,17 @@ func TestTheFrozenStateOfThisVersionIsReadWhole(t *testing.T) {
 	}
 	want := frozenRecords()
 	if *freeze {
+		changes := map[string][]*engine.StateChange{}
+		for _, c := range frozenChanges() {
+			changes[c.TaskArn] = append(changes[c.TaskArn], c)
+		}
 		for _, rec := range want {
-			if err := s.Save(rec, &engine.StateChange{TaskArn: rec.Task.Arn, Status: rec.Known, Time: rec.AcceptedAt}); err != nil {
+			if err := s.Save(rec, changes[rec.Task.Arn]...); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := s.SaveSequence(frozenSequence); err != nil {
+			t.Fatal(err)
 		}
 		data, err := os.ReadFile(filepath.Join(dir, statemgr.DatabaseName))
 		if err == nil {
@@ -79,7 +141,16 @@ func TestTheFrozenStateOfThisVersionIsReadWhole(t *testing.T) {
 	if string(a) != string(b) {
 		t.Errorf("read %s\nwant %s", a, b)
 	}
-	if changes, err := s.Changes(); err != nil || len(changes) != 2 || changes[0].TaskArn != "arn:a" {
-		t.Errorf("%+v %v", changes, err)
+	changes, err := s.Changes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ = json.Marshal(changes)
+	b, _ = json.Marshal(frozenChanges())
+	if string(a) != string(b) {
+		t.Errorf("read %s\nwant %s", a, b)
+	}
+	if n, err := s.LoadSequence(); err != nil || n != frozenSequence {
+		t.Errorf("sequence %d %v", n, err)
 	}
 }
