@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -34,8 +36,9 @@ const (
 // asked is the world of these tests: two hosts, an STS that knows four roles, and an image with the AWS SDK in it.
 type askedWorld struct {
 	*Lab
-	sts   *awsfake.Server
-	image string
+	sts     *awsfake.Server
+	image   string
+	metrics string // the control plane's
 }
 
 func newAskedWorld(t *testing.T) *askedWorld {
@@ -47,7 +50,8 @@ func newAskedWorld(t *testing.T) *askedWorld {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", control.SecretAccessKey)
 	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-	w.Lab = NewLab(t, "cred", 94, 2, "--assume-roles", "--sts-endpoint", server.URL, "--metrics-listen", "")
+	w.metrics = freeAddress(t)
+	w.Lab = NewLab(t, "cred", 94, 2, "--assume-roles", "--sts-endpoint", server.URL, "--metrics-listen", w.metrics)
 	w.forward(awsPort, strings.TrimPrefix(server.URL, "http://"))
 	probe := filepath.Join(t.TempDir(), "probe")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", probe, "./probe")
@@ -62,7 +66,7 @@ func newAskedWorld(t *testing.T) *askedWorld {
 	w.image = w.Push("probe:1", images.Spec{Files: []images.File{{Path: "/bin/probe", Bytes: program, Mode: 0o755}}, Cmd: []string{"probe", "serve"}})
 	w.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	for i := 1; i <= 2; i++ {
-		w.StartAgent(i, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`)
+		w.StartAgent(i, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`, "ECS_ENABLE_PROMETHEUS_METRICS=true")
 	}
 	return w
 }
@@ -246,7 +250,7 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 	})
 	t.Run("a killed agent gets them again", func(t *testing.T) {
 		w.KillAgent(1)
-		w.StartAgent(1, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`)
+		w.StartAgent(1, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`, "ECS_ENABLE_PROMETHEUS_METRICS=true")
 		for id, want := range map[string]string{app: url, onhostID: hostURL} {
 			w.Until(60*time.Second, "containers get their credentials after a restart of the agent", func() error {
 				if got := w.in(1, id, "get", want); !strings.HasPrefix(got, "200") {
@@ -256,7 +260,7 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 			})
 		}
 	})
-	w.nowhere(t, strings.TrimPrefix(path, "/v2/credentials/"))
+	w.nowhere(t, tasks[1], strings.TrimPrefix(path, "/v2/credentials/"))
 	w.leavesNothing(t)
 }
 
@@ -366,7 +370,7 @@ func (w *askedWorld) printed(host int, id string) string {
 
 // nowhere looks for everything that STS gave in what the agents and the control plane have written and what they show. An id is no
 // secret of STS, but must not be in a log either.
-func (w *askedWorld) nowhere(t *testing.T, id string) {
+func (w *askedWorld) nowhere(t *testing.T, arn, id string) {
 	t.Helper()
 	searched := 0
 	search := func(where string, data []byte) {
@@ -393,6 +397,19 @@ func (w *askedWorld) nowhere(t *testing.T, id string) {
 		out, _ := w.OnHost(1, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:51678"+path).Output()
 		search("introspection "+path, out)
 	}
+	metrics, err := w.OnHost(1, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:51680/metrics").Output()
+	if err != nil {
+		t.Errorf("the agent's metrics: %v", err)
+	}
+	search("the agent's metrics", metrics)
+	search("the control plane's metrics", w.scrape(t))
+	for _, args := range [][]string{{"tasks", "--json"}, {"status", "--json"}, {"explain", arn, "--json"}} {
+		out, err := w.OnHost(1, append([]string{w.Agent()}, args...)...).Output()
+		if err != nil {
+			t.Errorf("longshore-agent %q: %v", args, err)
+		}
+		search("longshore-agent "+args[0], out)
+	}
 	for _, c := range w.Running(1, "app") {
 		out, _ := exec.Command("docker", "-H", w.Farm.Engine(1), "inspect", c.ID).Output()
 		search("docker inspect", out)
@@ -404,6 +421,23 @@ func (w *askedWorld) nowhere(t *testing.T, id string) {
 	if searched < 100<<10 {
 		t.Errorf("only %d bytes were searched", searched)
 	}
+}
+
+// scrape reads the control plane's metrics.
+func (w *askedWorld) scrape(t *testing.T) []byte {
+	t.Helper()
+	r, err := http.Get("http://" + w.metrics + "/metrics")
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer r.Body.Close()
+	data, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Errorf("%s, %v", r.Status, err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	return data
 }
 
 // leavesNothing removes what the agent has added to host 1's network.
