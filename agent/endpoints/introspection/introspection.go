@@ -272,8 +272,10 @@ func shapeContainer(t engine.TaskStatus, c *engine.ContainerStatus) container {
 		CreatedAt: moment(c.CreatedAt), StartedAt: moment(c.StartedAt), Volumes: volumes(c),
 	}
 	p := definition(t, c.Name)
-	for _, b := range c.Bindings {
-		out.Ports = append(out.Ports, port{ContainerPort: b.ContainerPort, Protocol: b.Protocol, HostPort: b.HostPort, HostIP: b.BindIP})
+	for _, published := range c.Bindings {
+		for _, b := range published.Ports() {
+			out.Ports = append(out.Ports, port{ContainerPort: b.ContainerPort, Protocol: b.Protocol, HostPort: b.HostPort, HostIP: b.BindIP})
+		}
 	}
 	if p != nil && len(c.Bindings) == 0 {
 		for _, m := range p.PortMappings {

@@ -230,7 +230,7 @@ func (f *Files) complete(t *engine.TaskStatus, c *engine.ContainerStatus, dir st
 	}
 	file := f.initial(t.Arn, t.Family, t.Version, c.Name)
 	file.ContainerID, file.DockerContainerName, file.ImageID, file.ImageName = c.RuntimeID, "/"+c.RuntimeName, c.ImageID, c.Image
-	for _, b := range c.Bindings {
+	for _, b := range bindings(c) {
 		file.PortMappings = append(file.PortMappings, FileBinding{ContainerPort: b.ContainerPort, HostPort: b.HostPort, BindIP: b.BindIP, Protocol: b.Protocol})
 	}
 	file.Networks, file.MetadataFileStatus = networks(t, c, false), statusReady

@@ -240,12 +240,21 @@ func health(h *engine.Health) *Health {
 
 func ports(c *engine.ContainerStatus, four bool) []Port {
 	var out []Port
-	for _, b := range c.Bindings {
+	for _, b := range bindings(c) {
 		p := Port{ContainerPort: b.ContainerPort, Protocol: b.Protocol, HostPort: b.HostPort}
 		if four {
 			p.HostIP = b.BindIP
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// bindings are a container's, port by port.
+func bindings(c *engine.ContainerStatus) []engine.NetworkBinding {
+	var out []engine.NetworkBinding
+	for _, b := range c.Bindings {
+		out = append(out, b.Ports()...)
 	}
 	return out
 }
