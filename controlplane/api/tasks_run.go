@@ -95,6 +95,11 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 	}
 	err := s.atGate(ctx, func(now bool) error {
 		last, c.now = now, s.cfg.Now().UTC().Truncate(time.Millisecond)
+		done, err := s.rooms.Turn(ctx, in.PlacementStrategy)
+		if err != nil {
+			return err
+		}
+		defer done()
 		return s.change(ctx, decide)
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 // Rooms are the hosts of clusters as they are for tasks that are no daemons, kept up to date by what changes: who asks for
 // all hosts of a large cluster pays for those that changed since somebody asked. It is safe for concurrent use.
 type Rooms struct {
+	turn     chan struct{} // of one
 	mu       sync.Mutex
 	told     int64 // the revision up to which changes are known
 	clusters map[string]*rooms
@@ -34,11 +36,25 @@ type rooms struct {
 
 // NewRooms follows a store, for as long as that lives.
 func NewRooms(st *store.Store) *Rooms {
-	r := &Rooms{clusters: map[string]*rooms{}}
+	r := &Rooms{turn: make(chan struct{}, 1), clusters: map[string]*rooms{}}
 	if st != nil {
 		st.OnChange(r.note)
 	}
 	return r
+}
+
+// Turn waits until no other placement by these strategies is under way in this process, and returns what ends the turn.
+// Where all want the best hosts, all but one would choose in vain.
+func (r *Rooms) Turn(ctx context.Context, strategies []types.PlacementStrategy) (done func(), err error) {
+	if !likes(strategies) {
+		return func() {}, nil
+	}
+	select {
+	case r.turn <- struct{}{}:
+		return func() { <-r.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for other placements: %w", ctx.Err())
+	}
 }
 
 // note marks the instances that changes concern, of clusters that were asked for.
