@@ -274,3 +274,37 @@ func TestAnEventThatComesWhileAContainerIsLookedAtIsNotLost(t *testing.T) {
 		c.Runtime, c.RelistInterval = late{c.Runtime.(*enginetest.Fake), 2 * time.Second}, time.Hour
 	})
 }
+
+func TestAContainerThatVanishesWithoutAnEventIsMissedAtTheNextLook(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		w.fake.DropEvents(true)
+		w.fake.Vanish(w.id(a, "app"))
+		pass(11 * time.Second)
+		w.want(a.Arn, "PENDING", "RUNNING", "STOPPED")
+		if reason := reasonOf(w.disk.last(a.Arn), "app"); !strings.HasPrefix(reason, "ContainerVanishedError") {
+			t.Error(reason)
+		}
+	})
+}
+
+func TestAnOrphanIsHandledWhenItIsSeenTheSecondTime(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := task("a")
+		w.accept(a)
+		w.settled()
+		spec, _ := w.fake.Spec(w.id(a, "app"))
+		spec.Name, spec.Labels[engine.LabelTaskArn] = "late", arnPrefix+"forgotten"
+		if _, err := w.fake.Create(context.Background(), spec); err != nil {
+			t.Fatal(err)
+		}
+		for look, left := range []bool{true, false} { // a list may be older than the task that has the container
+			pass(10 * time.Second)
+			if _, ok := w.fake.Container(arnPrefix+"forgotten", "app"); ok != left {
+				t.Errorf("after look %d it is there: %v", look+1, ok)
+			}
+		}
+	}, func(c *engine.Config) { c.OrphanPolicy = engine.OrphansRemove })
+}
