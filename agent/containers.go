@@ -27,6 +27,7 @@ import (
 	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 // asked is what containers ask of this agent, at 169.254.170.2. It is nil on a host where that can't be served.
@@ -117,7 +118,7 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 	protection.Mount(s.server, protection.Config{
 		Tasks: a.tasks, Container: s.ids.Find, Caller: s.callers.Is, Role: a.roles.Task, Cluster: a.cfg.ClusterOrDefault(), Log: a.log,
 		API: func(signer aws.CredentialsProvider) (protection.API, error) {
-			return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.cfg.Region, Credentials: signer, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: 1})
+			return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.instanceRegion(), Credentials: signer, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: 1})
 		},
 	})
 	group, ctx := errgroup.WithContext(ctx)
@@ -126,6 +127,17 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 		group.Go(func() error { return s.link.Keep(ctx, a.log) })
 	}
 	return group.Wait()
+}
+
+// instanceRegion is the region that the control plane has registered this host in, which may not be the one that the agent
+// is configured with: keys of tasks are verified for that.
+func (a *Agent) instanceRegion() string {
+	if p := a.arn.Load(); p != nil {
+		if parsed, err := arn.Parse(*p); err == nil && parsed.Region != "" {
+			return parsed.Region
+		}
+	}
+	return a.cfg.Region
 }
 
 // prepares are what the agent adds to containers.

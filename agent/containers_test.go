@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/endpoints/ids"
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/protocol/acs"
+)
+
+// asking is a task with both roles, whose container logs by the awslogs driver.
+func asking() *acs.Task {
+	return &acs.Task{Arn: "arn:t", RoleCredentials: &acs.IAMRoleCredentials{CredentialsID: "id-task"}, ExecutionRoleCredentials: &acs.IAMRoleCredentials{CredentialsID: "id-exec"},
+		Containers: []*acs.Container{{Name: "web", LogsAuthStrategy: engine.LogsByExecutionRole}}}
+}
+
+func newAsked(t *testing.T) *asked {
+	key, err := ids.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &asked{ids: key, engine: true}
+}
+
+func TestContainersAreToldWhereToAsk(t *testing.T) {
+	s, task := newAsked(t), asking()
+	options := map[string]string{"awslogs-group": "g"}
+	spec := engine.Spec{HostConfig: acs.HostConfig{LogConfig: &acs.LogConfig{Type: "awslogs", Config: options}}}
+	for _, add := range []engine.Prepare{s.addCredentials, s.addLogCredentials} {
+		if err := add(task, "web", &spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := strings.Join(spec.Env, " ")
+	if env != "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/id-task" {
+		t.Error(env)
+	}
+	if got := spec.HostConfig.LogConfig.Config; got["awslogs-credentials-endpoint"] != "/v2/credentials/id-exec" || got["awslogs-group"] != "g" || len(options) != 1 {
+		t.Errorf("%v, and the definition's own are %v", got, options)
+	}
+	var plain engine.Spec
+	if err := errors.Join(s.addCredentials(&acs.Task{}, "web", &plain), s.addLogCredentials(&acs.Task{}, "web", &plain)); err != nil || plain.Env != nil || plain.HostConfig.LogConfig != nil {
+		t.Errorf("a task without roles got %+v, %v", plain, err)
+	}
+}
+
+func TestWhatCanNotBeServedIsRefusedByName(t *testing.T) {
+	log := engine.Spec{NetworkMode: "host", HostConfig: acs.HostConfig{LogConfig: &acs.LogConfig{Type: "awslogs"}}}
+	blind, alone, late := newAsked(t), newAsked(t), asking()
+	blind.hostMode, alone.engine, late.ExecutionRoleCredentials = errors.New("no sock_diag"), false, nil
+	for want, err := range map[string]error{
+		"taskRoleArn, and this agent serves no credentials": refuseRoles(asking(), "web", &log),
+		"can't be told from others on this host":            blind.addCredentials(asking(), "web", &log),
+		"DOCKER_HOST must be a local socket":                alone.addLogCredentials(asking(), "web", &log),
+		"the control plane has sent none":                   newAsked(t).addLogCredentials(late, "web", &log),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if err := refuseRoles(&acs.Task{Containers: []*acs.Container{{Name: "web"}}}, "web", &log); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTaskRolesAreOfferedOnlyWhereTheyCanBeKept(t *testing.T) {
+	names := []string{awsCapability + "task-iam-role", awsCapability + "task-iam-role-network-host", ecsCapability + "execution-role-awslogs"}
+	for name, c := range map[string]struct {
+		change func(a *Agent)
+		want   [3]bool
+	}{
+		"all of it":                      {func(*Agent) {}, [3]bool{true, true, true}},
+		"nothing is served":              {func(a *Agent) { a.asked = nil }, [3]bool{}},
+		"switched off":                   {func(a *Agent) { a.cfg.TaskRoles, a.cfg.HostTaskRoles, a.cfg.RoleLogs = false, false, false }, [3]bool{}},
+		"callers of the host are unseen": {func(a *Agent) { a.asked.hostMode = errors.New("x") }, [3]bool{true, false, false}},
+		"the engine is not local":        {func(a *Agent) { a.asked.engine = false }, [3]bool{true, true, false}},
+	} {
+		a := &Agent{cfg: &config.Config{TaskRoles: true, HostTaskRoles: true, RoleLogs: true}, asked: newAsked(t)}
+		c.change(a)
+		got := capabilities(a.cfg, engine.Info{APIVersion: "1.41"}, a.offers(abilities{}))
+		for i, n := range names {
+			if _, ok := got[n]; ok != c.want[i] {
+				t.Errorf("%s: %s is offered: %v", name, n, ok)
+			}
+		}
+	}
+}
+
+func TestATasksCallsAreSignedForTheRegionOfItsControlPlane(t *testing.T) {
+	a := &Agent{cfg: &config.Config{Region: "eu-west-1"}}
+	if got := a.instanceRegion(); got != "eu-west-1" {
+		t.Error(got)
+	}
+	registered := "arn:aws:ecs:us-west-2:123456789012:container-instance/c/0123"
+	if a.arn.Store(&registered); a.instanceRegion() != "us-west-2" {
+		t.Error(a.instanceRegion())
+	}
+}
