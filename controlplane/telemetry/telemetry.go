@@ -8,9 +8,9 @@
 // # What is kept, and for how long
 //
 //	of a container         the last [Recent] publishes (5 minutes of them): averages and maxima of cpu and memory. A task that
-//	                       was not published for [Stale] is forgotten. About 0.5 KiB; at most MaxContainers
+//	                       was not published for [Stale] is forgotten. About 0.8 KiB with its task; at most MaxContainers
 //	of a service's         how often which use was seen in the last day, in slots of 3 h (a [sketch]: quantiles within 2.5 %),
-//	container of a name    OOM kills and throttled time. About 10 KiB, at most 130; at most MaxSeries. Standalone tasks count
+//	container of a name    OOM kills and throttled time. 6 to 10 KiB, at most 130; at most MaxSeries. Standalone tasks count
 //	                       by family
 //	of a host              the last values. About 0.3 KiB
 //	of a task that waits   its waits and steps, as last said
