@@ -177,7 +177,7 @@ func TestBadCallsGetAClearErrorAndChangeNothing(t *testing.T) {
 	temporary := admin
 	temporary.SessionToken = "token"
 	_, err = p.client(temporary, "us-west-2").CreateCluster(t.Context(), &ecs.CreateClusterInput{})
-	refused(t, err, "UnrecognizedClientException", "temporary")
+	refused(t, err, "UnrecognizedClientException", "issued for a task")
 	_, err = p.client(p.key(t, auth.HostFile), "us-west-2").CreateService(t.Context(), create)
 	refused(t, err, "AccessDeniedException", "not authorized to perform: ecs:CreateService")
 	_, err = p.client(p.key(t, auth.HostFile), "us-west-2").CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String("mine")})
