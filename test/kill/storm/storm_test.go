@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	killsInCI = 240
+	killsInCI = 200
 	perWorld  = 200 // kills in one world
 )
 
@@ -47,7 +47,8 @@ func points(t *testing.T, bin string, c *counts) map[string]int {
 		n[name]++
 	}
 	for _, name := range []string{"engine/stop-before", "engine/stop-after", "engine/remove-before", "engine/remove-after", "engine/forget-before", "engine/forget-after",
-		"engine/save-STOPPED-before", "engine/save-STOPPED-after", "state/delete-before", "state/delete-after", "state/accepted-before", "state/accepted-after"} {
+		"engine/save-STOPPED-before", "engine/save-STOPPED-after", "state/delete-before", "state/delete-after", "state/accepted-before", "state/accepted-after",
+		"poll/manifest-before", "poll/manifest-after", "engine/rebuild-before", "engine/rebuild-after"} {
 		n[name] = max(n[name], 10) // which a long life passes
 	}
 	if n["engine/start-before"] < 20 {
