@@ -28,13 +28,15 @@ func TestTheAgentJoinsRunsATaskAndLeavesItRunning(t *testing.T) {
 	c.expect("register <nil> as "+first, "connected "+first)
 	c.send(first, task1, "RUNNING")
 	c.expect("acs AckRequest", "submit "+task1+" RUNNING")
+	accepted := `msg="The control plane accepted the state change" task=` + task1 + " step=report"
+	waitFor(t, func() bool { return strings.Contains(h.log(), accepted) })
 	if err := leave(); err != nil {
 		t.Fatal(err)
 	}
 	if h.engine.Running() != 1 {
 		t.Errorf("%d containers run", h.engine.Running())
 	}
-	for _, line := range []string{`msg="Registered"`, `msg="Connected to the control plane"`, `msg="The control plane accepted the state change" task=` + task1 + " step=report", "containers stay as they are"} {
+	for _, line := range []string{`msg="Registered"`, `msg="Connected to the control plane"`, accepted, "containers stay as they are"} {
 		if !strings.Contains(h.log(), line) {
 			t.Errorf("the log has no %s:\n%s", line, h.log())
 		}
