@@ -13,6 +13,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,9 +61,10 @@ type Options struct {
 	NoMetadata  bool // never ask the instance metadata service
 	LogLevel    string
 	Stderr      io.Writer
-	Root        string // of the host, "/" if empty
-	Introspect  string // address of introspection; its own port, for this host and its containers only, if empty
-	AskedAt     string // address at which containers ask, without anything done to the host's network; the real one if empty
+	Root        string        // of the host, "/" if empty
+	Introspect  string        // address of introspection; its own port, for this host and its containers only, if empty
+	AskedAt     string        // address at which containers ask, without anything done to the host's network; the real one if empty
+	AskedRetry  time.Duration // wait before that is tried again when it can't be had; 10 s if zero
 	Runtime     engine.Runtime
 	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
@@ -91,7 +93,8 @@ type Agent struct {
 	cache    *imagecache.Cache[engine.Image]
 	preparer *preparer
 	secrets  *secrets.Resolver
-	asked    *asked // what containers ask; nil where that can't be served
+	asked    *asked    // what containers ask; nil where that is switched off
+	offered  abilities // as registered last
 	measured *measured
 	metrics  *metrics.Metrics
 	reporter *report.Reporter
@@ -108,12 +111,8 @@ func Run(ctx context.Context, opt Options) error {
 	if opt.Stderr == nil {
 		opt.Stderr = os.Stderr
 	}
-	if opt.Root == "" {
-		opt.Root = "/"
-	}
-	if opt.EngineRetry == 0 {
-		opt.EngineRetry = time.Second
-	}
+	opt.Root, opt.EngineRetry = cmp.Or(opt.Root, "/"), cmp.Or(opt.EngineRetry, time.Second)
+	opt.AskedRetry = cmp.Or(opt.AskedRetry, 10*time.Second)
 	cfg, warnings, err := config.Load(opt.Config)
 	if err != nil {
 		return &TerminalError{fmt.Errorf("the configuration: %w", err)}
@@ -353,7 +352,7 @@ func (a *Agent) belong(ctx context.Context, patient, once session.API, signer se
 			return err
 		}
 		notify("STATUS=Registered as " + *a.arn.Load())
-		if err := a.sessions(ctx, once, signer); !errors.Is(err, errRegisterAnew) {
+		if err := a.sessions(ctx, once, signer); !errors.Is(err, errRegisterAnew) && !errors.Is(err, errOffers) {
 			return err
 		}
 	}
@@ -440,6 +439,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	begun, info := time.Now(), *a.info.Load()
 	info.VolumeDrivers = slices.Concat(info.VolumeDrivers, volumePlugins(a.opt.Root))
 	engineVersion := info.Version
+	a.offered = a.offers(abilitiesOf(a.runtime))
 	var token string
 	err := a.reserve.try(func() (err error) {
 		token, err = keptToken(a.cfg.DataDir)
@@ -449,7 +449,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		return err
 	}
 	r := &registration{
-		cfg: a.cfg, host: a.host, engine: info, can: a.offers(abilitiesOf(a.runtime)), gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
+		cfg: a.cfg, host: a.host, engine: info, can: a.offered, gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
 	r.policy = a.guard.Attributes()
@@ -502,6 +502,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return poller.Run(ctx) })
 	group.Go(func() error { return publisher.Run(ctx) })
+	group.Go(func() error { return a.offersChange(ctx) })
 	return group.Wait()
 }
 
@@ -569,32 +570,6 @@ func (a *Agent) instance() (cluster, arn string) {
 		arn = *p
 	}
 	return a.cfg.ClusterOrDefault(), arn
-}
-
-// lateEngine is the engine for those who ask before it is there.
-type lateEngine struct {
-	a       *Agent
-	started <-chan struct{}
-}
-
-// Tasks are the engine's, none while it is not there.
-func (l lateEngine) Tasks() []engine.TaskStatus {
-	select {
-	case <-l.started:
-		return l.a.engine.Tasks()
-	default:
-		return nil
-	}
-}
-
-// Past are the engine's, none while it is not there.
-func (l lateEngine) Past() []engine.TaskStatus {
-	select {
-	case <-l.started:
-		return l.a.engine.Past()
-	default:
-		return nil
-	}
 }
 
 // notify tells systemd, where it started us.

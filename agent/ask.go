@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/endpoints/taskserver"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
 )
@@ -108,6 +109,12 @@ func (q *answers) status() *local.Status {
 	}
 	s.Disks = local.Disks(a.cfg.DataDir, root)
 	e := q.engine()
+	if e != nil && a.asked != nil {
+		s.Containers.Address = net.JoinHostPort(taskserver.Address, "80")
+		if _, problem := a.asked.state(); problem != nil {
+			s.Containers.Problem = problem.Error()
+		}
+	}
 	if e == nil {
 		s.Health = local.Health{Reasons: []string{"the container engine has not answered since the agent's start"}, Since: q.begun.UTC()}
 		return s
@@ -158,5 +165,31 @@ func (l *link) failed(err error) {
 	if err != nil && !c.Connected {
 		c.Problem = err.Error()
 		l.now.Store(&c)
+	}
+}
+
+// lateEngine is the engine for those who ask before it is there.
+type lateEngine struct {
+	a       *Agent
+	started <-chan struct{}
+}
+
+// Tasks are the engine's, none while it is not there.
+func (l lateEngine) Tasks() []engine.TaskStatus {
+	select {
+	case <-l.started:
+		return l.a.engine.Tasks()
+	default:
+		return nil
+	}
+}
+
+// Past are the engine's, none while it is not there.
+func (l lateEngine) Past() []engine.TaskStatus {
+	select {
+	case <-l.started:
+		return l.a.engine.Past()
+	default:
+		return nil
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,21 +31,48 @@ import (
 	"github.com/longshore-project/longshore/protocol/arn"
 )
 
-// asked is what containers ask of this agent, at 169.254.170.2. It is nil on a host where that can't be served.
+// asked is what containers ask of this agent, at 169.254.170.2. It is nil on a host where that is switched off. Where the address
+// or the port can't be had, it is tried again and again.
 type asked struct {
 	server   *taskserver.Server
 	callers  *caller.Finder
 	ids      *ids.IDs
 	audit    *audit.Log
 	link     netns.LinkLocal
-	kept     bool // link is ours to keep up
-	listener net.Listener
-	hostMode error // why containers in the host network mode can't be told apart; nil: they can
-	engine   bool  // the container engine can be told from others
+	hostMode error        // why containers in the host network mode can't be told apart; nil: they can
+	engine   bool         // the container engine can be told from others
+	first    net.Listener // as the agent's start got it; nil: it did not
+
+	mu      sync.Mutex
+	problem error         // why nobody is answered; nil: they are
+	changed chan struct{} // closed when problem comes or goes
 }
 
-// openAsked takes the address at which containers ask. What keeps it from that is no reason not to run: it is told, and
-// this host then offers no task roles.
+// state is what is closed at the next change, and why nobody is answered, nil if they are.
+func (s *asked) state() (changed <-chan struct{}, problem error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed, s.problem
+}
+
+// set notes why nobody is answered, nil for that they are, and says whether that is news.
+func (s *asked) set(problem error) (news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.problem
+	s.problem = problem
+	if (before == nil) != (problem == nil) && s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	return fmt.Sprint(before) != fmt.Sprint(problem)
+}
+
+// openAsked takes the address at which containers ask. What keeps it from that is no reason not to run: it is told and tried
+// again, and until then this host offers no task roles.
 func (a *Agent) openAsked() error {
 	if a.cfg.TaskEndpointsOff {
 		a.log.Info("Containers get neither credentials nor metadata from this agent: ECS_DISABLE_TASK_ENDPOINTS is set")
@@ -55,13 +83,8 @@ func (a *Agent) openAsked() error {
 		return err
 	}
 	s := &asked{ids: key, link: linkLocal(), hostMode: caller.Supported()}
-	if s.listener, err = a.listenAsked(s); err != nil {
-		a.log.Error("Containers on this host get neither credentials nor metadata, and it offers no task roles", zap.String("address", taskserver.Address), zap.Error(err))
-		return nil
-	}
 	if !a.cfg.AuditOff {
 		if s.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
-			_ = s.listener.Close()
 			return fmt.Errorf("the audit log (ECS_AUDIT_LOGFILE): %w", err)
 		}
 	}
@@ -72,6 +95,7 @@ func (a *Agent) openAsked() error {
 	}
 	s.callers = caller.New(caller.Config{Tasks: a.tasks, Inspect: a.runtime.Inspect, EngineSocket: socket})
 	s.server = taskserver.New(taskserver.Config{Log: a.log, Audit: s.audit, Rate: int(a.cfg.MetadataRate), Burst: int(a.cfg.MetadataBurst)})
+	s.first = a.tryAsked(s)
 	a.asked = s
 	return nil
 }
@@ -99,8 +123,24 @@ func (a *Agent) listenAsked(s *asked) (net.Listener, error) {
 		_ = l.Close()
 		return nil, err
 	}
-	s.kept = true
 	return l, nil
+}
+
+// tryAsked tries to listen where containers ask; nil when that can't be.
+func (a *Agent) tryAsked(s *asked) net.Listener {
+	l, err := a.listenAsked(s)
+	a.noteAsked(s, err)
+	return l
+}
+
+// noteAsked notes why nobody is answered, nil for that they are, and says it once.
+func (a *Agent) noteAsked(s *asked, problem error) {
+	switch news := s.set(problem); {
+	case problem != nil && news:
+		a.log.Error("Containers on this host get neither credentials nor metadata, and it offers no task roles; this is tried again", zap.String("address", taskserver.Address), zap.Duration("retry", a.opt.AskedRetry), zap.Error(problem))
+	case news:
+		a.log.Info("Containers get credentials and metadata now", zap.String("address", taskserver.Address))
+	}
 }
 
 // tasks are the engine's.
@@ -121,12 +161,54 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 			return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.instanceRegion(), Credentials: signer, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: 1})
 		},
 	})
+	l := s.first
+	for {
+		if l != nil {
+			err := a.answerContainers(ctx, s, l)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			a.noteAsked(s, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(a.opt.AskedRetry):
+		}
+		l = a.tryAsked(s)
+	}
+}
+
+// answerContainers serves on a listener, and keeps the address up, until ctx ends or that can't go on.
+func (a *Agent) answerContainers(ctx context.Context, s *asked, l net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.server.Serve(ctx, s.listener) })
-	if s.kept {
+	group.Go(func() error { return s.server.Serve(ctx, l) })
+	if a.opt.AskedAt == "" {
 		group.Go(func() error { return s.link.Keep(ctx, a.log) })
 	}
 	return group.Wait()
+}
+
+// errOffers ends a session so that the host tells what it can do now.
+var errOffers = errors.New("this host can serve containers more, or less, than it has registered")
+
+// offersChange waits until what this host can serve to containers is not what it has registered.
+func (a *Agent) offersChange(ctx context.Context) error {
+	for {
+		var changed <-chan struct{}
+		if a.asked != nil {
+			changed, _ = a.asked.state()
+		}
+		if now := a.offers(abilitiesOf(a.runtime)); now != a.offered {
+			a.log.Info("What this host can serve to containers has changed; it registers again, as the same container instance", zap.Bool("taskRoles", now.taskRoles))
+			return errOffers
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
 }
 
 // instanceRegion is the region that the control plane has registered this host in, which may not be the one that the agent
@@ -155,10 +237,10 @@ func (a *Agent) prepares() []engine.Prepare {
 // refuseRoles refuses what can't be had where nothing is served to containers.
 func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
 	if t.RoleCredentials != nil {
-		return errors.New("the task has a taskRoleArn, and this agent serves no credentials to containers: its log says why")
+		return errors.New("the task has a taskRoleArn, and this agent serves no credentials to containers: ECS_DISABLE_TASK_ENDPOINTS is set")
 	}
 	if logsByRole(t, container) {
-		return errors.New("the awslogs driver is to have the execution role's credentials, and this agent serves none: its log says why")
+		return errors.New("the awslogs driver is to have the execution role's credentials, and this agent serves none: ECS_DISABLE_TASK_ENDPOINTS is set")
 	}
 	return nil
 }
@@ -166,6 +248,9 @@ func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
 // addCredentials says where the credentials of the task's role are.
 func (s *asked) addCredentials(t *acs.Task, _ string, spec *engine.Spec) error {
 	if c := t.RoleCredentials; c != nil {
+		if _, problem := s.state(); problem != nil {
+			return fmt.Errorf("the task has a taskRoleArn, and this agent can't serve credentials to containers now: %w", problem)
+		}
 		if s.hostMode != nil && spec.NetworkMode == "host" {
 			return fmt.Errorf("the task has a taskRoleArn and the host network mode, and its processes can't be told from others on this host: %w", s.hostMode)
 		}
@@ -178,6 +263,9 @@ func (s *asked) addCredentials(t *acs.Task, _ string, spec *engine.Spec) error {
 func (s *asked) addLogCredentials(t *acs.Task, container string, spec *engine.Spec) error {
 	if !logsByRole(t, container) {
 		return nil
+	}
+	if _, problem := s.state(); problem != nil {
+		return fmt.Errorf("the awslogs driver is to have the execution role's credentials, and this agent can't serve them now: %w", problem)
 	}
 	if !s.engine || s.hostMode != nil {
 		return errors.New("the awslogs driver is to have the execution role's credentials, and the container engine can't be told from other processes of this host: DOCKER_HOST must be a local socket of Docker")
@@ -229,6 +317,9 @@ func Cleanup(ctx context.Context, say func(string)) error {
 // offers adds what this agent can serve to containers to what its engine can do.
 func (a *Agent) offers(can abilities) abilities {
 	if s := a.asked; s != nil {
+		if _, problem := s.state(); problem != nil {
+			return can
+		}
 		can.taskRoles = a.cfg.TaskRoles
 		can.hostTaskRoles = a.cfg.HostTaskRoles && s.hostMode == nil
 		can.roleLogs = a.cfg.RoleLogs && s.engine && s.hostMode == nil

@@ -2,11 +2,16 @@ package agent
 
 import (
 	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/ids"
+	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
@@ -49,10 +54,13 @@ func TestContainersAreToldWhereToAsk(t *testing.T) {
 
 func TestWhatCanNotBeServedIsRefusedByName(t *testing.T) {
 	log := engine.Spec{NetworkMode: "host", HostConfig: acs.HostConfig{LogConfig: &acs.LogConfig{Type: "awslogs"}}}
-	blind, alone, late := newAsked(t), newAsked(t), asking()
+	blind, alone, down, late := newAsked(t), newAsked(t), newAsked(t), asking()
+	down.set(errors.New("address already in use"))
 	blind.hostMode, alone.engine, late.ExecutionRoleCredentials = errors.New("no sock_diag"), false, nil
 	for want, err := range map[string]error{
 		"taskRoleArn, and this agent serves no credentials": refuseRoles(asking(), "web", &log),
+		"serve credentials to containers now: address":      down.addCredentials(asking(), "web", &log),
+		"serve them now: address already in use":            down.addLogCredentials(asking(), "web", &log),
 		"can't be told from others on this host":            blind.addCredentials(asking(), "web", &log),
 		"DOCKER_HOST must be a local socket":                alone.addLogCredentials(asking(), "web", &log),
 		"the control plane has sent none":                   newAsked(t).addLogCredentials(late, "web", &log),
@@ -74,6 +82,7 @@ func TestTaskRolesAreOfferedOnlyWhereTheyCanBeKept(t *testing.T) {
 	}{
 		"all of it":                      {func(*Agent) {}, [3]bool{true, true, true}},
 		"nothing is served":              {func(a *Agent) { a.asked = nil }, [3]bool{}},
+		"nobody is answered now":         {func(a *Agent) { a.asked.set(errors.New("x")) }, [3]bool{}},
 		"switched off":                   {func(a *Agent) { a.cfg.TaskRoles, a.cfg.HostTaskRoles, a.cfg.RoleLogs = false, false, false }, [3]bool{}},
 		"callers of the host are unseen": {func(a *Agent) { a.asked.hostMode = errors.New("x") }, [3]bool{true, false, false}},
 		"the engine is not local":        {func(a *Agent) { a.asked.engine = false }, [3]bool{true, true, false}},
@@ -97,5 +106,51 @@ func TestATasksCallsAreSignedForTheRegionOfItsControlPlane(t *testing.T) {
 	registered := "arn:aws:ecs:us-west-2:123456789012:container-instance/c/0123"
 	if a.arn.Store(&registered); a.instanceRegion() != "us-west-2" {
 		t.Error(a.instanceRegion())
+	}
+}
+
+func TestAPortThatIsTakenAtTheStartIsHadOnceItIsFreeAndRolesAreOfferedThen(t *testing.T) {
+	taken, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	h.asked = taken.Addr().String()
+	h.env = append(slices.DeleteFunc(h.env, func(s string) bool { return strings.HasPrefix(s, "ECS_DISABLE_TASK_ENDPOINTS") }), "ECS_AUDIT_LOGFILE="+filepath.Join(h.dir, "audit.log"))
+	leave := h.start()
+	c.expect("register <nil> as "+first, "connected "+first)
+	problem := func() string {
+		var s local.Status
+		if err := (local.Client{Dir: h.dir}).Call(t.Context(), http.MethodGet, "/v1/status", nil, &s); err != nil {
+			t.Error(err)
+		}
+		return s.Containers.Problem
+	}
+	if got := problem(); c.offers(awsCapability+"task-iam-role") || !strings.Contains(got, "address already in use") {
+		t.Errorf("roles are offered, or the status says %q", got)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("register "+first+" as "+first, "connected "+first)
+	if got := problem(); !c.offers(awsCapability+"task-iam-role") || got != "" {
+		t.Errorf("roles are not offered, or the status says %q", got)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get("http://" + h.asked + "/v2/credentials/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusBadRequest {
+		t.Error(r.Status)
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(h.log(), "Containers on this host get neither credentials nor metadata"); n != 1 || !strings.Contains(h.log(), "Containers get credentials and metadata now") {
+		t.Errorf("it is said %d times:\n%s", n, h.log())
 	}
 }

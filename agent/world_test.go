@@ -38,6 +38,14 @@ type controlPlane struct {
 	inactive bool   // the handshake is refused
 	socket   *websocket.Conn
 	serial   int
+	offered  []string // names of the attributes of the last registration
+}
+
+// offers says whether the last registration had an attribute.
+func (c *controlPlane) offers(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.offered, name)
 }
 
 func newControlPlane(t *testing.T) *controlPlane {
@@ -93,6 +101,13 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 func (c *controlPlane) register(in map[string]any) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.offered = nil
+	attributes, _ := in["attributes"].([]any)
+	for _, a := range attributes {
+		if a, ok := a.(map[string]any); ok {
+			c.offered = append(c.offered, fmt.Sprint(a["name"]))
+		}
+	}
 	if c.arn != "" {
 		return c.arn
 	}
@@ -214,6 +229,7 @@ type testHost struct {
 	root   string
 	env    []string
 	stderr lockedBuffer
+	asked  string // where containers ask; nowhere if empty
 }
 
 func newTestHost(t *testing.T, c *controlPlane) *testHost {
@@ -240,7 +256,7 @@ func (h *testHost) options() Options {
 	}
 	return Options{
 		Config: config.Options{Environ: h.env, File: file}, Version: "0.1.0", Hash: "1234567", Root: h.root, Introspect: "127.0.0.1:0",
-		Runtime: kept{h.engine}, Stderr: &h.stderr, EngineRetry: time.Millisecond,
+		Runtime: kept{h.engine}, Stderr: &h.stderr, EngineRetry: time.Millisecond, AskedAt: h.asked, AskedRetry: 20 * time.Millisecond,
 	}
 }
 

@@ -147,6 +147,11 @@ func TestEachThingThatIsNotWellIsNamedWithHowToMendIt(t *testing.T) {
 		{func(p *Patient) { p.Sign = func(context.Context) error { return errors.New("no key") } }, "FAIL  credentials", "no key", "key create --role host"},
 		{func(p *Patient) { p.Introspection = closed(t) }, "FAIL  introspection", "refused", "ss -ltnp"},
 		{func(p *Patient) { p.Credentials = closed(t) }, "FAIL  link-local", "refused", "nft list table"},
+		{func(p *Patient) {
+			p.Ask = func(context.Context) (*local.Status, error) {
+				return &local.Status{PID: 7, Containers: local.Endpoints{Address: "a", Problem: "address already in use"}}, nil
+			}
+		}, "FAIL  link-local", "address already in use", "sport = :51679"},
 		{chmod("data", 0o777), "FAIL  state", "0777", "chmod go-w"},
 		{chmod("data", 0o755), "WARN  state", "0755", "chmod go-rwx"},
 		{chmod("policy", 0o666), "FAIL  policy file", "0666", "chmod go-w"},

@@ -121,6 +121,10 @@ func (e *examination) localAddresses(ctx context.Context) {
 	} else {
 		e.add(OK, "introspection", "", "answers at http://%s/v1/metadata", e.Introspection)
 	}
+	if why := e.status.Containers.Problem; why != "" {
+		e.add(Fail, "link-local", "The agent tries again every 10 s, and offers task roles once it can. End what has the port: ss -ltnp 'sport = :51679'", "containers can't ask for credentials and metadata, and this host offers no task roles: %s", why)
+		return
+	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.Credentials)
 	if err != nil {
 		e.add(Fail, "link-local", "The agent puts the address and its nftables rules back within 30 s; its log says what keeps it from that. See: ip addr show dev lo; nft list table inet longshore", "containers can't ask for credentials and metadata at %s: %v", e.Credentials, err)

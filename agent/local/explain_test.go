@@ -140,7 +140,7 @@ func TestAStatusSaysWhatIsWrong(t *testing.T) {
 	s := Status{
 		Now: t0.Add(time.Hour), Version: "0.1.0", Hash: "1234567", PID: 7, StartedAt: t0, Cluster: "daemonset",
 		Connection: Connection{Endpoint: "http://c:8480", Since: t0.Add(59 * time.Minute), Problem: "dial tcp: refused"}, Engine: Engine{Name: "docker", Version: "20.10", APIVersion: "1.41", CgroupVersion: 1, Root: "/var/lib/docker"},
-		Resources: Resources{CPU: Amount{2048, 512}, Memory: Amount{1000, 1200}, ReservedMemory: 256, Ports: []string{"80/tcp"}}, Disks: []Disk{{"/data", 1 << 30, 4 << 30, 10, 20}, {"/xfs", 1 << 20, 2 << 20, 0, 0}},
+		Resources: Resources{CPU: Amount{2048, 512}, Memory: Amount{1000, 1200}, ReservedMemory: 256, Ports: []string{"80/tcp"}}, Containers: Endpoints{"169.254.170.2:80", "port taken"}, Disks: []Disk{{"/data", 1 << 30, 4 << 30, 10, 20}, {"/xfs", 1 << 20, 2 << 20, 0, 0}},
 		Health: Health{Reasons: []string{"the disk is short\nx"}, Since: t0}, Tasks: Counts{1, 2, 3, 4}, UnsentChanges: 2,
 	}
 	var out bytes.Buffer
@@ -153,6 +153,7 @@ Instance         not registered yet
 Control plane    NOT connected for 1m00s, http://c:8480: dial tcp: refused
                  2 state changes are not accepted by it yet
 Engine           docker 20.10, API 1.41, cgroup v1, /var/lib/docker
+Task endpoints   NOT served at 169.254.170.2:80: port taken
 CPU units        2048 registered, 512 used, 1536 free
 Memory MiB       1000 registered, 1200 used, -200 free, 256 more not offered to tasks
 Host ports       80/tcp

@@ -30,6 +30,9 @@ func (s *Status) Print(w io.Writer) error {
 	} else {
 		p.line("Engine           %s %s, API %s, cgroup v%d, %s", s.Engine.Name, s.Engine.Version, s.Engine.APIVersion, s.Engine.CgroupVersion, s.Engine.Root)
 	}
+	if s.Containers.Problem != "" {
+		p.line("Task endpoints   NOT served at %s%s", s.Containers.Address, because(s.Containers.Problem))
+	}
 	p.line("CPU units        %s", s.Resources.CPU)
 	p.line("Memory MiB       %s, %d more not offered to tasks", s.Resources.Memory, s.Resources.ReservedMemory)
 	if s.Resources.GPUs.Registered > 0 {

@@ -21,6 +21,7 @@ type Status struct {
 	ContainerInstanceArn string     `json:"containerInstanceArn,omitempty"` // none before the registration
 	Connection           Connection `json:"connection"`
 	Engine               Engine     `json:"engine"`
+	Containers           Endpoints  `json:"taskEndpoints"`
 	Resources            Resources  `json:"resources"`
 	Disks                []Disk     `json:"disks"`
 	Health               Health     `json:"health"`
@@ -34,6 +35,12 @@ type Connection struct {
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"`    // when it came, or went
 	Problem   string    `json:"problem,omitempty"` // why there is none, as last tried
+}
+
+// Endpoints is where containers ask for their credentials and metadata.
+type Endpoints struct {
+	Address string `json:"address,omitempty"` // empty: nowhere, or not yet
+	Problem string `json:"problem,omitempty"` // why nobody is answered there, as last tried
 }
 
 // Engine is the container engine as it answered last.
