@@ -128,8 +128,10 @@ func (c *Cache[I]) awaitRest(f *flight[I]) bool {
 		if until.IsZero() {
 			return true
 		}
-		pause := time.Until(until).Round(time.Millisecond)
-		f.tell(func(r *Request) { r.note("%s wants to be left alone for %s: %s", f.name.registry, pause, why) })
+		pause := time.Until(until)
+		f.tell(func(r *Request) {
+			r.note("%s wants to be left alone for %s: %s", f.name.registry, pause.Round(time.Millisecond), why)
+		})
 		if !sleep(f.ctx, pause) {
 			return false
 		}

@@ -93,6 +93,8 @@ type host struct {
 	meanwhile  func() // once, during the next removal
 	cache      *imagecache.Cache[string]
 	rules      imagecache.Rules
+	behaviour  imagecache.Behaviour
+	crash      bool // during the next pull
 }
 
 type need struct {
@@ -123,7 +125,11 @@ func (h *host) Image(_ context.Context, ref string) (string, error) {
 func (h *host) Pull(_ context.Context, ref string, _ *imagecache.Credentials, _ func(imagecache.Progress)) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.store(ref, true), nil
+	id := h.store(ref, true)
+	if h.crash { // the agent does not live to see it
+		return "", errdefs.ErrNotFound
+	}
+	return id, nil
 }
 
 func (h *host) store(ref string, digest bool) string {
@@ -210,13 +216,16 @@ func (h *host) Save(t imagecache.Tracks) error { h.journal = t; return nil }
 
 // restart makes a new agent, which knows what its journal, the engine and the tasks on record say.
 func (h *host) restart() {
-	c, err := imagecache.New(h, imagecache.Config{Behaviour: imagecache.PreferCached, Collection: imagecache.Collection{Store: h, Journal: h, Rules: h.rules}})
+	c, err := imagecache.New(h, imagecache.Config{Behaviour: h.behaviour, Collection: imagecache.Collection{Store: h, Journal: h, Rules: h.rules}})
 	if err != nil {
 		panic(err)
 	}
 	h.cache, h.pins = c, map[string]time.Time{}
-	for _, n := range h.tasks {
+	for name, n := range h.tasks {
 		n.release = func() {}
+		if h.containers[name] == "" { // what was pulled for it and not used yet is on no record: it is pulled again
+			n.id = ""
+		}
 	}
 }
 
@@ -271,8 +280,11 @@ func (h *host) do(ctx context.Context, s step) {
 	case 6: // the reference names another image from now on
 		h.registry[ref] += "'"
 	case 7: // a pull, and a crash before anything of it is noted but that it was begun
-		h.journal.Pulling = append(slices.Clone(h.journal.Pulling), ref)
-		h.store(ref, true)
+		h.crash = true
+		if _, release, err := h.cache.Ensure(ctx, imagecache.Request{Ref: ref}); err == nil {
+			release()
+		}
+		h.crash = false
 		h.restart()
 	case 8: // somebody else's image, perhaps with a container
 		h.registry[fmt.Sprintf("foreign%d:1", s.Ref)] = fmt.Sprintf("foreign%d", s.Ref)
@@ -323,9 +335,10 @@ func TestAnImageInUseIsNeverRemovedAndAnUnusedOneInTheEnd(t *testing.T) {
 			return step{rapid.IntRange(0, 12).Draw(rt, "what"), rapid.IntRange(0, 4).Draw(rt, "task"), rapid.IntRange(0, 3).Draw(rt, "ref")}
 		}), 1, 60).Draw(rt, "history")
 		foreign, perCycle := rapid.Bool().Draw(rt, "foreign"), rapid.IntRange(1, 3).Draw(rt, "perCycle")
+		behaviour := rapid.SampledFrom([]imagecache.Behaviour{imagecache.PreferCached, imagecache.Always}).Draw(rt, "behaviour")
 		var wrong []string
 		synctest.Test(t, func(t *testing.T) {
-			h := &host{images: map[string]*imagecache.Local{}, registry: map[string]string{}, containers: map[string]string{}, tasks: map[string]*need{},
+			h := &host{images: map[string]*imagecache.Local{}, registry: map[string]string{}, containers: map[string]string{}, tasks: map[string]*need{}, behaviour: behaviour,
 				rules: imagecache.Rules{MinimumAge: time.Hour, ForeignAge: time.Hour, PerCycle: perCycle, Foreign: foreign}}
 			for i := range 4 {
 				h.registry[fmt.Sprintf("r.example/app%d:1", i)] = fmt.Sprintf("app%d", i)

@@ -77,6 +77,7 @@ type collector struct {
 
 	tracks   map[string]Track
 	pulling  map[string]bool
+	begun    map[string]bool          // those of pulling that an earlier agent began: their image may be here, unnoted
 	deleting map[string]chan struct{} // by image id: closed when it is gone, or stays
 	asking   int                      // calls of Ensure that are under way
 	serial   uint64                   // of removals
@@ -87,14 +88,14 @@ type collector struct {
 }
 
 func newCollector(cfg Collection) collector {
-	k := collector{cfg: cfg, turn: make(chan struct{}, 1), saves: make(chan struct{}, 1), tracks: map[string]Track{}, pulling: map[string]bool{}, deleting: map[string]chan struct{}{}, gone: map[string]uint64{}, pins: map[string]time.Time{}}
+	k := collector{cfg: cfg, turn: make(chan struct{}, 1), saves: make(chan struct{}, 1), tracks: map[string]Track{}, pulling: map[string]bool{}, begun: map[string]bool{}, deleting: map[string]chan struct{}{}, gone: map[string]uint64{}, pins: map[string]time.Time{}}
 	if cfg.Journal == nil {
 		return k
 	}
 	saved := cfg.Journal.Load()
 	maps.Copy(k.tracks, saved.Images)
 	for _, ref := range saved.Pulling {
-		k.pulling[ref] = true
+		k.pulling[ref], k.begun[ref] = true, true
 	}
 	return k
 }
@@ -300,10 +301,20 @@ func (k *collector) follow(s *Situation, ours map[string]bool) {
 	}
 }
 
-// intend notes durably, before a pull, that its reference is pulled for tasks, and which images earlier pulls gave: this one
-// may take their name.
-func (c *Cache[I]) intend(ref string) {
+// intend notes durably, before a pull, that its reference is pulled for tasks, and which images earlier pulls gave, an earlier
+// agent's too: this one may take their name.
+func (c *Cache[I]) intend(ctx context.Context, ref, given string) {
 	c.mu.Lock()
+	begun := c.collector.begun[ref]
+	c.mu.Unlock()
+	if begun {
+		if img, err := c.engine.Image(ctx, given); err == nil {
+			id, _ := c.engine.Identity(img)
+			c.pulled(ref, id)
+		}
+	}
+	c.mu.Lock()
+	delete(c.collector.begun, ref)
 	known := c.collector.cfg.Journal == nil || c.collector.pulling[ref]
 	for _, t := range c.collector.tracks {
 		known = known || slices.Contains(t.Refs, ref)

@@ -107,7 +107,7 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 	began := time.Now()
 	log := c.cfg.Log.With(zap.String("step", "pull"), zap.String("image", f.name.given), zap.String("registry", f.name.registry))
 	delay := c.cfg.FirstDelay
-	c.intend(f.name.key())
+	c.intend(f.ctx, f.name.key(), f.name.given)
 	for try := 1; ; try++ {
 		if err := c.takeTurn(f); err != nil {
 			return img, c.failure(f, try-1, began, err)
