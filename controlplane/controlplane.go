@@ -282,13 +282,13 @@ func replicaName() string {
 	return host + "-" + uuid.NewString()[:8]
 }
 
-// waits says what a task waits for on its instance, or which replica was told.
+// waits says what a task waits for on its instance and of STS, or which replica knows.
 func (p *ControlPlane) waits(c *store.Connection, t *store.Task) []string {
 	told := p.book.Waits(t.Cluster, t.Instance, t.ID)
 	if len(told) == 0 && c != nil && c.Replica != p.replica {
 		return []string{"its agent speaks with the replica " + c.Replica + "; ask that one for more"}
 	}
-	return told
+	return append(told, p.issuer.Waits(roles.Task{Cluster: t.Cluster, ID: t.ID})...)
 }
 
 // background runs a part until Close, which waits for its end. A part that ends before fails the whole.
