@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -86,7 +87,7 @@ func (s *Server) createService(ctx context.Context, c *call, in *ecs.CreateServi
 			return err
 		}
 		r := s.newService(c, name, in, def)
-		if err := checkZones(in.AvailabilityZoneRebalancing, r); err != nil {
+		if err := cmp.Or(checkZones(in.AvailabilityZoneRebalancing, r), checkSurge(r, def)); err != nil {
 			return err
 		}
 		r.CreateToken, r.CreateHash = aws.ToString(in.ClientToken), digest

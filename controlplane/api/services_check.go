@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler"
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
@@ -116,6 +118,18 @@ func checkDaemon(strategy []types.PlacementStrategy, d *types.DeploymentConfigur
 		return invalid("minimumHealthyPercent should be between 0 and 100, but was %d.", *d.MinimumHealthyPercent)
 	}
 	return checkBreaker(d.DeploymentCircuitBreaker)
+}
+
+// checkSurge judges whether a DAEMON service's new tasks can be started beside its old ones, as its tags may ask for.
+func checkSurge(r *store.Service, def *store.TaskDefinition) error {
+	if !isDaemon(r) || def == nil {
+		return nil
+	}
+	if why := scheduler.SurgeRefusal(r.Object.Tags, &def.Object); why != "" {
+		return invalid("The tag %s can't be had with task definition %s:%d: two of its tasks can't be on one container instance, because %s.",
+			policy.DaemonSurge, aws.ToString(def.Object.Family), def.Object.Revision, why)
+	}
+	return nil
 }
 
 // checkConstraints judges the placement constraints of a service or of RunTask.

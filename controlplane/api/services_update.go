@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -41,7 +42,7 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 			txn.Unchanged(def)
 		}
 		update(&r, in)
-		if err := checkZones(in.AvailabilityZoneRebalancing, &r); err != nil {
+		if err := cmp.Or(checkZones(in.AvailabilityZoneRebalancing, &r), checkSurge(&r, def)); err != nil {
 			return err
 		}
 		if in.ForceNewDeployment || aws.ToString(r.Object.TaskDefinition) != aws.ToString(old.Object.TaskDefinition) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -24,6 +25,7 @@ type tagged struct {
 	tags     []types.Tag
 	instance *store.Instance // the host that may read the tags; nil for none
 	set      func(txn *store.Txn, tags []types.Tag)
+	check    func(tags []types.Tag) error // what else is to be said against tags; nil: nothing
 }
 
 // taggedResource finds the resource of an ARN.
@@ -103,8 +105,12 @@ func (s *Server) taggedMember(v *store.View, kind, cluster, ref string) (*tagged
 	switch kind {
 	case kindService:
 		if r := v.Service(cluster, name); r != nil {
-			return &tagged{tags: r.Object.Tags, set: func(txn *store.Txn, tags []types.Tag) {
-				changed := *r
+			changed := *r
+			return &tagged{tags: r.Object.Tags, check: func(tags []types.Tag) error {
+				changed.Object.Tags = tags
+				def, err := s.lookupTaskDefinition(v, aws.ToString(r.Object.TaskDefinition))
+				return cmp.Or(err, checkSurge(&changed, def))
+			}, set: func(txn *store.Txn, tags []types.Tag) {
 				changed.Object.Tags = tags
 				txn.Update(&changed)
 			}}, nil
@@ -143,6 +149,11 @@ func (s *Server) tagResource(ctx context.Context, _ *call, in *ecs.TagResourceIn
 		tags, err := mergeTags(r.tags, in.Tags)
 		if err != nil {
 			return err
+		}
+		if r.check != nil {
+			if err := r.check(tags); err != nil {
+				return err
+			}
 		}
 		r.set(txn, tags)
 		return nil

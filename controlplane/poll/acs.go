@@ -241,7 +241,7 @@ func (c *acsSession) look() job {
 		}
 		for t := range v.LiveOn(c.at.cluster, c.at.id) {
 			j.tasks = append(j.tasks, t)
-			if slot := v.DaemonSlot(c.at.cluster, t.Service, c.at.id); slot != nil && slot.Task == t.ID && resumesDaemons(i) {
+			if slot := v.DaemonSlot(c.at.cluster, t.Service, c.at.id); slot != nil && slot.Holds(t.ID) && resumesDaemons(i) {
 				j.daemons[t.ID] = true
 			}
 			if r := task.RevisionOf(v, t.Cluster, t.Service, t.Deployment); r != nil {

@@ -98,6 +98,7 @@ func reconcile(s snapshot, cfg *Config) *plan {
 			p.locate()
 			p.countFailures()
 		}
+		p.handOver()
 		p.evict()
 		p.rollOut()
 		p.start()
@@ -142,6 +143,7 @@ type place struct {
 	host    *placement.Host
 	id      string
 	task    *store.Task // the one that is not STOPPED; nil: none
+	old     *store.Task // another one that is not, beside which task was started, or that was started beside it and stops; nil: none
 	of      *deployment // whose task it is; nil: of none that the service has
 	last    *store.Task // the newest, STOPPED or not
 	belongs bool
@@ -225,7 +227,12 @@ func (p *pass) locate() {
 		if pl == nil {
 			continue
 		}
-		if !task.IsStopped(t) {
+		switch {
+		case task.IsStopped(t):
+		case pl.task != nil:
+			pl.pair(t)
+			pl.of = p.deployment(pl.task.Deployment)
+		default:
 			pl.task, pl.of = t, p.deployment(t.Deployment)
 		}
 		if pl.last == nil || newer(t, pl.last) {
@@ -233,8 +240,13 @@ func (p *pass) locate() {
 		}
 	}
 	for _, pl := range p.places {
+		p.lastBeside(pl)
 		var refusal *placement.Refusal
-		pl.belongs, refusal = belongs(p.primary.req, pl.host, pl.task)
+		host := pl.host
+		if pl.old != nil {
+			host = host.Without(pl.old)
+		}
+		pl.belongs, refusal = belongs(p.primary.req, host, pl.task)
 		if refusal != nil && refusal.Reason == placement.ReasonAttribute && (pl.of != p.primary || !pl.runs()) {
 			p.refuse(pl, refusal)
 		}
@@ -284,7 +296,9 @@ func DaemonDesired(v *store.View, svc *store.Service) int32 {
 	}
 	own := map[string]*store.Task{}
 	for t := range v.LiveOf(svc.Cluster, aws.ToString(svc.Object.ServiceName)) {
-		own[t.Instance] = t
+		if had := own[t.Instance]; had == nil || task.Wanted(t) {
+			own[t.Instance] = t
+		}
 	}
 	var n int32
 	for _, h := range placement.HostsForDaemons(v, svc.Cluster) {
@@ -387,7 +401,8 @@ func (p *pass) stop(pl *place, reason string) {
 // start starts a task wherever one is missing.
 func (p *pass) start() {
 	for _, pl := range p.places {
-		if !pl.belongs || pl.task != nil || pl.target == nil {
+		surge := pl.target == p.primary && p.asked(pl)
+		if !pl.belongs || pl.task != nil && !surge || pl.target == nil {
 			continue
 		}
 		if !pl.host.Connected {
@@ -403,6 +418,10 @@ func (p *pass) start() {
 			continue
 		}
 		if refusal := pl.target.req.Check(pl.host); refusal != nil {
+			if surge { // the old one stays, until the roll-out stops it first
+				p.plan.waits[pl.id] = true
+				continue
+			}
 			p.refuse(pl, refusal)
 			p.makeRoom(pl)
 			continue
@@ -413,6 +432,9 @@ func (p *pass) start() {
 			continue
 		}
 		t.Reserved.GPUs = pl.host.GPUs(&pl.target.def.Object, nil)
+		if surge {
+			t.Beside, pl.old = pl.task.ID, pl.task
+		}
 		pl.task, pl.of, pl.last = t, pl.target, t
 		p.plan.starts = append(p.plan.starts, start{pl.host, t})
 	}

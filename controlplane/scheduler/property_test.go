@@ -26,7 +26,7 @@ func (w *world) healthyHere() (healthy, desired int) {
 	for _, pl := range p.places {
 		if pl.belongs {
 			desired++
-			if pl.healthy() {
+			if p.served(pl) {
 				healthy++
 			}
 		}
@@ -37,10 +37,11 @@ func (w *world) healthyHere() (healthy, desired int) {
 // checkedPass is a pass that also checks minimumHealthyPercent.
 func (w *world) checkedPass() *plan {
 	percent := int(*w.svc.Object.DeploymentConfiguration.MinimumHealthyPercent)
+	before, _ := w.healthyHere()
 	p := w.pass()
 	for _, s := range p.stops {
-		if strings.HasPrefix(*s.Object.StoppedReason, "Scaling activity") {
-			if healthy, desired := w.healthyHere(); w.hadHealthy(p) && healthy*100 < desired*percent {
+		if strings.HasPrefix(*s.Object.StoppedReason, "Scaling activity") { // one whose place is served by another takes nothing away
+			if healthy, desired := w.healthyHere(); healthy < before && w.hadHealthy(p) && healthy*100 < desired*percent {
 				w.t.Fatalf("never below minimumHealthyPercent by our own doing: %d of %d are healthy, and the minimum is %d%%", healthy, desired, percent)
 			}
 			break
@@ -69,7 +70,7 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 			}
 			return task.Running
 		}
-		w.create(w.define(), constrained("attribute:env==prod"), minimum(rapid.SampledFrom([]int32{0, 0, 50, 67}).Draw(t, "minimum")))
+		w.create(w.define(), constrained("attribute:env==prod"), minimum(rapid.SampledFrom([]int32{0, 0, 50, 67}).Draw(t, "minimum")), surging(rapid.SampledFrom([]string{"true", "false"}).Draw(t, "surge")))
 		host := func() string {
 			if len(w.hosts) == 0 {
 				return ""
@@ -174,7 +175,7 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 func TestACrashingImageNeverReachesTwoHosts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, rapid.IntRange(2, 8).Draw(t, "hosts"))
-		w.create(w.define(), minimum(rapid.SampledFrom([]int32{0, 25}).Draw(t, "minimum")))
+		w.create(w.define(), minimum(rapid.SampledFrom([]int32{0, 25}).Draw(t, "minimum")), surging(rapid.SampledFrom([]string{"true", "false"}).Draw(t, "surge")))
 		w.settle()
 		w.after(time.Hour)
 		w.deploy(w.define())

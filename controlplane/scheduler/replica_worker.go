@@ -88,7 +88,7 @@ func (w *worker) place(txn *store.Txn, todo work, starts []start) map[string]*st
 		}
 		txn.Create(st.task)
 		if daemon {
-			txn.Create(&store.DaemonSlot{Cluster: st.task.Cluster, Service: st.task.Service, Instance: id, Task: st.task.ID})
+			w.claim(txn, st.task)
 		}
 	}
 	placed := map[string]*store.Allocation{}
@@ -97,4 +97,20 @@ func (w *worker) place(txn *store.Txn, todo work, starts []start) map[string]*st
 		txn.Update(placed[id])
 	}
 	return placed
+}
+
+// claim has a daemon take its service's slot on its instance, from the task beside which it is started if there is one. Where
+// another has it there is a conflict.
+func (w *worker) claim(txn *store.Txn, t *store.Task) {
+	slot := &store.DaemonSlot{Cluster: t.Cluster, Service: t.Service, Instance: t.Instance, Task: t.ID, Beside: t.Beside}
+	var held *store.DaemonSlot
+	if t.Beside != "" {
+		w.s.cfg.Store.Peek(func(v *store.View) { held = v.DaemonSlot(t.Cluster, t.Service, t.Instance) })
+	}
+	if held == nil || held.Task != t.Beside || held.Beside != "" {
+		txn.Create(slot)
+		return
+	}
+	slot.Meta = held.Meta
+	txn.Update(slot)
 }

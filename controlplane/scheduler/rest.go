@@ -116,6 +116,7 @@ func (p *pass) restful() map[string]bool {
 			continue
 		}
 		switch {
+		case pl.old != nil:
 		case pl.belongs && pl.of == p.primary && pl.healthy():
 			at[pl.id] = true
 		case !pl.belongs && pl.task == nil:

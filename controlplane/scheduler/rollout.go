@@ -78,7 +78,7 @@ func (p *pass) rollOut() {
 func (p *pass) mayStop() int {
 	healthy, percent := 0, 0
 	for _, pl := range p.places {
-		if pl.belongs && pl.healthy() {
+		if pl.belongs && p.served(pl) {
 			healthy++
 		}
 	}
@@ -127,7 +127,7 @@ func (p *pass) catchUp(r *store.Rollout, reached map[string]bool) {
 // hindrance tells why a place that a wave reached can't get the new task now, though that has not been tried there.
 func (p *pass) hindrance(pl *place) string {
 	switch t := pl.task; {
-	case t != nil && pl.of == p.primary, t == nil && p.failure(pl, p.primary).Count > 0:
+	case t != nil && pl.of == p.primary, t == nil && p.failure(pl, p.primary).Count > 0, p.failedBeside(pl):
 		return ""
 	case t != nil && !task.Wanted(t):
 		if p.notYet(aws.ToTime(t.Object.StoppingAt).Add(p.cfg.RolloutPatience)) {
@@ -153,15 +153,18 @@ func (p *pass) hindrance(pl *place) string {
 
 // protected tells whether the task of a place may not be replaced now.
 func (p *pass) protected(pl *place) bool {
-	return pl.runs() && !pl.task.ProtectedUntil.IsZero() && p.notYet(pl.task.ProtectedUntil)
+	return pl.runs() && p.protectedTask(pl.task)
 }
 
-// after is the host without the service's task.
+// after is the host without the service's tasks.
 func (pl *place) after() *placement.Host {
-	if pl.task == nil {
-		return pl.host
+	h := pl.host
+	for _, t := range []*store.Task{pl.task, pl.old} {
+		if t != nil {
+			h = h.Without(t)
+		}
 	}
-	return pl.host.Without(pl.task)
+	return h
 }
 
 // outcome is what has become of a place that a wave reached.
@@ -181,7 +184,7 @@ func (p *pass) look(pl *place) (outcome, string) {
 	switch {
 	case why != "":
 		return failing, why
-	case t == nil && f.Count > 0, t != nil && pl.of == p.primary && !pl.healthy() && f.Count > 0:
+	case t == nil && f.Count > 0, p.failedBeside(pl), t != nil && pl.of == p.primary && !pl.healthy() && f.Count > 0:
 		return failing, fmt.Sprintf("task %s on container instance %s failed: %s", f.Task, pl.id, f.Reason)
 	case t == nil || pl.of != p.primary:
 		return busy, ""
@@ -272,7 +275,7 @@ func (p *pass) sayHeld(r *store.Rollout, reached map[string]bool) {
 func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 	var candidates []*place
 	for _, pl := range p.places {
-		if pl.belongs && pl.host.Connected && !reached[pl.id] && (pl.task == nil || task.Wanted(pl.task)) && !p.protected(pl) {
+		if pl.belongs && pl.host.Connected && !reached[pl.id] && (pl.task == nil || task.Wanted(pl.task)) && pl.old == nil && !p.protected(pl) {
 			candidates = append(candidates, pl)
 		}
 	}
@@ -286,7 +289,7 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 		if picked == size {
 			break
 		}
-		if pl.healthy() && p.spare == 0 {
+		if pl.healthy() && p.spare == 0 && !p.beside(pl) {
 			limited = true
 			continue
 		}
@@ -330,9 +333,14 @@ func (p *pass) replace(pl *place) {
 	if !pl.belongs || !pl.runs() || pl.of == p.primary || !pl.host.Connected || p.protected(pl) {
 		return
 	}
+	if pl.old != nil || p.beside(pl) {
+		p.waiting[pl.id] = true
+		return
+	}
 	if pl.healthy() && p.spare == 0 {
 		return
 	}
+	p.stopsFirst(pl)
 	ready := p.prepared(pl)
 	if pl.healthy() {
 		p.spare--
@@ -349,7 +357,7 @@ func (p *pass) settle() {
 	desired := int32(p.desired())
 	arrived, unreached, stopping := true, false, false
 	for _, pl := range p.places {
-		stopping = stopping || pl.task != nil && !task.Wanted(pl.task)
+		stopping = stopping || pl.task != nil && !task.Wanted(pl.task) || pl.old != nil
 		switch {
 		case pl.belongs:
 			arrived = arrived && pl.healthy() && pl.of == p.primary

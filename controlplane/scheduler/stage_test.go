@@ -35,9 +35,9 @@ type stage struct {
 	changed chan struct{} // of one: the view changed
 
 	mu    sync.Mutex
-	fails map[string]bool            // revisions whose tasks fail
-	live  map[string]map[string]bool // by service and instance: tasks that are not STOPPED
-	wrong []string                   // promises that were broken
+	fails map[string]bool                   // revisions whose tasks fail
+	live  map[string]map[string]*store.Task // by service and instance: tasks that are not STOPPED
+	wrong []string                          // promises that were broken
 }
 
 func newStage(t *testing.T, hosts int) *stage {
@@ -45,7 +45,7 @@ func newStage(t *testing.T, hosts int) *stage {
 	client := storetest.Etcd(t)
 	s := &stage{
 		t: t, client: client, st: storetest.Open(t, client), changed: make(chan struct{}, 1),
-		fails: map[string]bool{}, live: map[string]map[string]bool{},
+		fails: map[string]bool{}, live: map[string]map[string]*store.Task{},
 		cfg: Config{RolloutWait: 50 * time.Millisecond, RestartDelay: 20 * time.Millisecond, RestartDelayMax: 200 * time.Millisecond, RestartReset: 200 * time.Millisecond},
 	}
 	var err error
@@ -118,11 +118,11 @@ func (s *stage) watch(revision int64, changes []store.Change) {
 		}
 		at := n.Service + " on " + n.Instance
 		if s.live[at] == nil {
-			s.live[at] = map[string]bool{}
+			s.live[at] = map[string]*store.Task{}
 		}
 		if task.IsStopped(n) {
 			delete(s.live[at], n.ID)
-		} else if s.live[at][n.ID] = true; len(s.live[at]) > 1 {
+		} else if s.live[at][n.ID] = n; !fewEnough(s.live[at]) {
 			s.wrong = append(s.wrong, fmt.Sprintf("revision %d: never two daemons of a service on an instance: %s has %d", revision, at, len(s.live[at])))
 		}
 	}
@@ -144,6 +144,19 @@ func (s *stage) watch(revision int64, changes []store.Change) {
 	case s.changed <- struct{}{}:
 	default:
 	}
+}
+
+// fewEnough tells whether of a service's tasks on an instance there is one, or an old one and a new one beside it.
+func fewEnough(live map[string]*store.Task) bool {
+	if len(live) < 2 {
+		return true
+	}
+	for _, n := range live {
+		if old := live[n.Beside]; old != nil && besides(old, n) {
+			return len(live) == 2
+		}
+	}
+	return false
 }
 
 // wait looks at each change until ok, and says what it waited for when that does not come.

@@ -166,6 +166,14 @@ func (w *world) own(host string) *store.Task {
 	return nil
 }
 
+// daemons are the service's tasks on a host.
+func (w *world) daemons(host string) []*store.Task {
+	return slices.DeleteFunc(w.live(host), func(t *store.Task) bool { return t.Service != "agent" })
+}
+
+// besides tells whether a task was started beside an older one of another deployment.
+func besides(old, n *store.Task) bool { return n.Beside == old.ID && n.Deployment != old.Deployment }
+
 func (w *world) host(id string) *placement.Host {
 	h, alloc := w.hosts[id], &store.Allocation{Cluster: "c", Instance: id, Tasks: map[string]store.Resources{}}
 	for _, t := range w.live(id) {
@@ -214,8 +222,8 @@ func (w *world) pass() *plan {
 		w.replace(m)
 	}
 	for _, s := range p.starts {
-		if others := w.own(s.task.Instance); others != nil {
-			w.t.Fatalf("never two daemons of a service on an instance: %s has %s and gets %s", s.task.Instance, others.ID, s.task.ID)
+		if others := w.daemons(s.task.Instance); len(others) > 1 || len(others) == 1 && !besides(others[0], s.task) {
+			w.t.Fatalf("never two daemons of a service on an instance, but for an old and a new one on request: %s has %d, the first %s, and gets %s", s.task.Instance, len(others), others[0].ID, s.task.ID)
 		}
 		h := w.host(s.task.Instance)
 		if h.Free.CPU < s.task.Reserved.CPU || h.Free.Memory < s.task.Reserved.Memory {

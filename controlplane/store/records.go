@@ -175,17 +175,23 @@ type Task struct {
 	MakesRoomFor string
 	// ProtectedUntil is until when the task is protected from scale-in and roll-outs; zero: it is not.
 	ProtectedUntil time.Time
+	// Beside is the task of the service on the same instance that this daemon was started beside, to replace it; empty: none.
+	Beside string
 }
 
 // DaemonSlot is the claim of a DAEMON service on an instance. It is created in the transaction that creates the task and
-// deleted in the one that records it STOPPED.
+// deleted in the one that records it STOPPED. A task that is started beside another takes it over.
 type DaemonSlot struct {
 	Meta
 	Cluster  string
 	Service  string
 	Instance string
 	Task     string // task id
+	Beside   string // id of the task that Task was started beside, until one of the two is STOPPED; empty: there is only one
 }
+
+// Holds tells whether the claim is for the task.
+func (d *DaemonSlot) Holds(task string) bool { return d.Task == task || task != "" && d.Beside == task }
 
 // Preparation asks the agent of an instance to have the images of a deployment before the service's old task there is
 // stopped. The scheduler creates it, whoever holds the agent's connection has it asked and writes the answer, and the

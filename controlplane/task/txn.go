@@ -56,6 +56,7 @@ const MaxFinish = 40
 func Finish(txn *store.Txn, v *store.View, tasks ...*store.Task) {
 	type place struct{ cluster, instance string }
 	ended := map[place][]*store.Task{}
+	slots := map[string]*store.DaemonSlot{} // as they are left, by service and instance
 	for _, t := range tasks {
 		txn.Update(t)
 		if !IsStopped(t) {
@@ -66,8 +67,20 @@ func Finish(txn *store.Txn, v *store.View, tasks ...*store.Task) {
 		if t.Service == "" {
 			continue
 		}
-		if slot := v.DaemonSlot(t.Cluster, t.Service, t.Instance); slot != nil && slot.Task == t.ID {
+		key := t.Cluster + "/" + t.Service + "/" + t.Instance
+		slot := slots[key]
+		if slot == nil {
+			slot = v.DaemonSlot(t.Cluster, t.Service, t.Instance)
+		}
+		if slot != nil && slot.Holds(t.ID) {
+			slots[key] = leave(slot, t.ID)
+		}
+	}
+	for _, slot := range slots {
+		if slot.Task == "" {
 			txn.Delete(slot)
+		} else {
+			txn.Update(slot)
 		}
 	}
 	for at, ts := range ended {
@@ -78,6 +91,16 @@ func Finish(txn *store.Txn, v *store.View, tasks ...*store.Task) {
 		}
 	}
 	txn.StateChange()
+}
+
+// leave is a slot without one of its tasks.
+func leave(slot *store.DaemonSlot, id string) *store.DaemonSlot {
+	n := *slot
+	if n.Task == id {
+		n.Task = n.Beside
+	}
+	n.Beside = ""
+	return &n
 }
 
 func copyAllocation(alloc *store.Allocation) *store.Allocation {

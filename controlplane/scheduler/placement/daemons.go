@@ -135,14 +135,24 @@ func (d *daemon) come(bare, n *Host, now time.Time) (_ *Host, gate *Gate) {
 	return n, gate
 }
 
-// on is the daemon's task on a host, nil when there is none that is not STOPPED.
-func (d *daemon) on(h *Host) *store.Task {
+// on is the daemon's task on a host, nil when there is none that is not STOPPED. Of two, in a roll-out that starts the new
+// one first, it is the one that does more.
+func (d *daemon) on(h *Host) (own *store.Task) {
 	for _, t := range h.Tasks {
-		if t.Service == d.req.Service {
-			return t
+		if t.Service == d.req.Service && (own == nil || does(t) > does(own)) {
+			own = t
 		}
 	}
-	return nil
+	return own
+}
+
+func does(t *store.Task) (n int) {
+	for i, is := range []bool{t.Object.HealthStatus == types.HealthStatusHealthy, task.LastStatus(t) == task.Running, task.Wanted(t)} {
+		if is {
+			n += 1 << i
+		}
+	}
+	return n
 }
 
 // lacks is what the daemon needs beyond what its task has; false: nothing.

@@ -7,6 +7,9 @@
 //	longshore:daemon-reserve      cluster             on · off                  whether room is kept for daemons that are not placed. Default on
 //	longshore:make-room           service             true · false              whether replicas are moved off an instance on which this DAEMON
 //	                                                                            service finds no room. Default false
+//	longshore:daemon-surge        service             true · false ·            whether a new task of this DAEMON service is started beside the old
+//	                                                  writable-volumes          one and that stopped when the new one is healthy; the last: even if
+//	                                                                            both write to the same volumes. Default false
 //	longshore:drain-standalone    cluster, instance   wait · stop · 10m         what a drain does with tasks of no service: wait for them, stop them at
 //	                                                                            once, or after this time. Default wait, as on ECS
 //	longshore:drain-deadline      cluster, instance   1h · off                  how long a drain may take. Default off
@@ -36,6 +39,7 @@ const (
 	DaemonGate      = Prefix + "daemon-gate"
 	DaemonReserve   = Prefix + "daemon-reserve"
 	MakeRoom        = Prefix + "make-room"
+	DaemonSurge     = Prefix + "daemon-surge"
 	DrainStandalone = Prefix + "drain-standalone"
 	DrainDeadline   = Prefix + "drain-deadline"
 	DrainAtDeadline = Prefix + "drain-at-deadline"
@@ -55,6 +59,7 @@ var rules = map[string]rule{
 	DaemonGate:      {[]string{"off"}, true},
 	DaemonReserve:   {[]string{"on", "off"}, false},
 	MakeRoom:        {[]string{"true", "false"}, false},
+	DaemonSurge:     {[]string{"true", "false", "writable-volumes"}, false},
 	DrainStandalone: {[]string{"wait", "stop"}, true},
 	DrainDeadline:   {[]string{"off"}, true},
 	DrainAtDeadline: {[]string{"stop", "abandon"}, false},
@@ -127,6 +132,27 @@ func Reserves(cluster []types.Tag) bool { return find(DaemonReserve, cluster) !=
 
 // MakesRoom tells whether replicas may be moved for the service.
 func MakesRoom(service []types.Tag) bool { return find(MakeRoom, service) == "true" }
+
+// Surge is how a DAEMON service's new tasks come beside the old ones.
+type Surge uint8
+
+// The ways.
+const (
+	NoSurge      Surge = iota // the old one is stopped first
+	SurgeApart                // start-first, where both have no writable volume in common
+	SurgeSharing              // start-first, whatever volumes they have in common
+)
+
+// Surges tells how the service's new tasks come beside the old ones.
+func Surges(service []types.Tag) Surge {
+	switch find(DaemonSurge, service) {
+	case "true":
+		return SurgeApart
+	case "writable-volumes":
+		return SurgeSharing
+	}
+	return NoSurge
+}
 
 // Drain is how an instance is drained.
 type Drain struct {
