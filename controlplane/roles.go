@@ -15,6 +15,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/poll"
 	"github.com/longshore-project/longshore/controlplane/roles"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 // openRoles opens the file of the roles' credentials. Without one no role has any, and tasks with a role are told so.
@@ -80,13 +81,28 @@ func (p *ControlPlane) role(role string, t *store.Task, execution bool, ready fu
 
 // keepTaskKey keeps what every replica needs to verify what a task signs with the keys that it is about to be given.
 func (p *ControlPlane) keepTaskKey(ctx context.Context, t roles.Task, c roles.Credentials) error {
-	k := auth.NewTaskKey(c.AccessKeyID, c.SecretAccessKey, c.SessionToken, p.cfg.Region, time.Now(), c.Expiration)
+	k := auth.NewTaskKey(c.AccessKeyID, c.SecretAccessKey, c.SessionToken, p.signedFor(ctx, t), time.Now(), c.Expiration)
 	k.Cluster, k.Task, k.RoleArn = t.Cluster, t.ID, c.RoleArn
 	err := p.store.Txn().Create(k).Commit(ctx)
 	if errors.Is(err, store.ErrConflict) { // STS gave the same keys again
 		return nil
 	}
 	return err
+}
+
+// signedFor are the regions that calls of a task may be signed for: this control plane's, and that in the ARN of the task's
+// instance, which its agent signs for. They differ for hosts that registered when --region was another.
+func (p *ControlPlane) signedFor(ctx context.Context, t roles.Task) []string {
+	regions := []string{p.cfg.Region}
+	_ = p.store.Read(ctx, func(v *store.View) error {
+		if task := v.Task(t.Cluster, t.ID); task != nil {
+			if at, err := arn.Parse(aws.ToString(task.Object.ContainerInstanceArn)); err == nil && at.Region != "" && at.Region != p.cfg.Region {
+				regions = append(regions, at.Region)
+			}
+		}
+		return nil
+	})
+	return regions
 }
 
 // taskKeys finds the keys that tasks may sign with.

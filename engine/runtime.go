@@ -172,6 +172,8 @@ type Mount struct {
 	Source   string
 	Target   string
 	ReadOnly bool
+	// Path is where the engine keeps a volume's files on the host, as far as it says; only in a State.
+	Path string
 }
 
 // Status is where a container is.

@@ -70,7 +70,7 @@ func (p *plane) withKey(id, secret, token, region string) *ecs.Client {
 // issue keeps a key for a task, as the control plane does with what STS has answered.
 func (p *plane) issue(arn, id string, expires time.Time) {
 	p.t.Helper()
-	k := auth.NewTaskKey(id, "secret-"+id, "token-"+id, "us-west-2", time.Now(), expires)
+	k := auth.NewTaskKey(id, "secret-"+id, "token-"+id, []string{"us-west-2", "ap-south-1"}, time.Now(), expires)
 	k.Cluster, k.Task = testCluster, arn[strings.LastIndex(arn, "/")+1:]
 	if err := p.store.Txn().Create(k).Commit(p.ctx); err != nil {
 		p.t.Fatal(err)
@@ -90,6 +90,9 @@ func TestATaskProtectsItselfOnlyAndMayDoNothingElse(t *testing.T) {
 	task := p.withKey("ASIAOWN", "secret-ASIAOWN", "token-ASIAOWN", "us-west-2")
 	if out, err := task.UpdateTaskProtection(p.ctx, in(own)); err != nil || len(out.ProtectedTasks) != 1 || !out.ProtectedTasks[0].ProtectionEnabled {
 		t.Errorf("%+v, %v", out, err)
+	}
+	if out, err := p.withKey("ASIAOWN", "secret-ASIAOWN", "token-ASIAOWN", "ap-south-1").UpdateTaskProtection(p.ctx, in(own)); err != nil || len(out.ProtectedTasks) != 1 {
+		t.Errorf("signed for the region of the instance's ARN: %+v, %v", out, err)
 	}
 	if out, err := task.GetTaskProtection(p.ctx, &ecs.GetTaskProtectionInput{Cluster: aws.String(testCluster), Tasks: []string{*own}}); err != nil || len(out.ProtectedTasks) != 1 {
 		t.Errorf("%+v, %v", out, err)

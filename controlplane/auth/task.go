@@ -48,19 +48,32 @@ func Static(secret, token string, expires time.Time, roles []string) *TaskKey {
 func Stored(k *store.TaskKey) *TaskKey {
 	return &TaskKey{Token: k.Token, Expires: k.Expires, Cluster: k.Cluster, Task: k.Task, Signing: func(day, region string) []byte {
 		if region != k.Region {
-			return nil
+			day = region + "/" + day
 		}
 		return k.Signing[day]
 	}}
 }
 
-// NewTaskKey makes what is kept of a key that was issued for a task.
-func NewTaskKey(accessKeyID, secret, token, region string, now, expires time.Time) *store.TaskKey {
+// NewTaskKey makes what is kept of a key that was issued for a task. Calls may be signed for each of the regions;
+// keys are named by their day in the first of them, and by region/day in others.
+func NewTaskKey(accessKeyID, secret, token string, regions []string, now, expires time.Time) *store.TaskKey {
 	sum := sha256.Sum256([]byte(token))
-	k := &store.TaskKey{AccessKeyID: accessKeyID, Region: region, Token: sum[:], Signing: map[string][]byte{}, Expires: expires.UTC()}
+	k := &store.TaskKey{AccessKeyID: accessKeyID, Region: regions[0], Token: sum[:], Signing: map[string][]byte{}, Expires: expires.UTC()}
 	const most = 3 // no session lives for longer than twelve hours; clocks differ a little
-	for day := now.UTC().Add(-DefaultSkew); len(k.Signing) < most && !day.After(expires.UTC().Add(24*time.Hour)); day = day.Add(24 * time.Hour) {
-		k.Signing[day.Format(dayForm)] = derive(secret, day.Format(dayForm), region, service)
+	first := now.UTC().Add(-DefaultSkew)
+	for n := range most {
+		day := first.Add(time.Duration(n) * 24 * time.Hour)
+		if day.After(expires.UTC().Add(24 * time.Hour)) {
+			break
+		}
+		date := day.Format(dayForm)
+		for _, region := range regions {
+			name := date
+			if region != k.Region {
+				name = region + "/" + date
+			}
+			k.Signing[name] = derive(secret, date, region, service)
+		}
 	}
 	return k
 }
@@ -88,7 +101,7 @@ func (v *Verifier) verifyTask(r *http.Request, a *authorization, text string) (*
 	}
 	signing := key.Signing(a.date, a.region)
 	if signing == nil {
-		return nil, refuse(CodeInvalid, "Credential should be scoped to the region of this control plane, not '%s': keys of tasks are verified for that only.", printable(a.region))
+		return nil, refuse(CodeInvalid, "Credential should be scoped to the region of this control plane or of the task, not '%s': keys of tasks are verified for these only.", printable(a.region))
 	}
 	if subtle.ConstantTimeCompare([]byte(sign(signing, text)), []byte(a.signature)) != 1 {
 		return nil, refuse(CodeInvalid, messageMismatch)

@@ -128,7 +128,7 @@ func mounts(points []container.MountPoint) []engine.Mount {
 	for _, p := range points {
 		m := engine.Mount{Type: string(p.Type), Source: p.Source, Target: p.Destination, ReadOnly: !p.RW}
 		if p.Type == mount.TypeVolume {
-			m.Source = p.Name
+			m.Source, m.Path = p.Name, p.Source
 		}
 		all = append(all, m)
 	}

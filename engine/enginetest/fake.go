@@ -218,9 +218,10 @@ func (f *Fake) make(spec engine.Spec, img *image) *container {
 		Status: engine.StatusCreated, CreatedAt: f.now(), NetworkMode: mode, Mounts: slices.Clone(spec.Mounts),
 	}}
 	f.containers[c.state.ID] = c
-	for _, m := range spec.Mounts {
+	for i, m := range spec.Mounts {
 		if m.Type == "volume" && m.Source != "" {
 			f.keep(engine.EngineVolume{Name: m.Source})
+			c.state.Mounts[i].Path = "/volumes/" + m.Source
 		}
 	}
 	f.creates[spec.Name]++

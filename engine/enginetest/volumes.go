@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -109,8 +110,13 @@ func volumeTests(t *testing.T, s *suite) {
 	spec.Mounts = []engine.Mount{{Type: "volume", Source: volume, Target: "/data"}}
 	id := s.create(t, spec)
 	t.Cleanup(func() { ok(t, "clean-up", r.RemoveVolume(context.WithoutCancel(t.Context()), volume)) })
-	if m := s.inspect(t, id).Mounts; len(m) != 1 || m[0] != spec.Mounts[0] {
-		t.Errorf("the state shows the mounts %+v", m)
+	mounts := s.inspect(t, id).Mounts
+	want := spec.Mounts[0]
+	if len(mounts) == 1 && filepath.IsAbs(mounts[0].Path) {
+		want.Path = mounts[0].Path
+	}
+	if len(mounts) != 1 || mounts[0] != want || want.Path == "" {
+		t.Errorf("the state shows the mounts %+v", mounts)
 	}
 	class(t, "remove while in use", r.RemoveVolume(s.ctx(t), volume), errdefs.IsFailedPrecondition, "FailedPrecondition")
 	ok(t, "remove container", s.Runtime.Remove(s.ctx(t), id))

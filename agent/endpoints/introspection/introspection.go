@@ -322,7 +322,7 @@ func volumes(c *engine.ContainerStatus) []volume {
 	for _, m := range c.Mounts {
 		v := volume{Source: m.Source, Destination: m.Target}
 		if m.Type == "volume" {
-			v.DockerName, v.Source = m.Source, ""
+			v.DockerName, v.Source = m.Source, m.Path
 		}
 		out = append(out, v)
 	}

@@ -180,8 +180,8 @@ func (s *Server) shapeContainer(t *engine.TaskStatus, c *engine.ContainerStatus,
 	}
 	for _, m := range c.Mounts {
 		v := Volume{Source: m.Source, Destination: m.Target}
-		if m.Type == "volume" { // where the engine keeps it is the engine's own business
-			v.DockerName, v.Source = m.Source, ""
+		if m.Type == "volume" {
+			v.DockerName, v.Source = m.Source, m.Path
 		}
 		out.Volumes = append(out.Volumes, v)
 	}
