@@ -9,7 +9,6 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/controlplane/api"
-	"github.com/longshore-project/longshore/controlplane/scheduler"
 )
 
 // explainCommand asks a running control plane why things are as they are, or what a change would do.
@@ -35,19 +34,7 @@ func explainCommand() *cobra.Command {
 				return err
 			}
 			answer, err := asking.Explain(cmd.Context(), in)
-			if err != nil {
-				return failed{err}
-			}
-			if asJSON {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), string(answer))
-				return err
-			}
-			var e scheduler.Explanation
-			if err := json.Unmarshal(answer, &e); err != nil {
-				return failed{fmt.Errorf("read the answer: %w", err)}
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(e.Text, "\n"))
-			return err
+			return show(cmd, answer, err, asJSON)
 		}
 	}
 	none := func([]string) error { return nil }
@@ -130,4 +117,23 @@ func required(cmd *cobra.Command, flag string) {
 	if err := cmd.MarkFlagRequired(flag); err != nil {
 		panic(err)
 	}
+}
+
+// show prints an answer of the control plane: its text, or all of it as it is.
+func show(cmd *cobra.Command, answer []byte, err error, asJSON bool) error {
+	if err != nil {
+		return failed{err}
+	}
+	if asJSON {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), string(answer))
+		return err
+	}
+	var told struct {
+		Text []string `json:"text"`
+	}
+	if err := json.Unmarshal(answer, &told); err != nil {
+		return failed{fmt.Errorf("read the answer: %w", err)}
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(told.Text, "\n"))
+	return err
 }

@@ -1,15 +1,10 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/controlplane/api"
-	"github.com/longshore-project/longshore/controlplane/telemetry"
 )
 
 // sizingCommand asks a running control plane what containers used beside what they reserve.
@@ -28,19 +23,7 @@ func sizingCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			answer, err := asking.Sizing(cmd.Context(), in)
-			if err != nil {
-				return failed{err}
-			}
-			if asJSON {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), string(answer))
-				return err
-			}
-			var s telemetry.Sizing
-			if err := json.Unmarshal(answer, &s); err != nil {
-				return failed{fmt.Errorf("read the answer: %w", err)}
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(s.Text, "\n"))
-			return err
+			return show(cmd, answer, err, asJSON)
 		},
 	}
 	f := cmd.Flags()
