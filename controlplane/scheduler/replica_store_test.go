@@ -88,7 +88,7 @@ func TestARandomHistoryOfReplicasAndDaemonsOnARealStoreConverges(t *testing.T) {
 	s.cfg.RolloutPatience = 300 * time.Millisecond
 	s.schedule() // two control planes on one etcd
 	cancel := s.schedule()
-	s.create("agent", s.define(200))
+	s.create("agent", s.define(200), surging("true"))
 	s.create("web", s.define(100), replicas(4, percents(50, 200)))
 	hosts := []string{"host-1", "host-2", "host-3", "host-4"}
 	for i := range 60 {
