@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
@@ -334,5 +336,58 @@ func TestASlotOfTwoIsLeftByEachAndByBothAtOnce(t *testing.T) {
 				t.Errorf("%s: slot %+v, %d allocated", name, slot, left)
 			}
 		})
+	}
+}
+
+// A decision to start a task beside another is written as it was decided, or not at all.
+func TestASurgeThatWasDecidedOnAnOldStateIsRefused(t *testing.T) {
+	for name, meddle := range map[string]func(s *stage, again func() error){
+		"the old task ended": func(s *stage, _ func() error) {
+			s.commit(func(v *store.View, txn *store.Txn) {
+				task.Finish(txn, v, task.Lost(v.Task("c", v.DaemonSlot("c", "agent", "host-1").Task), "", "gone", time.Now()))
+			})
+		},
+		"another replica was faster": func(s *stage, again func() error) {
+			if err := again(); err != nil {
+				s.t.Fatal(err)
+			}
+		},
+	} {
+		s := newStage(t, 1)
+		stop := s.schedule()
+		s.create("agent", s.define(300), surging("true"))
+		s.wait("it runs", func(v *store.View) bool { return runs(v, "agent") == "host-1:1" && steady(v, "agent") })
+		stop()
+		s.update("agent", s.define(300))
+		cfg := s.cfg
+		cfg.Store = s.st
+		scheduler := New(cfg)
+		lead, err := s.st.Lead(t.Context(), s.session, "scheduler-c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorker(scheduler, "c", lead, zap.NewNop())
+		w.begin()
+		w.read(w.marks.take())
+		var snap *snapshot
+		var p *plan
+		s.st.Peek(func(v *store.View) {
+			snap = w.snapshot(v, "agent")
+			p = reconcile(*snap, w.cfg)
+		})
+		if len(p.starts) != 1 || p.starts[0].task.Beside == "" || len(p.stops) != 0 {
+			t.Fatalf("%s: %d starts, %d stops", name, len(p.starts), len(p.stops))
+		}
+		p.service = nil // its record would be refused by itself
+		meddle(s, func() error { return w.apply(t.Context(), snap, p) })
+		second := *p
+		second.starts = []start{p.starts[0]}
+		another := *p.starts[0].task
+		another.ID = "another"
+		second.starts[0].task = &another
+		if err := w.apply(t.Context(), snap, &second); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("%s: applied: %v", name, err)
+		}
+		s.promises()
 	}
 }
