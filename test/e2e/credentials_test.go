@@ -66,9 +66,14 @@ func newAskedWorld(t *testing.T) *askedWorld {
 	w.image = w.Push("probe:1", images.Spec{Files: []images.File{{Path: "/bin/probe", Bytes: program, Mode: 0o755}}, Cmd: []string{"probe", "serve"}})
 	w.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	for i := 1; i <= 2; i++ {
-		w.StartAgent(i, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`, "ECS_ENABLE_PROMETHEUS_METRICS=true")
+		w.agent(i)
 	}
 	return w
+}
+
+// agent starts host i's agent.
+func (w *askedWorld) agent(i int) {
+	w.StartAgent(i, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`, "ECS_ENABLE_PROMETHEUS_METRICS=true", "ECS_ENABLE_CONTAINER_METADATA=true", "ECS_POLLING_METRICS_WAIT_DURATION=1s")
 }
 
 // define registers a definition of one container.
@@ -81,17 +86,17 @@ func (w *askedWorld) define(family, mode, role, more string) {
 		family, mode, role, w.image, more, map[bool]string{true: `,"executionRoleArn":"` + roleLogs + `"`}[more != ""]))
 }
 
-// start starts a task on a host and waits until it runs.
-func (w *askedWorld) start(host int, family string) (arn, id string) {
+// start starts a task on a host.
+func (w *askedWorld) start(host int, family string, more ...string) (arn string) {
 	w.t.Helper()
 	out := AWS[struct {
 		Tasks    []Task
 		Failures []any
-	}](w.Lab, "ecs", "start-task", "--cluster", cluster, "--task-definition", family, "--container-instances", w.InstanceOf(host))
+	}](w.Lab, append([]string{"ecs", "start-task", "--cluster", cluster, "--task-definition", family, "--container-instances", w.InstanceOf(host)}, more...)...)
 	if len(out.Tasks) != 1 {
 		w.t.Fatalf("%s: %+v", family, out)
 	}
-	return out.Tasks[0].TaskArn, w.runs(host, family, out.Tasks[0].TaskArn)
+	return out.Tasks[0].TaskArn
 }
 
 // runs waits until a task runs, and returns its container.
@@ -115,7 +120,8 @@ func (w *askedWorld) runs(host int, family, arn string) (id string) {
 // in runs the probe in a container.
 func (w *askedWorld) in(host int, id string, args ...string) string {
 	w.t.Helper()
-	out, err := exec.Command("docker", append([]string{"-H", w.Farm.Engine(host), "exec", id, "probe"}, args...)...).Output()
+	// Without credentials of the container's the SDK's chain would wait for an instance metadata service that is not there.
+	out, err := exec.Command("docker", append([]string{"-H", w.Farm.Engine(host), "exec", "-e", "AWS_EC2_METADATA_DISABLED=true", id, "probe"}, args...)...).Output()
 	if err != nil {
 		w.t.Fatalf("probe %q: %v: %s", args, err, out)
 	}
@@ -165,13 +171,16 @@ func (w *askedWorld) variable(host int, id, name string) string {
 }
 
 // TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas is the whole way from STS to the AWS SDK in a bridge and in a
-// host-mode container, and who does not get there.
+// host-mode container, and who does not get there; and what else containers of both kinds ask on their host.
 func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) {
 	w := newAskedWorld(t)
 	w.define("app", "bridge", roleApp, "")
 	w.define("other", "bridge", roleOther, "")
 	w.define("onhost", "host", roleHost, "")
 	w.define("none", "bridge", "", "")
+	w.defineLogs()
+	image := w.Push("monitor:1", images.Serving())
+	w.Do("ecs", "register-task-definition", "--cli-input-json", fmt.Sprintf(monitor, image))
 	w.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "app", "--task-definition", "app", "--scheduling-strategy", "DAEMON")
 	w.Steady("app", 2)
 	tasks := map[int]string{}
@@ -182,10 +191,22 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 			}
 		}
 	}
+	w.sts.Set(func(s *awsfake.Server) {
+		s.Refuse = func(c awsfake.Call) (int, string) {
+			if strings.Contains(c.Body, "role%2Fother") {
+				return http.StatusServiceUnavailable, "ServiceUnavailable"
+			}
+			return 0, ""
+		}
+	})
+	other, onhost, noneArn, logs := w.start(1, "other"), w.start(1, "onhost"), w.start(1, "none"), w.start(1, "logs")
+	monitoring := w.start(2, "monitor", "--tags", "key=owner,value=ops")
+	w.Until(60*time.Second, "it is said which role STS does not give", func() error {
+		return has(w.asks("explain", "task", ID(other)), "STS did not give the role "+roleOther, "the next call is at")
+	})
+	w.sts.Set(func(s *awsfake.Server) { s.Refuse = nil })
 	app, app2 := w.runs(1, "app", tasks[1]), w.runs(2, "app", tasks[2])
-	other, otherID := w.start(1, "other")
-	onhost, onhostID := w.start(1, "onhost")
-	_, none := w.start(1, "none")
+	onhostID, none, otherID := w.runs(1, "onhost", onhost), w.runs(1, "none", noneArn), w.runs(1, "other", other)
 
 	w.hasSession(w.chain(1, app), roleApp, tasks[1])
 	w.hasSession(w.chain(2, app2), roleApp, tasks[2])
@@ -234,7 +255,9 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 	w.otherMachine(t, hostURL)
 
 	w.protection(t, tasks[1], app, otherID)
-	w.awslogs(t)
+	t.Run("a monitoring agent finds itself, and another machine finds nothing", func(t *testing.T) { w.monitoring(t, 2, monitoring) })
+	t.Run("a container in host mode finds itself", func(t *testing.T) { w.asksFromHostMode(t, onhostID, onhost) })
+	w.awslogs(t, logs)
 	t.Run("the rules and the address are put back", func(t *testing.T) {
 		for _, damage := range []string{"nft flush ruleset", "ip addr del 169.254.170.2/32 dev lo"} {
 			if out, err := w.OnHost(1, "sh", "-c", damage).CombinedOutput(); err != nil {
@@ -250,7 +273,7 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 	})
 	t.Run("a killed agent gets them again", func(t *testing.T) {
 		w.KillAgent(1)
-		w.StartAgent(1, `ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs"]`, "ECS_ENABLE_PROMETHEUS_METRICS=true")
+		w.agent(1)
 		for id, want := range map[string]string{app: url, onhostID: hostURL} {
 			w.Until(60*time.Second, "containers get their credentials after a restart of the agent", func() error {
 				if got := w.in(1, id, "get", want); !strings.HasPrefix(got, "200") {
@@ -286,10 +309,9 @@ func (w *askedWorld) otherMachine(t *testing.T, url string) {
 		return string(out)
 	}
 	lan("ip route add 169.254.170.2/32 via " + w.Farm.Address(1))
-	for _, at := range []string{url, strings.Replace(url, "169.254.170.2/", "169.254.170.2:51679/", 1)} {
-		if got := lan("timeout 2 busybox wget -q -O - " + at + " 2>&1 && echo answered"); strings.Contains(got, "answered") {
-			t.Errorf("another machine is answered: %s", got)
-		}
+	ask := func(at string) string { return "(timeout 2 busybox wget -q -O - " + at + " 2>&1 && echo answered) & " }
+	if got := lan(ask(url) + ask(strings.Replace(url, "169.254.170.2/", "169.254.170.2:51679/", 1)) + "wait"); strings.Contains(got, "answered") {
+		t.Errorf("another machine is answered: %s", got)
 	}
 }
 
@@ -324,13 +346,18 @@ func (w *askedWorld) protection(t *testing.T, arn, id, otherID string) {
 	}
 }
 
-// awslogs has the container engine log with the credentials of a task's execution role, which it asks the agent for. No container
-// gets these.
-func (w *askedWorld) awslogs(t *testing.T) {
-	t.Helper()
+// defineLogs registers a task that logs with its execution role.
+func (w *askedWorld) defineLogs() {
+	w.t.Helper()
 	w.define("logs", "bridge", roleOther, fmt.Sprintf(`,"command":["sh","-c","echo a line for CloudWatch; exec probe serve"],"logConfiguration":{"logDriver":"awslogs","options":{"awslogs-group":"/app",
 		"awslogs-region":"us-west-2","awslogs-endpoint":"http://%s:%s","awslogs-stream-prefix":"e2e"}}`, w.Farm.LAN(), awsPort))
-	arn, id := w.start(1, "logs")
+}
+
+// awslogs has the container engine log with the credentials of a task's execution role, which it asks the agent for. No container
+// gets these.
+func (w *askedWorld) awslogs(t *testing.T, arn string) {
+	t.Helper()
+	id := w.runs(1, "logs", arn)
 	w.hasSession(w.chain(1, id), roleOther, arn)
 	w.Until(60*time.Second, "the engine has written a line with the execution role's credentials", func() error {
 		calls := w.sts.Calls("PutLogEvents")

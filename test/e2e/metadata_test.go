@@ -10,8 +10,6 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/stdcopy"
-
-	"github.com/longshore-project/longshore/test/images"
 )
 
 // monitor is a task of the shape that agents of monitoring services have: a bridge, the engine's socket, and the host's
@@ -20,8 +18,8 @@ const monitor = `{"family":"monitor","networkMode":"bridge","containerDefinition
 	"portMappings":[{"containerPort":8126}],"dockerLabels":{"team":"a"},"mountPoints":[
 	{"sourceVolume":"socket","containerPath":"/var/run/docker.sock","readOnly":true},
 	{"sourceVolume":"proc","containerPath":"/host/proc","readOnly":true},
-	{"sourceVolume":"cgroup","containerPath":"/host/sys/fs/cgroup","readOnly":true}]}],
-	"volumes":[{"name":"socket","host":{"sourcePath":"/var/run/docker.sock"}},{"name":"proc","host":{"sourcePath":"/proc"}},{"name":"cgroup","host":{"sourcePath":"/sys/fs/cgroup"}}]}`
+	{"sourceVolume":"cgroup","containerPath":"/host/sys/fs/cgroup","readOnly":true},{"sourceVolume":"scratch","containerPath":"/scratch"}]}],
+	"volumes":[{"name":"scratch"},{"name":"socket","host":{"sourcePath":"/var/run/docker.sock"}},{"name":"proc","host":{"sourcePath":"/proc"}},{"name":"cgroup","host":{"sourcePath":"/sys/fs/cgroup"}}]}`
 
 // in runs a shell command in a container of host i.
 func (l *Lab) in(i int, id, command string) (string, error) {
@@ -46,30 +44,13 @@ func (l *Lab) in(i int, id, command string) (string, error) {
 	return out.String(), err
 }
 
-// TestAMonitoringAgentFindsItselfAndAnotherMachineFindsNothing walks what such an agent does: it asks introspection at its
-// gateway, its metadata at the variables' addresses, and its file. Another machine, with a route to that gateway, reaches nothing.
-func TestAMonitoringAgentFindsItselfAndAnotherMachineFindsNothing(t *testing.T) {
-	l := NewLab(t, "meta", 99, 1)
-	image := l.Push("monitor:1", images.Serving())
-	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
-	l.StartAgent(1, "ECS_ENABLE_CONTAINER_METADATA=true", "ECS_ENABLE_PROMETHEUS_METRICS=true", "ECS_POLLING_METRICS_WAIT_DURATION=1s")
-	l.Do("ecs", "register-task-definition", "--cli-input-json", fmt.Sprintf(monitor, image))
-	started := AWS[struct{ Tasks []Task }](l, "ecs", "start-task", "--cluster", cluster, "--task-definition", "monitor", "--container-instances", l.InstanceOf(1), "--tags", "key=owner,value=ops")
-	if len(started.Tasks) != 1 {
-		t.Fatalf("%+v", started)
-	}
-	arn, id := started.Tasks[0].TaskArn, ""
-	l.Until(90*time.Second, "the monitoring agent runs", func() error {
-		running := l.Running(1, "monitor")
-		if len(running) != 1 {
-			return fmt.Errorf("%d containers run: %+v", len(running), l.DescribeTasks(arn))
-		}
-		id = running[0].ID
-		return nil
-	})
+// monitoring walks what such an agent does on host i: it asks introspection at its gateway, its metadata at the variables'
+// addresses, and its file. Another machine, with a route to that gateway, reaches nothing.
+func (w *askedWorld) monitoring(t *testing.T, i int, arn string) {
+	l, id := w.Lab, w.runs(i, "monitor", arn)
 	ask := func(path string) func() error {
 		return func() error {
-			out, err := l.in(1, id, "wget -q -O - "+path)
+			out, err := l.in(i, id, "wget -q -O - "+path)
 			if err == nil && !strings.Contains(out, arn) {
 				err = fmt.Errorf("%s says %s", path, out)
 			}
@@ -84,27 +65,28 @@ func TestAMonitoringAgentFindsItselfAndAnotherMachineFindsNothing(t *testing.T) 
 		l.Until(30*time.Second, "the container finds its task at "+path, ask(path))
 	}
 	for what, command := range map[string]string{
-		`"TaskTags":{"owner":"ops"}`:   "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/taskWithTags",
-		`"NetworkMode":"bridge"`:       "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4",
-		`"total_usage":`:               "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/stats",
-		`"` + id + `":{"read":`:        "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task/stats",
-		`"MetadataFileStatus":"READY"`: "cat $ECS_CONTAINER_METADATA_FILE",
+		`"TaskTags":{"owner":"ops"}`:       "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/taskWithTags",
+		`"NetworkMode":"bridge"`:           "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4",
+		`/_data","Destination":"/scratch"`: "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4",
+		`"total_usage":`:                   "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/stats",
+		`"` + id + `":{"read":`:            "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task/stats",
+		`"MetadataFileStatus":"READY"`:     "cat $ECS_CONTAINER_METADATA_FILE",
 	} {
 		l.Until(30*time.Second, command+" says "+what, func() error {
-			out, err := l.in(1, id, command)
+			out, err := l.in(i, id, command)
 			if err == nil && (!strings.Contains(out, what) || !json.Valid([]byte(out))) {
 				err = fmt.Errorf("%s", out)
 			}
 			return err
 		})
 	}
-	if out, err := l.in(1, id, "echo x >>$ECS_CONTAINER_METADATA_FILE"); err == nil {
+	if out, err := l.in(i, id, "echo x >>$ECS_CONTAINER_METADATA_FILE"); err == nil {
 		t.Errorf("the metadata file can be written: %s", out)
 	}
 	l.Until(30*time.Second, "the host's own processes read the metrics", func() error {
-		out, err := l.OnHost(1, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:51680/metrics").Output()
+		out, err := l.OnHost(i, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:51680/metrics").Output()
 		if err == nil {
-			for _, metric := range []string{`longshore_agent_tasks{status="RUNNING"} 1`, `longshore_agent_engine_call_seconds_count{call="start"} 1`, `longshore_agent_step_seconds_count{step="pull"}`} {
+			for _, metric := range []string{`longshore_agent_tasks{status="RUNNING"} 2`, `longshore_agent_engine_call_seconds_count{call="start"} 2`, `longshore_agent_step_seconds_count{step="pull"}`} {
 				if !strings.Contains(string(out), metric) {
 					err = fmt.Errorf("there is no %s in %s", metric, out)
 				}
@@ -112,11 +94,29 @@ func TestAMonitoringAgentFindsItselfAndAnotherMachineFindsNothing(t *testing.T) 
 		}
 		return err
 	})
-	l.noStrangers()
+	l.noStrangers(i)
 }
 
-// noStrangers asks from beside the host, by every address of it.
-func (l *Lab) noStrangers() {
+// asksFromHostMode asks everything from a container in the host network mode, which has the host's addresses: what tells it apart
+// is its control group, or the id in the variables.
+func (w *askedWorld) asksFromHostMode(t *testing.T, id, arn string) {
+	for path, want := range map[string]string{
+		"$ECS_CONTAINER_METADATA_URI_V4":                 `"Networks":[{"NetworkMode":"host"`,
+		"$ECS_CONTAINER_METADATA_URI_V4/task":            `"TaskARN":"` + arn + `"`,
+		"$ECS_CONTAINER_METADATA_URI_V4/stats":           `"total_usage":`,
+		"$ECS_CONTAINER_METADATA_URI/task":               `"TaskARN":"` + arn + `"`,
+		"$ECS_CONTAINER_METADATA_URI":                    `"DockerId":"` + id + `"`,
+		"http://169.254.170.2/v2/metadata":               `"TaskARN":"` + arn + `"`,
+		"http://127.0.0.1:51678/v1/tasks?dockerid=" + id: `"Arn":"` + arn + `"`,
+	} {
+		if got := w.in(1, id, "get", path); !strings.HasPrefix(got, "200 ") || !strings.Contains(got, want) {
+			t.Errorf("%s says %s, want %s", path, got, want)
+		}
+	}
+}
+
+// noStrangers asks from beside host i, by every address of it.
+func (l *Lab) noStrangers(i int) {
 	l.t.Helper()
 	lan := func(argv ...string) error {
 		out, err := l.Farm.Command(l.t.Context(), append([]string{"lan"}, argv...)...).CombinedOutput()
@@ -125,10 +125,10 @@ func (l *Lab) noStrangers() {
 		}
 		return nil
 	}
-	if err := lan("ip", "route", "add", "172.17.0.0/16", "via", l.Farm.Address(1)); err != nil {
+	if err := lan("ip", "route", "add", "172.17.0.0/16", "via", l.Farm.Address(i)); err != nil {
 		l.t.Fatal(err)
 	}
-	for _, address := range []string{l.Farm.Address(1), "172.17.0.1"} {
+	for _, address := range []string{l.Farm.Address(i), "172.17.0.1"} {
 		if err := lan("busybox", "ping", "-c", "1", "-W", "10", address); err != nil {
 			l.t.Errorf("the other machine has no way to %s, so that the rest proves nothing: %v", address, err)
 		}
