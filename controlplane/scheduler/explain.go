@@ -212,13 +212,13 @@ func (m *Model) verdicts(svc *store.Service, room []*placement.Host) (verdicts [
 	return verdicts, refusals, nil
 }
 
-func taskOn(h *placement.Host, service string) *store.Task {
+func taskOn(h *placement.Host, service string) (own *store.Task) {
 	for _, t := range h.Tasks {
-		if t.Service == service {
-			return t
+		if t.Service == service && (own == nil || t.Beside == own.ID) {
+			own = t
 		}
 	}
-	return nil
+	return own
 }
 
 // state is the state of a task that is not STOPPED, and what it waits for.

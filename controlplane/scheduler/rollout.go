@@ -291,6 +291,9 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 		}
 		if pl.healthy() && p.spare == 0 && !p.beside(pl) {
 			limited = true
+			if p.asked(pl) { // it goes on when there is room for both
+				p.refuse(pl, p.primary.req.Check(pl.host))
+			}
 			continue
 		}
 		if refusal := p.primary.req.Check(pl.after()); refusal != nil {

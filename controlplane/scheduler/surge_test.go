@@ -163,6 +163,23 @@ func TestADaemonWithoutRoomForTwoIsStoppedFirstAndThatIsSaid(t *testing.T) {
 	w.expect("2")
 }
 
+func TestADaemonThatMayNotStopAndHasNoRoomForTwoWaitsForRoom(t *testing.T) {
+	w := surge(t, 2)
+	other := &store.Task{Cluster: "c", ID: "other", Instance: "host-2", Reserved: store.Resources{Memory: 300}, Object: types.Task{DesiredStatus: aws.String(task.Running), LastStatus: aws.String(task.Running)}}
+	w.tasks = append(w.tasks, other)
+	w.settle()
+	w.after(time.Hour)
+	w.expect("2 1")
+	w.expectTold(1, "(container-instance host-2) has insufficient memory available")
+	if !w.last.waits["host-2"] {
+		t.Error("nobody would see that there is room")
+	}
+	w.replace(task.Lost(other, "", "", w.now))
+	w.settle()
+	w.after(time.Minute)
+	w.expect("2 2")
+}
+
 func TestADrainDuringASurgeKeepsTheOldDaemonUntilTheEnd(t *testing.T) {
 	w := surge(t, 1)
 	w.agents = func(t *store.Task) string {
