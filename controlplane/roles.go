@@ -93,16 +93,22 @@ func (p *ControlPlane) keepTaskKey(ctx context.Context, t roles.Task, c roles.Cr
 // signedFor are the regions that calls of a task may be signed for: this control plane's, and that in the ARN of the task's
 // instance, which its agent signs for. They differ for hosts that registered when --region was another.
 func (p *ControlPlane) signedFor(ctx context.Context, t roles.Task) []string {
-	regions := []string{p.cfg.Region}
+	instance := ""
 	_ = p.store.Read(ctx, func(v *store.View) error {
 		if task := v.Task(t.Cluster, t.ID); task != nil {
-			if at, err := arn.Parse(aws.ToString(task.Object.ContainerInstanceArn)); err == nil && at.Region != "" && at.Region != p.cfg.Region {
-				regions = append(regions, at.Region)
-			}
+			instance = aws.ToString(task.Object.ContainerInstanceArn)
 		}
 		return nil
 	})
-	return regions
+	return regionsOf(p.cfg.Region, instance)
+}
+
+// regionsOf is a region, and after it that of an ARN where it is another.
+func regionsOf(own, instance string) []string {
+	if at, err := arn.Parse(instance); err == nil && at.Region != "" && at.Region != own {
+		return []string{own, at.Region}
+	}
+	return []string{own}
 }
 
 // taskKeys finds the keys that tasks may sign with.
