@@ -28,7 +28,7 @@ func (a *Agent) newCache() (*imagecache.Cache[engine.Image], error) {
 		return nil, &TerminalError{fmt.Errorf("ECS_ENGINE_AUTH_DATA: %w", err)}
 	}
 	c := imagecache.Config{
-		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, Authority: a.secrets, Ledger: newPulled(a.cfg.DataDir, a.log),
+		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, DockerConfig: imagecache.NewDockerConfig(a.cfg.DockerConfigFile(), a.cfg.HelperEnvironment()), Authority: a.secrets, Ledger: newPulled(a.cfg.DataDir, a.log),
 		Inactivity: a.cfg.ImagePullInactivity, Timeout: a.cfg.ImagePullTimeout, Log: a.log,
 	}
 	if user, ok := a.runtime.(engine.ImageUser); ok {

@@ -16,23 +16,21 @@ type Authority interface {
 	Registry(ctx context.Context, taskArn string, auth *acs.RegistryAuthentication, stale *Credentials) (*Credentials, error)
 }
 
-// pull pulls with the credentials that the task asks for, else with the host's for the registry. If fetched ones are
+// pull pulls with the credentials that the task asks for, else with the host's for the registry: first those of the
+// Keyring, then those of Docker's file and its helpers. If fetched ones are
 // refused, which those that expired between two layers are too, they are fetched once more, and if they are others then,
 // the pull goes on with them.
 func (c *Cache[I]) pull(ctx context.Context, name name, req *Request) (img I, err error) {
-	if req.Auth == nil {
-		return c.join(ctx, name, c.cfg.Credentials.find(name.repository), req)
-	}
 	auth, err := c.fetch(ctx, name, req, nil)
 	if err != nil {
 		return img, err
 	}
 	img, err = c.join(ctx, name, auth, req)
-	if err == nil || ctx.Err() != nil || !errdefs.IsUnauthorized(err) && !errdefs.IsPermissionDenied(err) {
+	if err == nil || auth == nil || ctx.Err() != nil || !errdefs.IsUnauthorized(err) && !errdefs.IsPermissionDenied(err) {
 		return img, err
 	}
 	renewed, ferr := c.fetch(ctx, name, req, auth)
-	if ferr != nil || renewed.same(auth) {
+	if ferr != nil || renewed == nil || renewed.same(auth) {
 		return img, err
 	}
 	req.note("%s refused the credentials; they were fetched anew", name.registry)
@@ -41,9 +39,13 @@ func (c *Cache[I]) pull(ctx context.Context, name name, req *Request) (img I, er
 	return c.join(ctx, name, renewed, req)
 }
 
-// fetch asks the authority. A failure is a [*PullError].
-func (c *Cache[I]) fetch(ctx context.Context, name name, req *Request, stale *Credentials) (*Credentials, error) {
-	auth, err := c.cfg.Authority.Registry(ctx, req.TaskArn, req.Auth, stale)
+// fetch asks the authority, or the host's sources; nil: there are none. A failure is a [*PullError].
+func (c *Cache[I]) fetch(ctx context.Context, name name, req *Request, stale *Credentials) (auth *Credentials, err error) {
+	if req.Auth != nil {
+		auth, err = c.cfg.Authority.Registry(ctx, req.TaskArn, req.Auth, stale)
+	} else if auth = c.cfg.Credentials.find(name.repository); auth == nil {
+		auth, err = c.cfg.DockerConfig.find(ctx, name.repository, stale)
+	}
 	switch {
 	case err == nil:
 		return auth, nil

@@ -74,14 +74,14 @@ func (c *Cache[I]) failure(f *flight[I], tries int, began time.Time, err error) 
 	e := &PullError{Image: f.name.given, Registry: f.name.registry, Tries: tries, Elapsed: time.Since(began), Cause: err, ECR: isECR(f.asked)}
 	switch {
 	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
-		e.Hint = "no credentials for it are configured, give them in ECS_ENGINE_AUTH_DATA; a registry also says this of an image that does not exist"
+		e.Hint = "no credentials for it are configured, give them in ECS_ENGINE_AUTH_DATA or by docker login as the agent's user; a registry also says this of an image that does not exist"
 		switch {
 		case isECR(f.asked):
 			e.Hint = "check that the role (the task's execution role, else this host's) may pull from the repository, and that the image exists"
 		case f.asked != nil:
 			e.Hint = "check the user and the password in the secret that repositoryCredentials names"
 		case f.auth != nil:
-			e.Hint = fmt.Sprintf("check the credentials that ECS_ENGINE_AUTH_DATA has for %s", f.auth.ServerAddress)
+			e.Hint = fmt.Sprintf("check the credentials that %s has for %s", f.auth.Source, f.auth.ServerAddress)
 		}
 		if o := f.auth.origin(time.Now()); o != "" {
 			e.Hint += "; " + o

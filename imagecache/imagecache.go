@@ -7,6 +7,8 @@
 //
 //	imagecache.go    Config, Request, Ensure, holds
 //	flight.go        one pull: tries, inactivity, progress to everyone who waits
+//	dockerconfig.go  ~/.docker/config.json
+//	helper.go        … and the credential helpers that it names
 //	places.go        who may pull now
 //	credentials.go   ECS_ENGINE_AUTH_TYPE and ECS_ENGINE_AUTH_DATA
 //	collect.go       which images may go: a pure decision
@@ -89,20 +91,21 @@ const (
 
 // Config configures a [Cache]. Zero values mean the default in the comment.
 type Config struct {
-	Behaviour   Behaviour
-	Credentials *Keyring      // none
-	Authority   Authority     // none: what a task asks for by RegistryAuthentication is refused
-	Ledger      Ledger        // in memory
-	Places      int           // pulls at the same time: 4
-	Inactivity  time.Duration // how long a pull may show no progress: 1 min (ECS_IMAGE_PULL_INACTIVITY_TIMEOUT)
-	Timeout     time.Duration // for a pull with all its tries: 2 h (ECS_IMAGE_PULL_TIMEOUT)
-	Tries       int           // 5
-	FirstDelay  time.Duration // before the second try, doubled for each further one: 1.1 s
-	LastDelay   time.Duration // at most: 5 s
-	Rest        time.Duration // of a registry that limits the rate and does not say for how long, doubled with each time: 5 s
-	Collection  Collection    // none
-	HTTPClient  *http.Client  // for questions to registries about sizes and limits: none are asked
-	Log         *zap.Logger   // no log
+	Behaviour    Behaviour
+	Credentials  *Keyring      // none
+	DockerConfig *DockerConfig // none; asked about registries for which Credentials has none
+	Authority    Authority     // none: what a task asks for by RegistryAuthentication is refused
+	Ledger       Ledger        // in memory
+	Places       int           // pulls at the same time: 4
+	Inactivity   time.Duration // how long a pull may show no progress: 1 min (ECS_IMAGE_PULL_INACTIVITY_TIMEOUT)
+	Timeout      time.Duration // for a pull with all its tries: 2 h (ECS_IMAGE_PULL_TIMEOUT)
+	Tries        int           // 5
+	FirstDelay   time.Duration // before the second try, doubled for each further one: 1.1 s
+	LastDelay    time.Duration // at most: 5 s
+	Rest         time.Duration // of a registry that limits the rate and does not say for how long, doubled with each time: 5 s
+	Collection   Collection    // none
+	HTTPClient   *http.Client  // for questions to registries about sizes and limits: none are asked
+	Log          *zap.Logger   // no log
 }
 
 func (c *Config) setDefaults() error {

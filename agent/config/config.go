@@ -126,6 +126,7 @@ type Config struct {
 	ImageSizeCheck          bool
 	EngineAuthType          string
 	EngineAuthData          Secret
+	DockerConfig            string // directory of config.json; empty: ~/.docker
 	HealthcheckHost         string
 	SharedCredentialsFile   string
 	CredentialProfile       string

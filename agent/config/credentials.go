@@ -57,11 +57,38 @@ func (c *Config) sharedFile() string {
 	if c.SharedCredentialsFile != "" {
 		return c.SharedCredentialsFile
 	}
+	return filepath.Join(home(), ".aws", "credentials")
+}
+
+func home() string {
 	home, err := os.UserHomeDir()
 	if err != nil { // a service without HOME
 		home = "/root"
 	}
-	return filepath.Join(home, ".aws", "credentials")
+	return home
+}
+
+// DockerConfigFile is Docker's own file of registry credentials.
+func (c *Config) DockerConfigFile() string {
+	if c.DockerConfig != "" {
+		return filepath.Join(c.DockerConfig, "config.json")
+	}
+	return filepath.Join(home(), ".docker", "config.json")
+}
+
+// HelperEnvironment is all that credential helpers get of the environment: where programs, their files and the network are,
+// and none of the agent's secrets.
+func (c *Config) HelperEnvironment() []string {
+	env := []string{"HOME=" + home(), "DOCKER_CONFIG=" + filepath.Dir(c.DockerConfigFile()), "PATH=" + os.Getenv("PATH")}
+	if os.Getenv("PATH") == "" {
+		env[2] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	for name, value := range map[string]string{"HTTP_PROXY": c.Proxy.HTTP, "HTTPS_PROXY": c.Proxy.HTTPS, "NO_PROXY": c.Proxy.None} {
+		if value != "" {
+			env = append(env, name+"="+value, strings.ToLower(name)+"="+value)
+		}
+	}
+	return env
 }
 
 func (c *Config) profile() string {

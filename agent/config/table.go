@@ -104,6 +104,7 @@ var Knobs = []Knob{
 	later("ECS_MANIFEST_PULL_TIMEOUT", "duration", "1m", "time to resolve an image's digest; the pull's own times bound it"),
 	enum("ECS_ENGINE_AUTH_TYPE", "EngineAuthType", "", "form of ECS_ENGINE_AUTH_DATA", []string{"docker", "dockercfg"}, func(c *Config) *string { return &c.EngineAuthType }),
 	hidden("ECS_ENGINE_AUTH_DATA", "EngineAuthData", "credentials of private registries", func(c *Config) *Secret { return &c.EngineAuthData }),
+	directory("DOCKER_CONFIG", "", "", "directory of Docker's config.json, whose credentials and credential helpers (docker-credential-<name> in the agent's PATH) are used for registries that ECS_ENGINE_AUTH_DATA does not name; not set: ~/.docker of the agent's user", func(c *Config) *string { return &c.DockerConfig }),
 	later("ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT", "boolean", "false", "pull images before dependsOn is met"),
 	boolean("ECS_DISABLE_IMAGE_CLEANUP", "ImageCleanupDisabled", "false", "remove images only when longshore-agent gc is called; with ECS_IMAGE_PULL_BEHAVIOR=prefer-cached it is so in any case", func(c *Config) *bool { return &c.ImageCleanupOff }),
 	duration("ECS_IMAGE_CLEANUP_INTERVAL", "ImageCleanupInterval", "30m", 10*time.Minute, "time between two clean-ups of images", func(c *Config) *time.Duration { return &c.ImageCleanupInterval }),
