@@ -55,7 +55,7 @@ func (c *Cache[I]) board(ctx context.Context, name name, auth *Credentials, req 
 		fctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), c.cfg.Timeout,
 			&classed{errdefs.ErrUnavailable, fmt.Sprintf("the pull did not end within %s", c.cfg.Timeout)})
 		f = &flight[I]{
-			name: name, auth: auth, asked: req.Auth, key: key, ctx: fctx, cancel: cancel, claim: c.places.claim(req.Priority),
+			name: name, auth: auth, asked: req.Auth, key: key, ctx: fctx, cancel: cancel, claim: c.places.claim(name.host(), req.Priority),
 			done: make(chan struct{}), waiters: map[*Request]struct{}{req: {}},
 		}
 		c.flights[key] = f
@@ -114,13 +114,13 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 		}
 		if try == 1 {
 			if err := c.ensureRoom(f, log); err != nil {
-				c.places.give()
+				c.places.give(f.claim)
 				return img, c.failure(f, 0, began, err)
 			}
 		}
 		log.Info("pulling", f.forWhom(), zap.Int("try", try), zap.Bool("credentials", f.auth != nil), zap.Duration("waited", time.Since(began)))
 		img, err = c.try(f, log)
-		c.places.give()
+		c.places.give(f.claim)
 		if err == nil {
 			id, _ := c.engine.Identity(img)
 			c.pulled(f.name.key(), id)
@@ -162,7 +162,7 @@ func (c *Cache[I]) takeTurn(f *flight[I]) error {
 		if until, _ := c.rests.until(f.name.host()); until.IsZero() {
 			return nil
 		}
-		c.places.give()
+		c.places.give(f.claim)
 	}
 }
 

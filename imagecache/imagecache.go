@@ -2,7 +2,7 @@
 //
 // [Cache.Ensure] follows the pull behaviour (ECS_IMAGE_PULL_BEHAVIOR). A pull is a flight: whoever needs the same
 // reference with the same credentials joins the one that is under way, and it is given up when the last of them has left.
-// Flights share a bounded number of places; waiting ones get them by priority. A flight tries again after faults that may
+// Flights share a bounded number of places, those from one registry a smaller one; waiting ones get them by priority. A flight tries again after faults that may
 // pass, and ends one that shows no progress. What a failure says is a [PullError].
 //
 //	imagecache.go    Config, Request, Ensure, holds
@@ -97,6 +97,7 @@ type Config struct {
 	Authority    Authority     // none: what a task asks for by RegistryAuthentication is refused
 	Ledger       Ledger        // in memory
 	Places       int           // pulls at the same time: 4
+	PerRegistry  int           // of them from one registry: one less than Places, at least 1
 	Inactivity   time.Duration // how long a pull may show no progress: 1 min (ECS_IMAGE_PULL_INACTIVITY_TIMEOUT)
 	Timeout      time.Duration // for a pull with all its tries: 2 h (ECS_IMAGE_PULL_TIMEOUT)
 	Tries        int           // 5
@@ -121,6 +122,9 @@ func (c *Config) setDefaults() error {
 	set(&c.Rest, 5*time.Second)
 	if c.Places <= 0 {
 		c.Places = 4
+	}
+	if c.PerRegistry <= 0 {
+		c.PerRegistry = max(1, c.Places-1)
 	}
 	if c.Tries <= 0 {
 		c.Tries = 5
@@ -162,7 +166,7 @@ func New[I any](engine Engine[I], cfg Config) (*Cache[I], error) {
 		return nil, err
 	}
 	return &Cache[I]{
-		engine: engine, cfg: cfg, places: newPlaces(cfg.Places), flights: map[string]*flight[I]{}, holds: map[string]int{},
+		engine: engine, cfg: cfg, places: newPlaces(cfg.Places, cfg.PerRegistry), flights: map[string]*flight[I]{}, holds: map[string]int{},
 		collector: newCollector(cfg.Collection), rests: rests{first: cfg.Rest},
 	}, nil
 }

@@ -262,7 +262,7 @@ func TestPullsAreBoundedAndTheImportantOnesGoFirst(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld()
 			w.takes = 5 * time.Second
-			c := cache(t, w, imagecache.Config{Places: places + 1})
+			c := cache(t, w, imagecache.Config{Places: places + 1, PerRegistry: places + 1})
 			var wg sync.WaitGroup
 			ensure := func(ref string, priority int) {
 				wg.Go(func() {

@@ -113,6 +113,8 @@ type Config struct {
 	ImagePullBehavior       string
 	ImagePullTimeout        time.Duration
 	ImagePullInactivity     time.Duration
+	ImagePulls              int64 // at the same time
+	ImagePullsPerRegistry   int64 // of them
 	ImageCleanupOff         bool
 	ImageCleanupInterval    time.Duration
 	ImageCleanupAge         time.Duration

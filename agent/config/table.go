@@ -100,6 +100,8 @@ var Knobs = []Knob{
 	// Images.
 	enum("ECS_IMAGE_PULL_BEHAVIOR", "ImagePullBehavior", "default", "when an image is pulled", []string{"default", "always", "once", "prefer-cached"}, func(c *Config) *string { return &c.ImagePullBehavior }),
 	duration("ECS_IMAGE_PULL_TIMEOUT", "ImagePullTimeout", "2h", time.Second, "time a whole pull has", func(c *Config) *time.Duration { return &c.ImagePullTimeout }),
+	integer("ECS_IMAGE_PULL_CONCURRENCY", "", "4", 1, 100, "pulls that run at the same time", func(c *Config) *int64 { return &c.ImagePulls }),
+	integer("ECS_IMAGE_PULL_CONCURRENCY_PER_REGISTRY", "", "3", 1, 100, "of them from one registry, so that one that is slow or hangs leaves places to the others", func(c *Config) *int64 { return &c.ImagePullsPerRegistry }),
 	also(duration("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "ImagePullInactivityTimeout", "1m", time.Minute, "time a pull may show no progress", func(c *Config) *time.Duration { return &c.ImagePullInactivity }), "ECS_DOCKER_PULL_INACTIVITY_TIMEOUT"),
 	later("ECS_MANIFEST_PULL_TIMEOUT", "duration", "1m", "time to resolve an image's digest; the pull's own times bound it"),
 	enum("ECS_ENGINE_AUTH_TYPE", "EngineAuthType", "", "form of ECS_ENGINE_AUTH_DATA", []string{"docker", "dockercfg"}, func(c *Config) *string { return &c.EngineAuthType }),
