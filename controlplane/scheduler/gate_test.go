@@ -20,7 +20,7 @@ func TestADaemonThatAlwaysFailsCostsAJoiningHostAtMostTheLimit(t *testing.T) {
 	s.create("agent", s.define(100), func(o *types.Service) {
 		o.Tags = []types.Tag{{Key: aws.String(policy.DaemonGate), Value: aws.String(limit.String())}}
 	})
-	joined := time.Now()
+	joined := time.Now().Truncate(time.Millisecond) // as it is stored
 	s.commit(func(_ *store.View, txn *store.Txn) {
 		inst := newWorld(t, 0).join("host-1").inst
 		inst.JoinedAt = joined

@@ -39,9 +39,16 @@ func (r *replicaPass) ahead() int {
 	if r.count(func(x *replica) bool { return x.task.ID == rollout.Ahead && r.keeper(x) && !isHealthy(x) }) == 1 {
 		return 1
 	}
-	rollout.Ahead = ""
-	r.svc.Rollouts[r.primary.id] = rollout
+	r.noneAhead()
 	return 0
+}
+
+// noneAhead forgets the task that is ahead.
+func (r *replicaPass) noneAhead() {
+	if rollout := r.svc.Rollouts[r.primary.id]; rollout.Ahead != "" {
+		rollout.Ahead = ""
+		r.svc.Rollouts[r.primary.id] = rollout
+	}
 }
 
 // rebalance starts one task in an availability zone that has at least two fewer than another, when all is well otherwise.
@@ -51,7 +58,7 @@ func (r *replicaPass) rebalance() {
 	if r.svc.Object.AvailabilityZoneRebalancing != types.AvailabilityZoneRebalancingEnabled || c == nil || !RebalancesZones(r.svc.Object.PlacementStrategy, aws.ToInt32(c.MaximumPercent)) {
 		return
 	}
-	if r.target != r.primary || r.object(r.primary).RolloutState != types.DeploymentRolloutStateCompleted || r.stopping > 0 || len(r.plan.stops) > 0 ||
+	if r.target != r.primary || r.object(r.primary).RolloutState != types.DeploymentRolloutStateCompleted || r.stopping > 0 ||
 		len(r.replicas) != r.desired || r.upper <= r.desired || r.count(func(x *replica) bool { return r.keeper(x) && isHealthy(x) }) != r.desired {
 		return
 	}

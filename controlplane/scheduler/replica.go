@@ -233,10 +233,11 @@ func (r *replicaPass) strategies() []types.PlacementStrategy {
 
 // stopSurplus stops what is more than desiredCount: what is not RUNNING first, then the mirror of placement.
 func (r *replicaPass) stopSurplus() {
-	surplus := r.count(r.keeper) - r.desired - r.ahead()
-	if surplus <= 0 {
+	surplus := r.count(r.keeper) - r.desired
+	if surplus <= r.ahead() {
 		return
 	}
+	r.noneAhead() // what was started to balance the zones is the first to go when there are more than that one too many
 	if surplus > mostReplicas {
 		surplus, r.plan.wake = mostReplicas, r.now
 	}
@@ -287,6 +288,7 @@ func (r *replicaPass) stopReplaced() {
 		r.stopTask(x, r.why(x))
 	}
 	leaving := r.filter(func(x *replica) bool { return x.drains() && x.state != sick && !r.protected(x) })
+	slices.SortStableFunc(leaving, func(a, b *replica) int { return int(a.state) - int(b.state) }) // healthy ones last
 	cover = r.count(func(x *replica) bool { return isHealthy(x) && !x.drains() }) - r.desired
 	for _, x := range leaving[:min(max(len(leaving)+cover, 0), len(leaving))] {
 		r.stopTask(x, r.why(x))
@@ -349,6 +351,7 @@ func (r *replicaPass) startMissing() {
 	}
 	gate := r.look()
 	picker := r.picker(nil)
+	defer func() { r.hosts = picker.Hosts() }() // who picks next in this pass sees what is taken
 	for range n {
 		if !r.startOne(picker) {
 			r.short = true
@@ -441,11 +444,9 @@ func (r *replicaPass) makeRoom() (stopped bool) {
 	}
 	if r.count(r.old) == 0 {
 		idle := r.stopping == 0 && r.count(func(x *replica) bool { return r.keeper(x) && !isHealthy(x) }) == 0
-		for _, x := range r.filter(func(x *replica) bool { return x.state == sick }) {
-			if idle {
-				r.stopTask(x, r.why(x))
-				return true
-			}
+		if failing := r.filter(func(x *replica) bool { return x.state == sick }); idle && len(failing) > 0 {
+			r.stopTask(failing[0], r.why(failing[0]))
+			stopped = true
 		}
 		spare := r.count(isHealthy) - r.lower
 		for _, x := range r.filter(func(x *replica) bool { return x.drains() && x.state != sick && !r.protected(x) }) {

@@ -456,6 +456,10 @@ func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
 		}
 		percents(50, 200)(&w.svc.Object)
 		w.now = w.now.Add(time.Millisecond)
+		w.settle()
+		for _, l := range w.wanted() { // a check that never speaks holds a roll-out, as on ECS
+			w.health(l, types.HealthStatusHealthy)
+		}
 		w.deploy(w.define())
 		w.settle()
 		w.after(time.Hour)

@@ -159,6 +159,9 @@ func (p *Picker) Pick() (*Host, store.Resources) {
 	return h, n.Tasks[len(n.Tasks)-1].Reserved
 }
 
+// Hosts are the instances with what was picked on them.
+func (p *Picker) Hosts() []*Host { return p.hosts }
+
 // Refusals has one entry for each instance that the next task can't be placed on.
 func (p *Picker) Refusals() (refusals []*Refusal) {
 	for _, r := range p.refused {
