@@ -128,6 +128,7 @@ export AWS_ACCESS_KEY_ID=$admin_id
 export AWS_SECRET_ACCESS_KEY=$admin_secret
 export AWS_PAGER= AWS_EC2_METADATA_DISABLED=true
 unset AWS_PROFILE AWS_SESSION_TOKEN
+${HOSTS:+# on a host: }export ECS_DATADIR=$RUN/agent ECS_BACKEND_HOST=$endpoint ECS_CLUSTER=$CLUSTER # for longshore-agent status, tasks, explain, doctor
 case ":\$PATH:" in *":$RUN/bin:"*) ;; *) export PATH="$RUN/bin:\$PATH" ;; esac
 E
 )
@@ -201,6 +202,7 @@ Longshore is up. Next:
   aws ecs describe-services --cluster $CLUSTER --services $SERVICE
   aws ecs put-attributes --cluster $CLUSTER --attributes name=env,value=prod,targetType=container-instance,targetId=<id>
   curl -s 127.0.0.1:51678/v1/tasks$([ -z "$HOSTS" ] || echo "            # on a host: $HOSTS_SH exec 1 curl …")
+  $([ -z "$HOSTS" ] && echo "longshore-agent status" || echo "$HOSTS_SH exec 1 env ECS_DATADIR=/var/lib/ecs/data $RUN/bin/longshore-agent status")
   make down
 
 Logs: .run/control.log, $([ -z "$HOSTS" ] && echo ".run/agent/ecs-agent.log" || echo "/var/log/ecs/ecs-agent.log on each host (.run/hosts/hN/disk/var/log/ecs)")
