@@ -245,6 +245,36 @@ func TestADrainedInstanceIsLeftStartFirst(t *testing.T) {
 	w.expectSteady(t)
 }
 
+func TestOfTheTasksThatLeaveAnInstanceAHealthyOneGoesLast(t *testing.T) {
+	w := newReplicaWorld(t, 1)
+	w.size("host-1", 1024)
+	w.create(w.define(healthChecked), replicas(2, percents(50, 150)))
+	w.settle()
+	well := w.wanted()[0]
+	w.health(well, types.HealthStatusHealthy)
+	w.join("host-2")
+	w.setStatus("host-1", draining)
+	w.settle()
+	w.expectWhere("host-1:2 host-2:1")
+	w.scale(1)
+	w.pass()
+	if left := w.wanted(); len(left) != 2 || left[0].ID != well.ID {
+		t.Fatalf("the healthy task was stopped before one that is not: %s; events: %s", w.where(), w.history())
+	}
+}
+
+func TestWhatAPassTookIsTakenForTheRestOfIt(t *testing.T) {
+	w := newReplicaWorld(t, 1)
+	w.create(w.define(), replicas(2, percents(0, 200)))
+	w.settle()
+	w.after(time.Minute)
+	w.join("host-2")
+	w.size("host-2", 512)
+	w.setStatus("host-1", draining)
+	w.settle() // the first place is taken, then room is made, and there is none for the second
+	w.expectWhere("host-2:1")
+}
+
 func TestABrokenHostDelaysOnlyItself(t *testing.T) {
 	w := newReplicaWorld(t, 3)
 	w.agents = func(t *store.Task) string {
@@ -344,6 +374,24 @@ func TestZonesAreRebalancedStartFirstOneAtATime(t *testing.T) {
 		t.Fatalf("two in each zone: %s; events: %s", w.where(), w.history())
 	}
 	w.expectSteady(t)
+}
+
+func TestAScaleInEndsTheBalancingOfZones(t *testing.T) {
+	w := newReplicaWorld(t, 1)
+	w.inZone("host-1", "a")
+	w.size("host-1", 4096)
+	w.create(w.define(), replicas(4, func(s *types.Service) {
+		s.AvailabilityZoneRebalancing = types.AvailabilityZoneRebalancingEnabled
+	}))
+	w.settle()
+	w.after(time.Minute)
+	w.join("host-2")
+	w.inZone("host-2", "b")
+	w.settle()
+	w.expectWhere("host-1:4 host-2:1") // the one that is ahead has not proved itself yet
+	w.scale(3)
+	w.pass()
+	w.expectWhere("host-1:3")
 }
 
 func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
