@@ -124,47 +124,50 @@ func within(limits *types.CreatedAt, o *types.ServiceDeployment) bool {
 }
 
 func (s *Server) describeServiceDeployments(ctx context.Context, _ *call, in *ecs.DescribeServiceDeploymentsInput) (*ecs.DescribeServiceDeploymentsOutput, error) {
-	if err := someARNs("serviceDeploymentArns", in.ServiceDeploymentArns); err != nil {
-		return nil, err
-	}
-	out := &ecs.DescribeServiceDeploymentsOutput{ServiceDeployments: []types.ServiceDeployment{}, Failures: []types.Failure{}}
-	err := s.read(ctx, func(v *store.View) error {
-		for _, ref := range in.ServiceDeploymentArns {
-			path, err := s.serviceMember(arn.TypeServiceDeployment, ref)
-			if err != nil {
-				return err
+	found, failures, err := describeMembers(ctx, s, arn.TypeServiceDeployment, "serviceDeploymentArns", in.ServiceDeploymentArns,
+		func(v *store.View, cluster, service, id string) (types.ServiceDeployment, bool) {
+			d := v.ServiceDeployment(cluster, service, id)
+			if d == nil {
+				return types.ServiceDeployment{}, false
 			}
-			if d := v.ServiceDeployment(path[0], path[1], path[2]); d != nil {
-				out.ServiceDeployments = append(out.ServiceDeployments, s.deploymentObject(v, d))
-			} else {
-				out.Failures = append(out.Failures, missing(ref))
-			}
-		}
-		return nil
-	})
-	return out, err
+			return s.deploymentObject(v, d), true
+		})
+	return &ecs.DescribeServiceDeploymentsOutput{ServiceDeployments: found, Failures: failures}, err
 }
 
 func (s *Server) describeServiceRevisions(ctx context.Context, _ *call, in *ecs.DescribeServiceRevisionsInput) (*ecs.DescribeServiceRevisionsOutput, error) {
-	if err := someARNs("serviceRevisionArns", in.ServiceRevisionArns); err != nil {
-		return nil, err
+	found, failures, err := describeMembers(ctx, s, arn.TypeServiceRevision, "serviceRevisionArns", in.ServiceRevisionArns,
+		func(v *store.View, cluster, service, id string) (types.ServiceRevision, bool) {
+			r := v.ServiceRevision(cluster, service, id)
+			if r == nil {
+				return types.ServiceRevision{}, false
+			}
+			return r.Object, true
+		})
+	return &ecs.DescribeServiceRevisionsOutput{ServiceRevisions: found, Failures: failures}, err
+}
+
+// describeMembers finds the deployments or revisions that ARNs name; those that are not there are failures.
+func describeMembers[T any](ctx context.Context, s *Server, kind, member string, refs []string, find func(v *store.View, cluster, service, id string) (T, bool)) (found []T, failures []types.Failure, err error) {
+	if err := someARNs(member, refs); err != nil {
+		return nil, nil, err
 	}
-	out := &ecs.DescribeServiceRevisionsOutput{ServiceRevisions: []types.ServiceRevision{}, Failures: []types.Failure{}}
-	err := s.read(ctx, func(v *store.View) error {
-		for _, ref := range in.ServiceRevisionArns {
-			path, err := s.serviceMember(arn.TypeServiceRevision, ref)
+	found, failures = []T{}, []types.Failure{}
+	err = s.read(ctx, func(v *store.View) error {
+		for _, ref := range refs {
+			path, err := s.serviceMember(kind, ref)
 			if err != nil {
 				return err
 			}
-			if r := v.ServiceRevision(path[0], path[1], path[2]); r != nil {
-				out.ServiceRevisions = append(out.ServiceRevisions, r.Object)
+			if o, ok := find(v, path[0], path[1], path[2]); ok {
+				found = append(found, o)
 			} else {
-				out.Failures = append(out.Failures, missing(ref))
+				failures = append(failures, missing(ref))
 			}
 		}
 		return nil
 	})
-	return out, err
+	return found, failures, err
 }
 
 // stopServiceDeployment ends a deployment that is under way: ROLLBACK goes back to the deployment that was completed
