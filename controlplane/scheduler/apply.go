@@ -38,14 +38,14 @@ func (w *work) besides() bool {
 func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
 	starts := slices.Clone(p.starts)
 	slices.SortStableFunc(starts, func(a, b start) int { return strings.Compare(a.task.Instance, b.task.Instance) })
-	todo := work{service: s.service, record: p.service, stops: p.stops, starts: starts, moves: p.moves, events: p.events,
+	job := work{service: s.service, record: p.service, stops: p.stops, starts: starts, moves: p.moves, events: p.events,
 		prepares: p.prepares, unprepares: p.unprepares, allocations: map[string]*store.Allocation{}}
 	var full error
-	for first := true; todo.besides() || first && len(todo.stops)+len(todo.starts) > 0 && full == nil; first = false {
-		rest, tell, err := w.step(ctx, todo, full == nil)
+	for first := true; job.besides() || first && len(job.stops)+len(job.starts) > 0 && full == nil; first = false {
+		rest, tell, err := w.step(ctx, job, full == nil)
 		switch {
 		case err == nil:
-			todo = rest
+			job = rest
 			tell()
 		case errors.Is(err, store.ErrFull) && full == nil:
 			full = err
@@ -54,9 +54,9 @@ func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
 		}
 	}
 	if full != nil {
-		todo.starts = nil
+		job.starts = nil
 	}
-	err := w.sideBySide(ctx, w.parts(todo))
+	err := w.sideBySide(ctx, w.parts(job))
 	if err != nil && !errors.Is(err, store.ErrFull) {
 		return err
 	}
@@ -66,11 +66,11 @@ func (w *worker) apply(ctx context.Context, s *snapshot, p *plan) error {
 
 // parts divides what is left into rows that have nothing to do with each other. The tasks that are started on one instance
 // are in one row, since each allocation follows the one before.
-func (w *worker) parts(todo work) (rows [][]work) {
-	for stops := range slices.Chunk(todo.stops, mostStops) {
-		rows = append(rows, []work{{service: todo.service, stops: stops}})
+func (w *worker) parts(job work) (rows [][]work) {
+	for stops := range slices.Chunk(job.stops, mostStops) {
+		rows = append(rows, []work{{service: job.service, stops: stops}})
 	}
-	for left := todo.starts; len(left) > 0; {
+	for left := job.starts; len(left) > 0; {
 		n := min(w.batch, len(left))
 		for n < len(left) && left[n].task.Instance == left[n-1].task.Instance {
 			n++
@@ -78,12 +78,12 @@ func (w *worker) parts(todo work) (rows [][]work) {
 		row := []work{}
 		allocations := map[string]*store.Allocation{}
 		for _, st := range left[:n] {
-			if a := todo.allocations[st.task.Instance]; a != nil {
+			if a := job.allocations[st.task.Instance]; a != nil {
 				allocations[st.task.Instance] = a
 			}
 		}
 		for starts := range slices.Chunk(left[:n], w.batch) {
-			row = append(row, work{service: todo.service, starts: starts, allocations: allocations})
+			row = append(row, work{service: job.service, starts: starts, allocations: allocations})
 		}
 		rows = append(rows, row)
 		left = left[n:]
@@ -128,46 +128,46 @@ func (w *worker) sideBySide(ctx context.Context, rows [][]work) error {
 
 // step writes a part of the work in one transaction, whose condition is the service as it was decided on. tell is to be
 // called when it was written.
-func (w *worker) step(ctx context.Context, todo work, begin bool) (rest work, tell func(), err error) {
+func (w *worker) step(ctx context.Context, job work, begin bool) (rest work, tell func(), err error) {
 	txn := w.s.cfg.Store.Txn().Guard(w.lead)
-	rest = work{service: todo.service, allocations: todo.allocations}
-	if todo.record != nil {
-		rest.service = todo.record
-		txn.Update(todo.record)
-		w.s.cfg.Store.Peek(func(v *store.View) { RecordHistory(v, txn, todo.record, w.cfg.Now()) })
+	rest = work{service: job.service, allocations: job.allocations}
+	if job.record != nil {
+		rest.service = job.record
+		txn.Update(job.record)
+		w.s.cfg.Store.Peek(func(v *store.View) { RecordHistory(v, txn, job.record, w.cfg.Now()) })
 	} else {
-		txn.Unchanged(todo.service)
+		txn.Unchanged(job.service)
 	}
-	now, later := min(len(todo.stops), mostStops), min(len(todo.starts), w.batch)
+	now, later := min(len(job.stops), mostStops), min(len(job.starts), w.batch)
 	if !begin {
 		later = 0
 	}
-	stops, starts := todo.stops[:now], todo.starts[:later]
-	rest.stops, rest.starts = todo.stops[now:], todo.starts[later:]
-	moves := todo.moves[:min(len(todo.moves), mostMoves)]
-	rest.moves = todo.moves[len(moves):]
+	stops, starts := job.stops[:now], job.starts[:later]
+	rest.stops, rest.starts = job.stops[now:], job.starts[later:]
+	moves := job.moves[:min(len(job.moves), mostMoves)]
+	rest.moves = job.moves[len(moves):]
 	for _, t := range slices.Concat(stops, moves) {
 		txn.Update(t)
 	}
-	asked, over := todo.prepares[:min(len(todo.prepares), mostPrepares)], todo.unprepares[:min(len(todo.unprepares), mostPrepares)]
-	rest.prepares, rest.unprepares = todo.prepares[len(asked):], todo.unprepares[len(over):]
+	asked, over := job.prepares[:min(len(job.prepares), mostPrepares)], job.unprepares[:min(len(job.unprepares), mostPrepares)]
+	rest.prepares, rest.unprepares = job.prepares[len(asked):], job.unprepares[len(over):]
 	for _, r := range asked {
 		txn.Update(r)
 	}
 	for _, r := range over {
 		txn.Delete(r)
 	}
-	placed := w.place(txn, todo, starts)
-	events := w.tellOf(todo, stops, starts)
+	placed := w.place(txn, job, starts)
+	events := w.tellOf(job, stops, starts)
 	if len(starts) == 0 {
 		txn.StateChange()
 	}
 	for i, message := range events {
-		txn.Create(w.event(*todo.service.Object.ServiceName, message, i))
+		txn.Create(w.event(*job.service.Object.ServiceName, message, i))
 	}
 	if err := w.commit(ctx, txn); err != nil {
-		return todo, nil, err
+		return job, nil, err
 	}
-	maps.Copy(todo.allocations, placed)
-	return rest, func() { w.tell(*todo.service.Object.ServiceName, stops, starts, events) }, nil
+	maps.Copy(job.allocations, placed)
+	return rest, func() { w.tell(*job.service.Object.ServiceName, stops, starts, events) }, nil
 }

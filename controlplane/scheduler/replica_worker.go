@@ -77,13 +77,13 @@ func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wa
 
 // place adds starts to a transaction, and returns the allocations that it writes, by instance. What an earlier
 // transaction of the same decision wrote there is the condition now.
-func (w *worker) place(txn *store.Txn, todo work, starts []start) map[string]*store.Allocation {
-	daemon := todo.service.Object.SchedulingStrategy == types.SchedulingStrategyDaemon
+func (w *worker) place(txn *store.Txn, job work, starts []start) map[string]*store.Allocation {
+	daemon := job.service.Object.SchedulingStrategy == types.SchedulingStrategyDaemon
 	tasks, from := map[string][]*store.Task{}, map[string]*store.Allocation{}
 	for _, st := range starts {
 		id := st.task.Instance
 		tasks[id] = append(tasks[id], st.task)
-		if from[id] = todo.allocations[id]; from[id] == nil {
+		if from[id] = job.allocations[id]; from[id] == nil {
 			from[id] = st.host.Allocation
 		}
 		txn.Create(st.task)

@@ -231,15 +231,15 @@ func (s *stage) agents(ctx context.Context) {
 
 // act makes the next report of each task; whether there was one.
 func (s *stage) act(ctx context.Context) (acted bool) {
-	var todo []*store.Task
+	var job []*store.Task
 	s.st.Peek(func(v *store.View) {
 		for t := range v.Tasks("c") {
 			if !task.IsStopped(t) && v.Connection("c", t.Instance) != nil && (!task.Wanted(t) || task.LastStatus(t) == task.Pending) {
-				todo = append(todo, t)
+				job = append(job, t)
 			}
 		}
 	})
-	for _, t := range todo {
+	for _, t := range job {
 		s.mu.Lock()
 		change := task.StateChange{Status: task.Running}
 		if !task.Wanted(t) || s.fails[revisionOf(t)] {

@@ -329,8 +329,8 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 }
 
 // tellOf are the events of a part of a decision.
-func (w *worker) tellOf(todo work, stops []*store.Task, starts []start) []string {
-	events, name := slices.Clone(todo.events), aws.ToString(todo.service.Object.ServiceName)
+func (w *worker) tellOf(job work, stops []*store.Task, starts []start) []string {
+	events, name := slices.Clone(job.events), aws.ToString(job.service.Object.ServiceName)
 	if len(stops) > 0 {
 		events = append(events, fmt.Sprintf("(service %s) has stopped %d running tasks: %s.", name, len(stops), list(stops)))
 	}
