@@ -91,6 +91,7 @@ type host struct {
 	journal    imagecache.Tracks
 	wrong      []string
 	meanwhile  func() // once, during the next removal
+	looked     func() // once, when the next collection has seen which images there are
 	cache      *imagecache.Cache[string]
 	rules      imagecache.Rules
 	behaviour  imagecache.Behaviour
@@ -174,7 +175,13 @@ func (h *host) Uses(context.Context) (imagecache.Uses, error) {
 	return u, nil
 }
 
-func (h *host) Disk() imagecache.Disk { return imagecache.Disk{} }
+func (h *host) Disk() imagecache.Disk {
+	if f := h.looked; f != nil {
+		h.looked = nil
+		f()
+	}
+	return imagecache.Disk{}
+}
 
 func (h *host) Remove(_ context.Context, ref string) error {
 	h.mu.Lock()
@@ -301,6 +308,10 @@ func (h *host) do(ctx context.Context, s step) {
 		h.meanwhile = nil
 		h.mu.Unlock()
 		synctest.Wait()
+	case 13: // a task gets an image after the collection has looked and before it removes
+		h.looked = func() { h.ensure(ctx, task, ref) }
+		_, _ = h.cache.Collect(ctx, false)
+		h.looked = nil
 	case 10:
 		if img := h.find(ref); img != nil {
 			h.pins[img.ID] = time.Now().Add(3 * time.Hour)
@@ -332,7 +343,7 @@ func (h *host) end(ctx context.Context) {
 func TestAnImageInUseIsNeverRemovedAndAnUnusedOneInTheEnd(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
-			return step{rapid.IntRange(0, 12).Draw(rt, "what"), rapid.IntRange(0, 4).Draw(rt, "task"), rapid.IntRange(0, 3).Draw(rt, "ref")}
+			return step{rapid.IntRange(0, 13).Draw(rt, "what"), rapid.IntRange(0, 4).Draw(rt, "task"), rapid.IntRange(0, 3).Draw(rt, "ref")}
 		}), 1, 60).Draw(rt, "history")
 		foreign, perCycle := rapid.Bool().Draw(rt, "foreign"), rapid.IntRange(1, 3).Draw(rt, "perCycle")
 		behaviour := rapid.SampledFrom([]imagecache.Behaviour{imagecache.PreferCached, imagecache.Always}).Draw(rt, "behaviour")
@@ -358,6 +369,31 @@ func TestAnImageInUseIsNeverRemovedAndAnUnusedOneInTheEnd(t *testing.T) {
 			rt.Fatal(strings.Join(wrong, "; "))
 		}
 	})
+}
+
+func TestANameThatAPullMovesDuringACollectionKeepsItsNewImage(t *testing.T) {
+	for when, what := range map[string]int{"during the removal": 9, "between look and removal": 13} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &host{images: map[string]*imagecache.Local{}, registry: map[string]string{"r.example/app0:1": "app0"}, containers: map[string]string{}, tasks: map[string]*need{},
+					behaviour: imagecache.Always, rules: imagecache.Rules{MinimumAge: time.Hour, ForeignAge: time.Hour, PerCycle: 1}}
+				h.restart()
+				for _, s := range []step{{What: 0, Task: 1}, {What: 2, Task: 1}, {What: 6}, {What: 11, Task: 4}, {What: what}} {
+					h.do(t.Context(), s)
+				}
+				if len(h.wrong) > 0 {
+					t.Error(h.wrong)
+				}
+				if img := h.find("r.example/app0:1"); img == nil || img.ID != "app0'" {
+					t.Errorf("the name stands for %+v, want the image that was pulled last", img)
+				}
+				h.end(t.Context())
+				if len(h.wrong) > 0 || len(h.images) > 0 {
+					t.Errorf("%v; %d images stay", h.wrong, len(h.images))
+				}
+			})
+		})
+	}
 }
 
 func TestAFullDiskIsCollectedUntilItIsBelowTheLowWatermark(t *testing.T) {

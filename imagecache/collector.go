@@ -78,7 +78,8 @@ type collector struct {
 	tracks   map[string]Track
 	pulling  map[string]bool
 	begun    map[string]bool          // those of pulling that an earlier agent began: their image may be here, unnoted
-	deleting map[string]chan struct{} // by image id: closed when it is gone, or stays
+	deleting map[string]chan struct{} // by image id and by reference: closed when it is gone, or stays
+	moving   map[string]int           // by reference: pulls under way that may take the name to another image
 	asking   int                      // calls of Ensure that are under way
 	serial   uint64                   // of removals
 	gone     map[string]uint64        // by image id: the serial of its removal, as long as somebody asks for images
@@ -88,7 +89,7 @@ type collector struct {
 }
 
 func newCollector(cfg Collection) collector {
-	k := collector{cfg: cfg, turn: make(chan struct{}, 1), saves: make(chan struct{}, 1), tracks: map[string]Track{}, pulling: map[string]bool{}, begun: map[string]bool{}, deleting: map[string]chan struct{}{}, gone: map[string]uint64{}, pins: map[string]time.Time{}}
+	k := collector{cfg: cfg, turn: make(chan struct{}, 1), saves: make(chan struct{}, 1), tracks: map[string]Track{}, pulling: map[string]bool{}, begun: map[string]bool{}, deleting: map[string]chan struct{}{}, moving: map[string]int{}, gone: map[string]uint64{}, pins: map[string]time.Time{}}
 	if cfg.Journal == nil {
 		return k
 	}
@@ -194,21 +195,27 @@ func (v *Verdict) title() string {
 	return v.ID
 }
 
-// remove removes one image, unless somebody has got it meanwhile. Who gets it while it is being removed waits, and pulls it
+// remove removes one image by the names that it still has, unless somebody has got it meanwhile or pulls one of them. Who gets it while it is being removed waits, and pulls it
 // again ([Cache.Ensure]).
 func (c *Cache[I]) remove(ctx context.Context, v Verdict) (held bool, err error) {
 	done := make(chan struct{})
 	c.mu.Lock()
-	if c.holds[v.ID] > 0 || c.pinned(v.ID) {
+	if c.holds[v.ID] > 0 || c.pinned(v.ID) || slices.ContainsFunc(v.Names, func(n string) bool { return c.collector.moving[normalise(n)] > 0 }) {
 		c.mu.Unlock()
 		return true, nil
 	}
 	c.collector.deleting[v.ID] = done
+	for _, n := range v.Names {
+		c.collector.deleting[normalise(n)] = done
+	}
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.collector.deleting, v.ID)
+		for _, n := range v.Names {
+			delete(c.collector.deleting, normalise(n))
+		}
 		c.collector.serial++
 		if c.collector.asking > 0 {
 			c.collector.gone[v.ID] = c.collector.serial
@@ -224,6 +231,11 @@ func (c *Cache[I]) remove(ctx context.Context, v Verdict) (held bool, err error)
 		names = []string{v.ID}
 	}
 	for _, n := range names {
+		if img, err := c.engine.Image(ctx, n); err == nil {
+			if id, _ := c.engine.Identity(img); id != v.ID {
+				continue // since it was looked at, the name has gone to another image
+			}
+		}
 		if err := c.collector.cfg.Store.Remove(ctx, n); err != nil {
 			return false, err
 		}
@@ -231,9 +243,35 @@ func (c *Cache[I]) remove(ctx context.Context, v Verdict) (held bool, err error)
 	return false, nil
 }
 
+// move begins a pull, which may take a reference from one image to another: it waits until no image is being removed by that
+// name, and until the returned function is called none is.
+func (c *Cache[I]) move(ctx context.Context, ref string) (func(), error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.collector.deleting[ref] != nil {
+		going := c.collector.deleting[ref]
+		c.mu.Unlock()
+		select {
+		case <-going:
+			c.mu.Lock()
+		case <-ctx.Done():
+			c.mu.Lock()
+			return nil, context.Cause(ctx)
+		}
+	}
+	c.collector.moving[ref]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.collector.moving[ref]--; c.collector.moving[ref] == 0 {
+			delete(c.collector.moving, ref)
+		}
+	}, nil
+}
+
 // situation looks at engine and host. What is in use is found out anew each time.
 func (c *Cache[I]) situation(ctx context.Context) (s Situation, err error) {
-	store := c.collector.cfg.Store
+	store, begun := c.collector.cfg.Store, time.Now()
 	if s.Images, err = store.Images(ctx); err != nil {
 		return s, fmt.Errorf("the engine's images: %w", err)
 	}
@@ -255,7 +293,7 @@ func (c *Cache[I]) situation(ctx context.Context) (s Situation, err error) {
 			delete(c.collector.pins, id)
 		}
 	}
-	c.collector.follow(&s, uses.Ours)
+	c.collector.follow(&s, uses.Ours, begun)
 	s.Tracks = maps.Clone(c.collector.tracks)
 	return s, nil
 }
@@ -272,8 +310,8 @@ func normalised(m map[string]string) map[string]string {
 
 // follow brings the tracks up to date with what is there: images that a crash kept from being noted, or that a task's
 // container was made from, are tracked from now on; those that are gone no longer. What no registry gave can't be had again:
-// it stays foreign, whoever uses it.
-func (k *collector) follow(s *Situation, ours map[string]bool) {
+// it stays foreign, whoever uses it. What was pulled or used since the look began may have come after it.
+func (k *collector) follow(s *Situation, ours map[string]bool, begun time.Time) {
 	refs := maps.Clone(k.pulling)
 	for _, t := range k.tracks {
 		for _, ref := range t.Refs {
@@ -293,8 +331,8 @@ func (k *collector) follow(s *Situation, ours map[string]bool) {
 			k.tracks[img.ID], k.dirty = t, true
 		}
 	}
-	for id := range k.tracks {
-		if !there[id] {
+	for id, t := range k.tracks {
+		if !there[id] && t.UsedAt.Before(begun) {
 			delete(k.tracks, id)
 			k.dirty = true
 		}

@@ -180,6 +180,11 @@ func final(err error) bool {
 
 // try pulls once, and gives up when nothing moves.
 func (c *Cache[I]) try(f *flight[I], log *zap.Logger) (img I, err error) {
+	moved, err := c.move(f.ctx, f.name.key())
+	if err != nil {
+		return img, err
+	}
+	defer moved()
 	ctx, cancel := context.WithCancelCause(f.ctx)
 	defer cancel(nil)
 	w := newWatch(c.cfg.Inactivity, c.lastMove, func(silent time.Duration) {
@@ -187,7 +192,7 @@ func (c *Cache[I]) try(f *flight[I], log *zap.Logger) (img I, err error) {
 	})
 	defer w.end()
 	img, err = c.engine.Pull(ctx, f.name.given, f.auth, func(p Progress) {
-		c.move()
+		c.moves()
 		f.report(p)
 		if w.move() {
 			log.Info("the pull moves", f.forWhom(), zap.Stringer("progress", p))
@@ -202,7 +207,7 @@ func (c *Cache[I]) try(f *flight[I], log *zap.Logger) (img I, err error) {
 	return img, f.auth.redact(err)
 }
 
-func (c *Cache[I]) move() {
+func (c *Cache[I]) moves() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.moved = time.Now()
