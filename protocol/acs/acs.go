@@ -12,7 +12,7 @@
 //	agent → control plane   HeartbeatAckRequest, AckRequest, NackRequest, IAMRoleCredentialsAckRequest,
 //	                        TaskStopVerificationMessage
 //
-// [PrepareImagesMessage] and its answer [ImagesPreparedMessage] are Longshore's own; no agent is sent one that has not said
+// [PrepareImagesMessage] and its answer [ImagesPreparedMessage], and [SecurityGroupsMessage], are Longshore's own; no agent is sent one that has not said
 // that it knows them.
 //
 // A [Task] inside a PayloadMessage is the desired task in its final form: overrides merged, Docker settings placed in the
@@ -274,6 +274,7 @@ type ElasticNetworkInterface struct {
 	Index                        int64                    `json:"index"`
 	InterfaceAssociationProtocol string                   `json:"interfaceAssociationProtocol,omitempty"`
 	InterfaceVlanProperties      *InterfaceVlanProperties `json:"interfaceVlanProperties,omitempty"`
+	InterfaceVethProperties      *InterfaceVethProperties `json:"interfaceVethProperties,omitempty"`
 	IPv4Addresses                []*IPv4Address           `json:"ipv4Addresses,omitempty"`
 	IPv6Addresses                []*IPv6Address           `json:"ipv6Addresses,omitempty"`
 	DomainName                   []string                 `json:"domainName,omitempty"`
@@ -281,12 +282,27 @@ type ElasticNetworkInterface struct {
 	PrivateDNSName               string                   `json:"privateDnsName,omitempty"`
 	SubnetGatewayIpv4Address     string                   `json:"subnetGatewayIpv4Address,omitempty"`
 	SubnetGatewayIpv6Address     string                   `json:"subnetGatewayIpv6Address,omitempty"`
+	// SecurityGroups are the groups whose rules the agent enforces at the interface, see [SecurityGroupsMessage]. Longshore's
+	// own: with Amazon's control plane it is empty, and its network enforces them.
+	SecurityGroups []string `json:"securityGroups,omitempty"`
 }
+
+// The values of an interface's InterfaceAssociationProtocol that are in use. An empty one is [AssociationDefault].
+const (
+	AssociationDefault = "default" // a network card of its own, which appears on the instance
+	AssociationVlan    = "vlan"    // a branch of the instance's trunk interface
+	AssociationVeth    = "veth"    // the agent makes it
+)
 
 // InterfaceVlanProperties tie a branch interface to its trunk.
 type InterfaceVlanProperties struct {
 	VlanID                   string `json:"vlanId"`
 	TrunkInterfaceMacAddress string `json:"trunkInterfaceMacAddress"`
+}
+
+// InterfaceVethProperties name the interface on the other end.
+type InterfaceVethProperties struct {
+	PeerInterface string `json:"peerInterface,omitempty"`
 }
 
 // IPv4Address is an address of an interface.
@@ -411,6 +427,42 @@ const (
 	PreparedReady  = "READY"
 	PreparedFailed = "FAILED"
 )
+
+// CapabilitySecurityGroups is the attribute with which an agent says that it makes tasks' network interfaces itself and
+// enforces their security groups, so that it may be sent interfaces with [AssociationVeth] and [SecurityGroupsMessage].
+// Longshore's own.
+const CapabilitySecurityGroups = "longshore.capability.security-groups"
+
+// SecurityGroupsMessage is everything that an agent needs to know about the security groups of its tasks' interfaces: it
+// replaces what an earlier one said. It is sent before the first interface that names a group, at each connect while the
+// instance has such interfaces, and whenever a rule or a membership changes that matters to them. It is answered with
+// [AckRequest] when it is durable; one with a Generation that is not above the last one is answered and ignored.
+type SecurityGroupsMessage struct {
+	MessageID            string           `json:"messageId"`
+	ClusterArn           string           `json:"clusterArn"`
+	ContainerInstanceArn string           `json:"containerInstanceArn"`
+	Generation           int64            `json:"generation"` // rises, across restarts and restores of the control plane too
+	Groups               []*SecurityGroup `json:"groups"`
+}
+
+// SecurityGroup is a named set of rules, and the addresses of the interfaces that are in it.
+type SecurityGroup struct {
+	GroupID string               `json:"groupId"`
+	Ingress []*SecurityGroupRule `json:"ingress,omitempty"` // nothing else may come in, but answers
+	Egress  []*SecurityGroupRule `json:"egress,omitempty"`  // nothing else may go out, but answers
+	// Members are the addresses, IPv4 and IPv6, of all interfaces in the group, on whatever host. Groups of which another's
+	// rule speaks have them, and may have no rules.
+	Members []string `json:"members,omitempty"`
+}
+
+// SecurityGroupRule allows what it describes, as EC2's IpPermission does. With neither Cidrs nor Groups it allows nothing.
+type SecurityGroupRule struct {
+	Protocol string   `json:"protocol"` // tcp, udp, icmp, icmpv6, a number, or -1 for all
+	FromPort int32    `json:"fromPort"` // tcp, udp: the first port; icmp, icmpv6: the type, -1 for all
+	ToPort   int32    `json:"toPort"`   // tcp, udp: the last port; icmp, icmpv6: the code, -1 for all
+	Cidrs    []string `json:"cidrs,omitempty"`
+	Groups   []string `json:"groups,omitempty"`
+}
 
 // AttachTaskNetworkInterfacesMessage announces the interface of an awsvpc task.
 type AttachTaskNetworkInterfacesMessage struct {

@@ -204,6 +204,7 @@ func TestAnInterfaceNeedsAnAddressAndAGatewayInCIDRForm(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"type":"PayloadMessage","message":{"messageId":"m","tasks":[{"arn":"a","containers":[{"name":"c","overrides":"{}"}]},null,7]}}`))
 	f.Add([]byte(`{"InactiveInstanceException":"x"}`))
+	f.Add([]byte(`{"type":"SecurityGroupsMessage","message":{"messageId":"m","generation":1,"groups":[{"groupId":"sg-a","members":["10.0.0.1"],"ingress":[{"protocol":"tcp","fromPort":80,"toPort":80,"cidrs":["::/0"],"groups":["sg-a"]}]}]}}`))
 	f.Add([]byte(`{"type":"TaskManifestMessage","message":{"tasks":[null,{}]}}`))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		m, err := acs.Decode(frame)

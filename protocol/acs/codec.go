@@ -35,7 +35,7 @@ var codec = envelope.New(
 	HeartbeatMessage{}, HeartbeatAckRequest{}, PayloadMessage{}, CloseMessage{}, AckRequest{}, NackRequest{}, PerformUpdateMessage{}, StageUpdateMessage{},
 	IAMRoleCredentialsMessage{}, IAMRoleCredentialsAckRequest{}, ErrorMessage{}, AttachTaskNetworkInterfacesMessage{},
 	AttachInstanceNetworkInterfacesMessage{}, ConfirmAttachmentMessage{}, TaskManifestMessage{}, TaskStopVerificationMessage{}, TaskStopVerificationAck{},
-	PrepareImagesMessage{}, ImagesPreparedMessage{},
+	PrepareImagesMessage{}, ImagesPreparedMessage{}, SecurityGroupsMessage{},
 )
 
 // TypeOf is the name of a message's type on the wire; empty if m is not a message of this package.
