@@ -141,7 +141,7 @@ aws ecs create-cluster --cluster-name "$CLUSTER" --query cluster.clusterArn --ou
 if [ -z "$HOSTS" ]; then
   if ! alive agent; then
     step "starting longshore-agent against this machine's Docker"
-    mkdir -p "$RUN/agent"
+    install -d -m 700 "$RUN/agent"
     install -d -m 755 -o 1000 -g 1000 "$logs"
     echo "a line of an application on this host" >"$logs/app.log"
     launch agent env "${agent_env[@]}" ECS_DATADIR="$RUN/agent" ECS_LOGFILE="$RUN/agent/ecs-agent.log" ECS_AUDIT_LOGFILE="$RUN/agent/audit.log" "$RUN/bin/longshore-agent" run
