@@ -23,7 +23,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -85,8 +84,8 @@ type Agent struct {
 	runtime  engine.Runtime
 	engine   *engine.Engine
 	host     Host
-	gpus     map[string]engine.GPU // by id
-	ec2      *ec2Instance
+	gpus     map[string]engine.GPU       // by id
+	lookout  *lookout                    // is this an EC2 instance?
 	info     atomic.Pointer[engine.Info] // as the engine answered last
 	arn      atomic.Pointer[string]
 	roles    *poll.Credentials // of tasks; in memory only
@@ -168,6 +167,8 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	started := make(chan struct{})
+	a.lookout = &lookout{answered: make(chan struct{})}
+	group.Go(func() error { a.lookOut(ctx); return nil })
 	group.Go(func() error { return a.serveLocal(ctx, ask, started) })
 	group.Go(func() error {
 		return introspection.Serve(ctx, listener, introspection.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
@@ -280,7 +281,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	if err := a.engineAnswers(ctx); err != nil {
 		return err
 	}
-	if err := a.findMetadata(ctx); err != nil {
+	if err := a.settleRegion(ctx); err != nil {
 		return err
 	}
 	credentials := a.credentials()
@@ -383,47 +384,9 @@ func (l afterLook) Accept(ctx context.Context, t *acs.Task) error {
 	}
 }
 
-// findMetadata finds out whether this is an EC2 instance. A host that registered as another one before is that still.
-func (a *Agent) findMetadata(ctx context.Context) error {
-	if a.opt.NoMetadata || a.cfg.InstanceMetadataOff || a.cfg.External {
-		return a.settleRegion()
-	}
-	limit := metadataProbe
-	if a.identity != nil {
-		if !strings.HasPrefix(a.identity.InstanceID, "i-") {
-			return a.settleRegion()
-		}
-		limit = metadataSure
-	}
-	begun := time.Now()
-	ec2, err := probeMetadata(ctx, a.cfg, limit)
-	if err != nil {
-		return err
-	}
-	a.ec2 = ec2
-	if ec2 == nil {
-		a.log.Info("No instance metadata: this is an own host, not an EC2 instance", zap.Duration("duration", time.Since(begun)))
-	} else {
-		a.log.Info("This is an EC2 instance", zap.String("instanceId", ec2.InstanceID), zap.String("zone", ec2.AvailabilityZone), zap.String("type", ec2.InstanceType))
-	}
-	return a.settleRegion()
-}
-
-func (a *Agent) settleRegion() error {
-	if a.cfg.Region == "" && a.ec2 != nil {
-		a.cfg.Region = a.ec2.Region
-	}
-	if a.cfg.Region == "" {
-		return fmt.Errorf("no region: set AWS_DEFAULT_REGION in %s", config.DefaultFile)
-	}
-	return nil
-}
-
+// credentials are this host's own.
 func (a *Agent) credentials() aws.CredentialsProvider {
-	if a.ec2 == nil {
-		return a.cfg.Credentials(nil)
-	}
-	return a.cfg.Credentials(a.ec2.role)
+	return a.cfg.Credentials(a.lookout)
 }
 
 func (a *Agent) api(credentials aws.CredentialsProvider, attempts int) (*agentapi.Client, error) {
@@ -436,12 +399,16 @@ func (a *Agent) userAgent() string {
 
 // register registers this host and makes its identity durable.
 func (a *Agent) register(ctx context.Context, api session.API) error {
+	ec2, err := a.lookout.wait(ctx)
+	if err != nil {
+		return err
+	}
 	begun, info := time.Now(), *a.info.Load()
 	info.VolumeDrivers = slices.Concat(info.VolumeDrivers, volumePlugins(a.opt.Root))
 	engineVersion := info.Version
 	a.offered = a.offers(abilitiesOf(a.runtime))
 	var token string
-	err := a.reserve.try(func() (err error) {
+	err = a.reserve.try(func() (err error) {
 		token, err = keptToken(a.cfg.DataDir)
 		return err
 	})
@@ -449,7 +416,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		return err
 	}
 	r := &registration{
-		cfg: a.cfg, host: a.host, engine: info, can: a.offered, gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: a.ec2, arn: a.savedArn(), token: token,
+		cfg: a.cfg, host: a.host, engine: info, can: a.offered, gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
 	r.policy = a.guard.Attributes()
@@ -460,8 +427,8 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		return err
 	}
 	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID}
-	if a.ec2 != nil {
-		identity.InstanceID = a.ec2.InstanceID
+	if ec2 != nil {
+		identity.InstanceID = ec2.InstanceID
 	}
 	if a.identity == nil || a.identity.ContainerInstanceArn != arn {
 		if err := a.saveIdentity(identity); err != nil {

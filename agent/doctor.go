@@ -26,6 +26,7 @@ func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
 	if err != nil {
 		return nil, &TerminalError{fmt.Errorf("the configuration: %w", err)}
 	}
+	opt.Root = cmp.Or(opt.Root, "/")
 	a := &Agent{opt: opt, cfg: cfg, log: zap.NewNop()}
 	if a.client, err = httpClient(cfg, opt.AnyTLS); err != nil {
 		return nil, &TerminalError{err}
@@ -36,7 +37,7 @@ func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
 		return nil, fmt.Errorf("the control plane is reached by a %T", a.client.Transport)
 	}
 	p := &doctor.Patient{
-		Config: cfg, File: cmp.Or(opt.Config.File, config.DefaultFile), Warnings: warnings, Root: cmp.Or(opt.Root, "/"), Now: time.Now,
+		Config: cfg, File: cmp.Or(opt.Config.File, config.DefaultFile), Warnings: warnings, Root: opt.Root, Now: time.Now,
 		Ask: func(ctx context.Context) (*local.Status, error) {
 			var s local.Status
 			return &s, local.Client{Dir: cfg.DataDir}.Call(ctx, http.MethodGet, "/v1/status", nil, &s)
@@ -82,7 +83,9 @@ func (a *Agent) signedCall(ctx context.Context) error {
 		return err
 	}
 	a.identity = identity
-	if err := a.findMetadata(ctx); err != nil {
+	a.lookout = &lookout{answered: make(chan struct{})}
+	a.lookOut(ctx)
+	if err := a.settleRegion(ctx); err != nil {
 		return err
 	}
 	api, err := a.api(a.credentials(), 1)

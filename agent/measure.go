@@ -134,11 +134,13 @@ func tagsOf(ctx context.Context, api session.API, arn string) (map[string]string
 	return tags, nil
 }
 
-// place is where this host is, as containers are told.
+// place is where this host is, as containers are told. In the agent's first moments it waits for the instance metadata service.
 func (a *Agent) place() metadata.Place {
 	p := metadata.Place{Zone: a.cfg.AvailabilityZone}
-	if a.ec2 != nil {
-		p.Zone = a.ec2.AvailabilityZone
+	ctx, cancel := context.WithTimeout(context.Background(), metadataProbe)
+	defer cancel()
+	if ec2, _ := a.lookout.wait(ctx); ec2 != nil {
+		p.Zone = ec2.AvailabilityZone
 	}
 	if a.cfg.MetadataWithoutZone {
 		p.Zone = ""

@@ -3,14 +3,17 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/agent/config"
 )
@@ -31,6 +34,85 @@ type ec2Instance struct {
 
 	document, signature string
 	role                aws.CredentialsProvider
+}
+
+// A lookout is the question whether this is an EC2 instance. It is asked beside everything else that an agent does when it
+// starts, and only what needs the answer waits for it.
+type lookout struct {
+	answered chan struct{}
+	ec2      *ec2Instance // nil: an own host
+	err      error
+}
+
+// wait is the answer, waited for until ctx ends.
+func (l *lookout) wait(ctx context.Context) (*ec2Instance, error) {
+	select {
+	case <-l.answered:
+		return l.ec2, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Retrieve are the credentials of the instance's role.
+func (l *lookout) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	ec2, err := l.wait(ctx)
+	if err == nil && ec2 == nil {
+		err = errors.New("this host has no role of an instance profile: it is no EC2 instance")
+	}
+	if err != nil {
+		return aws.Credentials{}, err
+	}
+	return ec2.role.Retrieve(ctx)
+}
+
+// lookOut finds out whether this is an EC2 instance. A host that registered as another one before is that still,
+// and one whose kernel rules it out is not asked, unless the address of an instance metadata service is set.
+func (a *Agent) lookOut(ctx context.Context) {
+	defer close(a.lookout.answered)
+	no := ""
+	switch registered := a.identity != nil; {
+	case a.opt.NoMetadata, a.cfg.InstanceMetadataOff, a.cfg.External:
+		no = "it is not to be asked"
+	case registered && !strings.HasPrefix(a.identity.InstanceID, "i-"):
+		no = "it registered as another host before"
+	case !registered && a.cfg.InstanceMetadataAddress == "":
+		no = notEC2(a.opt.Root)
+	}
+	if no != "" {
+		a.log.Info("This is an own host, not an EC2 instance; the instance metadata service is not asked", zap.String("why", no))
+		return
+	}
+	limit := metadataProbe
+	if a.identity != nil {
+		limit = metadataSure
+	}
+	begun := time.Now()
+	ec2, err := probeMetadata(ctx, a.cfg, limit)
+	a.lookout.ec2, a.lookout.err = ec2, err
+	switch {
+	case err != nil || ctx.Err() != nil:
+	case ec2 == nil:
+		a.log.Info("No instance metadata: this is an own host, not an EC2 instance", zap.Duration("duration", time.Since(begun)))
+	default:
+		a.log.Info("This is an EC2 instance", zap.String("instanceId", ec2.InstanceID), zap.String("zone", ec2.AvailabilityZone), zap.String("type", ec2.InstanceType))
+	}
+}
+
+// settleRegion is the region that is configured, else that of the instance.
+func (a *Agent) settleRegion(ctx context.Context) error {
+	if a.cfg.Region != "" {
+		return nil
+	}
+	ec2, err := a.lookout.wait(ctx)
+	if err != nil {
+		return err
+	}
+	if ec2 == nil || ec2.Region == "" {
+		return fmt.Errorf("no region: set AWS_DEFAULT_REGION in %s", config.DefaultFile)
+	}
+	a.cfg.Region = ec2.Region
+	return nil
 }
 
 // probeMetadata asks the instance metadata service within limit. It returns nil without an error when there is none: when

@@ -39,7 +39,7 @@ var Knobs = []Knob{
 
 	// What this instance is.
 	boolean("ECS_EXTERNAL", "External", "false", "instance outside EC2, with ECS Anywhere's behaviour; a host without instance metadata needs no setting", func(c *Config) *bool { return &c.External }),
-	boolean("AWS_EC2_METADATA_DISABLED", "", "false", "never ask the instance metadata service", func(c *Config) *bool { return &c.InstanceMetadataOff }),
+	boolean("AWS_EC2_METADATA_DISABLED", "", "false", "never ask the instance metadata service. A host whose firmware tables (DMI, ACPI, device tree) show that it is no EC2 instance does not ask without this either, unless the next is set", func(c *Config) *bool { return &c.InstanceMetadataOff }),
 	text("AWS_EC2_METADATA_SERVICE_ENDPOINT", "", "", "where the instance metadata service is; not set: http://169.254.169.254", func(c *Config) *string { return &c.InstanceMetadataAddress }),
 	boolean("ECS_NO_INSTANCE_IDENTITY", "NoIID", "false", "register without an identity document", func(c *Config) *bool { return &c.AllowNoIdentity }),
 	strict(jsonMap("ECS_INSTANCE_ATTRIBUTES", "InstanceAttributes", "custom attributes, sent with the first registration only", func(c *Config) *map[string]string { return &c.InstanceAttributes })),
