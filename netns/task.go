@@ -21,6 +21,8 @@ type Task struct {
 	BlockIMDS bool
 	// Groups are the security groups that hold at the interfaces; nil: none do, because the network outside enforces them.
 	Groups []SecurityGroup
+	// Members are the members of the groups that the rules name.
+	Members Members
 }
 
 // Interface is a network interface of a task.
