@@ -155,14 +155,18 @@ func (m *Model) Service(name string) (*Explanation, error) {
 	for _, d := range svc.Object.Deployments {
 		e.say("Deployment %s (%s) of %s is %s: %s", aws.ToString(d.Id), aws.ToString(d.Status), definitionName(aws.ToString(d.TaskDefinition)), d.RolloutState, aws.ToString(d.RolloutStateReason))
 	}
+	kept := "the tasks that run are kept"
+	if m.isDaemon(name) {
+		kept = "its old task keeps running"
+	}
 	for _, r := range m.prepares[name] {
 		switch r.Status {
 		case store.PreparationFailed:
-			e.say("Instance %s can't have the images of deployment %s, attempt %d; its old task keeps running: %s", r.Instance, r.Deployment, r.Attempt, r.Reason)
+			e.say("Instance %s can't have the images of deployment %s, attempt %d; %s: %s", r.Instance, r.Deployment, r.Attempt, kept, r.Reason)
 		case store.PreparationReady:
 			e.say("Instance %s has the images of deployment %s.", r.Instance, r.Deployment)
 		default:
-			e.say("Instance %s was asked at %s to have the images of deployment %s, attempt %d; its old task keeps running until they are there.", r.Instance, r.Since.UTC().Format(time.RFC3339), r.Deployment, r.Attempt)
+			e.say("Instance %s was asked at %s to have the images of deployment %s, attempt %d; %s until they are there.", r.Instance, r.Since.UTC().Format(time.RFC3339), r.Deployment, r.Attempt, kept)
 		}
 	}
 	room, _ := m.room()

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -198,6 +199,13 @@ func RollBack(svc *store.Service, why string, now time.Time) bool {
 	failed.Status, failed.RolloutState, failed.RolloutStateReason, failed.UpdatedAt = aws.String(active), types.DeploymentRolloutStateFailed, reason, at
 	back.Status, back.RolloutState, back.RolloutStateReason, back.UpdatedAt = aws.String(primary), types.DeploymentRolloutStateInProgress, reason, at
 	svc.Object.TaskDefinition = back.TaskDefinition
+	if svc.Object.SchedulingStrategy == types.SchedulingStrategyReplica { // whose images were there: they don't come first
+		rollouts := map[string]store.Rollout{}
+		maps.Copy(rollouts, svc.Rollouts)
+		rollout := rollouts[aws.ToString(back.Id)]
+		rollout.Prepared = true
+		rollouts[aws.ToString(back.Id)], svc.Rollouts = rollout, rollouts
+	}
 	return true
 }
 

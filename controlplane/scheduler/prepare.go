@@ -39,7 +39,7 @@ func (p *pass) prepared(pl *place) bool {
 	r := p.preparation(pl)
 	switch {
 	case r == nil:
-		p.ask(pl, 1)
+		p.ask(pl.id, 1)
 		return false
 	case r.Status == store.PreparationReady:
 		return true
@@ -55,14 +55,14 @@ func (p *pass) prepared(pl *place) bool {
 }
 
 // ask asks for the images once more.
-func (p *pass) ask(pl *place, attempt int32) {
-	n := &store.Preparation{Cluster: p.svc.Cluster, Service: p.name, Instance: pl.id}
-	if old := p.preparations[pl.id]; old != nil {
+func (p *pass) ask(instance string, attempt int32) {
+	n := &store.Preparation{Cluster: p.svc.Cluster, Service: p.name, Instance: instance}
+	if old := p.preparations[instance]; old != nil {
 		copied := *old
 		n = &copied
 	}
 	n.Deployment, n.Attempt, n.Since, n.Status, n.Reason = p.primary.id, attempt, p.now, "", ""
-	p.preparations[pl.id] = n
+	p.preparations[instance] = n
 	p.plan.prepares = append(p.plan.prepares, n)
 	p.notYet(n.Since.Add(p.cfg.PrepareWait))
 }
@@ -73,7 +73,7 @@ func (p *pass) askAgain(pl *place) {
 	if r == nil || r.Status != store.PreparationFailed || p.notYet(p.failure(pl, p.primary).NotBefore) {
 		return
 	}
-	p.ask(pl, r.Attempt+1)
+	p.ask(pl.id, r.Attempt+1)
 }
 
 // askAllAgain is askAgain for all places that a wave reached: a roll-out that holds goes on when they succeed.

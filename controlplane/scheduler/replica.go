@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -44,7 +45,7 @@ type replicaPass struct {
 	*pass
 	desired, lower, upper int
 	target                *deployment // what is started; nil: nothing
-	frozen                bool        // the newest deployment has FAILED and is not rolled back: no task is replaced by another's
+	frozen                bool        // no task is replaced by another deployment's: the newest has FAILED and is not rolled back, or its images come first
 
 	replicas []*replica // the wanted ones; those that this pass stops leave it
 	stopping int        // tasks on connected instances that are to stop and have not
@@ -77,6 +78,7 @@ func (p *pass) replicate() {
 	}
 	r.complainOfRoom()
 	r.settleReplicas()
+	r.forgetAnswers()
 	r.rebalance()
 }
 
@@ -146,7 +148,9 @@ func (r *replicaPass) aim() {
 		if r.base != nil && r.base.object.RolloutState == types.DeploymentRolloutStateCompleted {
 			r.target = r.base
 		}
+		return
 	}
+	r.frozen = r.prepare()
 }
 
 // drains tells whether a task has to leave its instance: that is being drained, or a daemon needs the room.
@@ -374,7 +378,14 @@ func (r *replicaPass) look() (gate time.Time) {
 
 // picker picks instances for the target's tasks: those last on which its tasks failed. only is a further filter, or nil.
 func (r *replicaPass) picker(only func(*placement.Host) *placement.Refusal) *placement.Picker {
+	has := r.hasImages()
 	return placement.NewPicker(r.hosts, r.target.req, r.strategies(), placement.Options{
+		Tie: func(h *placement.Host) uint64 {
+			if has(h) {
+				return rand.Uint64() >> 1
+			}
+			return rand.Uint64() | 1<<63
+		},
 		Refuse: func(h *placement.Host) *placement.Refusal {
 			if f := r.failedOn(h.Instance.ID); f.Count > 0 && f.NotBefore.After(r.now) {
 				return placement.Refuse(h, reasonFailing, fmt.Sprintf("%d tasks of the service failed there in a row, and the next attempt is at %s", f.Count, f.NotBefore.UTC().Format(time.RFC3339)))

@@ -47,6 +47,7 @@ func (r *replicaPass) countEnds() {
 	for _, t := range ends {
 		r.countEnd(t)
 	}
+	r.countUnpreparedAnywhere()
 	r.object(r.primary).FailedTasks = 0
 	if f := r.svc.Failures[""]; f.Deployment == r.primary.id {
 		r.object(r.primary).FailedTasks = f.Count

@@ -401,6 +401,7 @@ func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
 			w.inZone(id, []string{"a", "b"}[i%2])
 		}
 		failing, checked := map[string]bool{}, rapid.Bool().Draw(t, "checked")
+		images := map[string]string{}
 		w.agents = func(t *store.Task) string {
 			switch {
 			case failing[revisionOf(t)]:
@@ -425,7 +426,11 @@ func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
 			if rapid.Bool().Draw(t, "rebalancing") {
 				s.AvailabilityZoneRebalancing = types.AvailabilityZoneRebalancingEnabled
 			}
+			if rapid.Bool().Draw(t, "images first") {
+				imagesFirst(s)
+			}
 		}))
+		w.images = func(p *store.Preparation) string { return images[p.Instance+p.Deployment] }
 		host := func() string {
 			if len(w.hosts) == 0 {
 				return ""
@@ -444,7 +449,9 @@ func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
 				if len(w.hosts) < 7 {
 					joined++
 					id := fmt.Sprintf("host-%d", joined)
-					w.join(id)
+					if w.join(id); rapid.Bool().Draw(t, "prepares") {
+						w.prepares(id)
+					}
 					w.inZone(id, rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "zone"))
 				}
 			},
@@ -476,6 +483,11 @@ func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
 					w.health(l, rapid.SampledFrom([]types.HealthStatus{types.HealthStatusHealthy, types.HealthStatusHealthy, types.HealthStatusUnhealthy}).Draw(t, "health"))
 				}
 			},
+			"images are had or not": func(t *rapid.T) {
+				for _, id := range slices.Sorted(maps.Keys(w.preparations)) {
+					images[id+w.preparations[id].Deployment] = rapid.SampledFrom([]string{store.PreparationReady, store.PreparationFailed}).Draw(t, id)
+				}
+			},
 			"it is scaled": func(t *rapid.T) { w.scale(rapid.Int32Range(0, 8).Draw(t, "desired")) },
 			"an update": func(t *rapid.T) {
 				w.now = w.now.Add(time.Millisecond)
@@ -492,7 +504,7 @@ func TestARandomHistoryOfReplicasKeepsEveryPromise(t *testing.T) {
 		})
 
 		// However it went: when all is well again, there are desiredCount of the newest.
-		w.agents = nil
+		w.agents, w.images = nil, always(store.PreparationReady)
 		for id := range w.hosts {
 			w.connect(id, true)
 			w.setStatus(id, active)

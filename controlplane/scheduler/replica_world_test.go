@@ -165,6 +165,12 @@ func (w *replicaWorld) pass() *plan {
 	if wanted, _, _ := w.counts(); len(p.starts) > 0 && wanted > r.upper {
 		w.t.Fatalf("never more than maximumPercent: %d tasks are wanted, %d may be; events: %s", wanted, r.upper, w.history())
 	}
+	for _, n := range p.unprepares {
+		delete(w.preparations, n.Instance)
+	}
+	for _, n := range p.prepares {
+		w.preparations[n.Instance] = n
+	}
 	for _, message := range p.events {
 		w.events = append(w.events, types.ServiceEvent{Message: aws.String(message), CreatedAt: aws.Time(w.now)})
 	}

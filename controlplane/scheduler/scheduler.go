@@ -51,6 +51,7 @@
 //	keepers beyond desiredCount      stop: first those not RUNNING, then as the mirror of placement
 //	old tasks, during an update      unhealthy and PENDING ones stop first, then healthy ones while at least
 //	                                 desiredCount × minimumHealthyPercent, rounded up, stay healthy
+//	                                 (of one tagged longshore:prepare-images not before the images are where new tasks may land)
 //	unhealthy or drained, otherwise  stop when healthy ones make up desiredCount without them
 //	keepers below desiredCount       are started, up to desiredCount × maximumPercent, rounded down, of wanted tasks
 //	no room for a replacement        unhealthy ones stop one at a time, drained ones as minimumHealthyPercent leaves

@@ -72,6 +72,10 @@ type Rollout struct {
 	Continued bool      // it was told to go on whatever holds it
 	// Ahead is the id of the task beyond desiredCount that was started to balance availability zones, until it is healthy.
 	Ahead string
+	// Of a REPLICA service whose images are made local first: that they are, as far as they can be, and its roll-out has begun;
+	// Instances are then those that have them. Unprepared is the last attempt that was counted as failed.
+	Prepared   bool
+	Unprepared int32
 }
 
 // Failure counts the consecutive failures of one deployment of a service on one instance.

@@ -114,15 +114,64 @@ func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 	if now := l.runs(1); now.id != third.id {
 		t.Errorf("%+v runs, not %+v", now, third)
 	}
+	l.replicasGoOn(version)
+}
+
+// replicasGoOn shows the same of a REPLICA service that is tagged so, though its percentages would have the old task stopped first.
+func (l *Lab) replicasGoOn(version func(string) images.Spec) {
+	l.t.Helper()
+	define := func(ref string) {
+		l.Do("ecs", "register-task-definition", "--family", "web", "--container-definitions", fmt.Sprintf(`[{"name":"web","image":%q,"memory":32,"cpu":10}]`, ref))
+	}
+	define(l.Push("web:1", version("three")))
+	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "web", "--desired-count", "1", "--task-definition", "web:1",
+		"--deployment-configuration", "minimumHealthyPercent=0,maximumPercent=100", "--tags", "key=longshore:prepare-images,value=true")
+	l.Steady("web", 1)
+	first := l.runsOf(1, "web")
+	define(l.Push("web:2", version("four")))
+	release, asked := make(chan struct{}), make(chan struct{}, 100)
+	l.Registry.Fault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if images.Kind(r) == "blobs" {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	})
+	defer l.Registry.Fault(nil)
+	l.Do("ecs", "update-service", "--cluster", cluster, "--service", "web", "--task-definition", "web:2")
+	select {
+	case <-asked:
+	case <-time.After(60 * time.Second):
+		l.t.Fatal("nobody pulls the image of the REPLICA service's new revision")
+	}
+	if now := l.runsOf(1, "web"); now != first {
+		l.t.Errorf("while the new image stalls %+v runs, not %+v", now, first)
+	}
+	close(release)
+	l.Until(60*time.Second, "the REPLICA service's new image runs", func() error {
+		if now := l.runsOf(1, "web"); now.image == first.image || now.image == "" {
+			return fmt.Errorf("%+v runs", now)
+		}
+		return nil
+	})
 }
 
 // running is a container of the app, and what it was made from.
 type running struct{ id, image string }
 
 // runs is the one that runs on host i; zero if none does.
-func (l *Lab) runs(i int) (r running) {
+func (l *Lab) runs(i int) running { l.t.Helper(); return l.runsOf(i, "app") }
+
+// runsOf is the same of another family.
+func (l *Lab) runsOf(i int, family string) (r running) {
 	l.t.Helper()
-	cs := l.Running(i, "app")
+	cs := l.Running(i, family)
 	if len(cs) > 1 {
 		l.t.Fatalf("host %d runs %d containers", i, len(cs))
 	}

@@ -10,6 +10,9 @@
 //	longshore:daemon-surge        service             true · false ·            whether a new task of this DAEMON service is started beside the old
 //	                                                  writable-volumes          one and that stopped when the new one is healthy; the last: even if
 //	                                                                            both write to the same volumes. Default false
+//	longshore:prepare-images      service             true · false              whether the images of an update of this REPLICA service are made local
+//	                                                                            before tasks are replaced; of a DAEMON service they always are.
+//	                                                                            Default false
 //	longshore:drain-standalone    cluster, instance   wait · stop · 10m         what a drain does with tasks of no service: wait for them, stop them at
 //	                                                                            once, or after this time. Default wait, as on ECS
 //	longshore:drain-deadline      cluster, instance   1h · off                  how long a drain may take. Default off
@@ -40,6 +43,7 @@ const (
 	DaemonReserve   = Prefix + "daemon-reserve"
 	MakeRoom        = Prefix + "make-room"
 	DaemonSurge     = Prefix + "daemon-surge"
+	PrepareImages   = Prefix + "prepare-images"
 	DrainStandalone = Prefix + "drain-standalone"
 	DrainDeadline   = Prefix + "drain-deadline"
 	DrainAtDeadline = Prefix + "drain-at-deadline"
@@ -60,6 +64,7 @@ var rules = map[string]rule{
 	DaemonReserve:   {[]string{"on", "off"}, false},
 	MakeRoom:        {[]string{"true", "false"}, false},
 	DaemonSurge:     {[]string{"true", "false", "writable-volumes"}, false},
+	PrepareImages:   {[]string{"true", "false"}, false},
 	DrainStandalone: {[]string{"wait", "stop"}, true},
 	DrainDeadline:   {[]string{"off"}, true},
 	DrainAtDeadline: {[]string{"stop", "abandon"}, false},
@@ -132,6 +137,9 @@ func Reserves(cluster []types.Tag) bool { return find(DaemonReserve, cluster) !=
 
 // MakesRoom tells whether replicas may be moved for the service.
 func MakesRoom(service []types.Tag) bool { return find(MakeRoom, service) == "true" }
+
+// PreparesImages tells whether the images of an update of a REPLICA service are made local before tasks are replaced.
+func PreparesImages(service []types.Tag) bool { return find(PrepareImages, service) == "true" }
 
 // Surge is how a DAEMON service's new tasks come beside the old ones.
 type Surge uint8
