@@ -11,6 +11,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
 )
 
@@ -51,6 +52,15 @@ func TestRunTaskPlacesElsewhereOrNamesTheGate(t *testing.T) {
 	open := p.register(p.host, 1024, 1000)
 	p.daemon("logging-agent", "agent")
 	p.submit(p.schedule("logging-agent", open), "RUNNING")
+	p.must(store.Retry(p.ctx, func() error { // it joined long ago
+		txn := p.store.Txn()
+		st.Peek(func(v *store.View) {
+			inst := *v.Instance(testCluster, open)
+			inst.JoinedAt = inst.JoinedAt.Add(-time.Hour)
+			txn.Update(&inst)
+		})
+		return txn.Commit(p.ctx)
+	}))
 	closed := p.register(p.host, 1024, 1000)
 	if out := p.run(&ecs.RunTaskInput{TaskDefinition: aws.String("job")}); len(out.Tasks) != 1 || !strings.HasSuffix(*out.Tasks[0].ContainerInstanceArn, open) {
 		t.Fatalf("a task goes where the daemons run: %+v", out)

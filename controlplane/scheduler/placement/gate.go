@@ -25,8 +25,13 @@ type Gate struct {
 // does not run any more, but the control plane learns that only then.
 const settle = 5 * time.Second
 
-// gate is the gate that the daemon holds closed on a host, nil when it is open: the daemon runs (and is HEALTHY if it has a
-// check), does not fit there, or its deployment has failed.
+// stay is how long a daemon that nobody checks must have stayed RUNNING: a program that ends at once, because of what it is
+// configured with, was RUNNING too. It doubles with each failure in a row on the instance. What comes first may take a moment;
+// daemons themselves never wait for it.
+const stay = 3 * time.Second
+
+// gate is the gate that the daemon holds closed on a host, nil when it is open: the daemon is HEALTHY, or has no check and
+// stays RUNNING, does not fit there, or its deployment has failed.
 func (d *daemon) gate(h *Host, own *store.Task, until, now time.Time) *Gate {
 	g := &Gate{Service: d.req.Service, Until: until}
 	if own == nil {
@@ -50,23 +55,44 @@ func (d *daemon) gate(h *Host, own *store.Task, until, now time.Time) *Gate {
 	case def != nil && !task.Healthy(own, &def.Object):
 		g.Why = fmt.Sprintf("its task %s is RUNNING and its health is %s", own.ID, own.Object.HealthStatus)
 	default:
-		joined := h.Instance.JoinedAt
-		if !aws.ToTime(own.Object.StartedAt).Before(joined) {
+		ready, why := d.ready(h, own, def)
+		if !now.Before(ready) {
 			return nil
 		}
-		back := joined
-		if c := d.connection(h.Instance.ID); c != nil && c.Since.After(back) {
-			back = c.Since
+		if g.Why = why; ready.Before(until) {
+			g.Until = ready
 		}
-		if back = back.Add(settle); !now.Before(back) {
-			return nil
-		}
-		if back.Before(until) {
-			g.Until = back
-		}
-		g.Why = "its task " + own.ID + " ran before that, and the agent has not had the time to say otherwise"
 	}
 	return g
+}
+
+// ready is when a daemon that is RUNNING, and HEALTHY if it has a check, opens its gate, and why not before.
+func (d *daemon) ready(h *Host, own *store.Task, def *store.TaskDefinition) (at time.Time, why string) {
+	started, joined := aws.ToTime(own.Object.StartedAt), h.Instance.JoinedAt
+	if started.Before(joined) {
+		at = joined
+		if c := d.connection(h.Instance.ID); c != nil && c.Since.After(at) {
+			at = c.Since
+		}
+		at, why = at.Add(settle), "its task "+own.ID+" ran before that, and the agent has not had the time to say otherwise"
+	}
+	if def != nil && task.Checked(&def.Object) {
+		return at, why
+	}
+	long, f := stay, d.svc.Failures[h.Instance.ID]
+	if f.Deployment != own.Deployment {
+		f.Count = 0
+	}
+	for range f.Count {
+		long = min(2*long, d.limit)
+	}
+	if stayed := started.Add(long); stayed.After(at) {
+		at, why = stayed, fmt.Sprintf("its task %s is RUNNING and has to stay so for %s, since it has no health check", own.ID, long)
+		if f.Count > 0 {
+			why += fmt.Sprintf(" and failed %d times here, the last time at %s (%s)", f.Count, f.At.UTC().Format(time.RFC3339), f.Reason)
+		}
+	}
+	return at, why
 }
 
 func (d *daemon) primary() (none types.Deployment) {

@@ -45,9 +45,22 @@ func TestAGateIsClosedUntilTheDaemonRuns(t *testing.T) {
 		why    string        // empty: open
 		until  time.Duration // after joining
 	}{
-		"not placed yet":                {nil, nil, time.Second, "it is not placed yet", 2 * time.Minute},
-		"PENDING":                       {pending, nil, time.Second, "its task own is PENDING", 2 * time.Minute},
-		"running":                       {func(own *store.Task) *store.Task { return own }, nil, 2 * time.Second, "", 0},
+		"not placed yet":          {nil, nil, time.Second, "it is not placed yet", 2 * time.Minute},
+		"PENDING":                 {pending, nil, time.Second, "its task own is PENDING", 2 * time.Minute},
+		"running, since just now": {func(own *store.Task) *store.Task { return own }, nil, 2 * time.Second, "has to stay so for 3s, since it has no health check", 4 * time.Second},
+		"running, and stays so":   {func(own *store.Task) *store.Task { return own }, nil, 4 * time.Second, "", 0},
+		"running, having failed": {func(own *store.Task) *store.Task { return own }, func(d *daemon, _ *store.Instance) {
+			d.svc.Failures = map[string]store.Failure{"h": {Deployment: "ecs-svc/1", Count: 2, At: joinedAt, Reason: "exit 1"}}
+		}, 12 * time.Second, "has to stay so for 12s, since it has no health check and failed 2 times here, the last time at 2026-11-20T08:00:00Z (exit 1)", 13 * time.Second},
+		"... and stays so": {func(own *store.Task) *store.Task { return own }, func(d *daemon, _ *store.Instance) {
+			d.svc.Failures = map[string]store.Failure{"h": {Deployment: "ecs-svc/1", Count: 2, At: joinedAt}}
+		}, 13 * time.Second, "", 0},
+		"... very often": {func(own *store.Task) *store.Task { return own }, func(d *daemon, _ *store.Instance) {
+			d.svc.Failures = map[string]store.Failure{"h": {Deployment: "ecs-svc/1", Count: 1000, At: joinedAt}}
+		}, 119 * time.Second, "failed 1000 times here", 2 * time.Minute},
+		"another deployment had failed": {func(own *store.Task) *store.Task { return own }, func(d *daemon, _ *store.Instance) {
+			d.svc.Failures = map[string]store.Failure{"h": {Deployment: "ecs-svc/0", Count: 2, At: joinedAt}}
+		}, 4 * time.Second, "", 0},
 		"running, not HEALTHY":          {func(own *store.Task) *store.Task { return own }, func(d *daemon, _ *store.Instance) { *d, _ = aDaemon(t, 100, true) }, time.Second, "its health is UNKNOWN", 2 * time.Minute},
 		"running, HEALTHY":              {func(own *store.Task) *store.Task { own.Object.HealthStatus = types.HealthStatusHealthy; return own }, func(d *daemon, _ *store.Instance) { *d, _ = aDaemon(t, 100, true) }, time.Second, "", 0},
 		"being stopped":                 {func(own *store.Task) *store.Task { own.Object.DesiredStatus = aws.String(task.Stopped); return own }, nil, time.Second, "its task own is being stopped", 2 * time.Minute},
@@ -140,6 +153,9 @@ func TestPropertyOfGates(t *testing.T) {
 			own.Object.HealthStatus = rapid.SampledFrom([]types.HealthStatus{types.HealthStatusUnknown, types.HealthStatusHealthy, types.HealthStatusUnhealthy}).Draw(rt, "health")
 			tasks = append(tasks, own)
 		}
+		started, failures := rapid.IntRange(0, 300).Draw(rt, "started"), rapid.IntRange(0, 9).Draw(rt, "failures")
+		own.Object.StartedAt = aws.Time(joinedAt.Add(time.Duration(started) * time.Second))
+		d.svc.Failures = map[string]store.Failure{"h": {Deployment: own.Deployment, Count: int32(failures)}}
 		h := having(aHost("h", func(i *store.Instance) { i.JoinedAt = joinedAt }), tasks...)
 		after := time.Duration(rapid.IntRange(0, 400).Draw(rt, "after")) * time.Second
 		n, gate := d.come(h, h, joinedAt.Add(after))
@@ -150,13 +166,14 @@ func TestPropertyOfGates(t *testing.T) {
 		if gate != nil && (after >= d.limit || gate.Until.After(joinedAt.Add(d.limit))) {
 			rt.Fatalf("a daemon that always fails costs a joining host at most the limit: closed %s after joining, limit %s, until %s", after, d.limit, gate.Until)
 		}
-		runs := placed && task.Wanted(own) && task.LastStatus(own) == task.Running && (!checked || own.Object.HealthStatus == types.HealthStatusHealthy)
+		stays := joinedAt.Add(after).Sub(*own.Object.StartedAt) >= min(stay<<failures, max(stay, d.limit))
+		runs := placed && task.Wanted(own) && task.LastStatus(own) == task.Running && (!checked && stays || checked && own.Object.HealthStatus == types.HealthStatusHealthy)
 		fits := placed || memory <= h.Free.Memory
 		if gate == nil && !runs && fits && !failed && after < d.limit {
 			rt.Fatalf("no replica before a matching daemon within the limit: the gate is open %s after joining, limit %s", after, d.limit)
 		}
 		if gate != nil && (runs || !fits || failed) {
-			rt.Fatalf("a gate opens at once when the daemon runs (%t), can't fit (%t) or its deployment has failed (%t)", runs, !fits, failed)
+			rt.Fatalf("a gate opens at once when the daemon is HEALTHY or stays RUNNING (%t), can't fit (%t) or its deployment has failed (%t)", runs, !fits, failed)
 		}
 	})
 }
