@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -262,11 +263,15 @@ func (r *fleetRun) measure() {
 		name string
 		run  func()
 	}{{"gather", r.gather}, {"everywhere", r.everywhere}, {"picky", r.picky}, {"gate-off", r.gateOff}, {"pressure", r.pressure}, {"strategies", r.strategies}, {"replicas", r.replicas}} {
+		if steps := os.Getenv("STEPS"); steps != "" && part.name != "gather" && !slices.Contains(strings.Split(steps, ","), part.name) {
+			continue
+		}
 		var profiled sync.WaitGroup
 		if part.name != "gate-off" {
 			profiled.Go(func() { r.profile(part.name, "profile?seconds="+cmp.Or(os.Getenv("SECONDS_EACH"), "4")) })
 		}
 		part.run()
+		r.fleet.Rest(r.ctx) // what was not reported yet would stand before the next part's reports
 		profiled.Wait()
 		r.profile(part.name, "heap")
 		if sockets, reports, first := r.fleet.Lost(); sockets+reports > 0 { // what comes after would measure something else

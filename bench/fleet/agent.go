@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"maps"
 	"net/url"
 	"time"
@@ -140,6 +141,7 @@ func (a *Agent) take(t *acs.Task) {
 			}
 		})
 	}
+	a.fleet.owed.Add(1)
 	select {
 	case a.fleet.reports <- r:
 	case <-a.fleet.ctx.Done():
@@ -173,7 +175,17 @@ func (f *Fleet) report() {
 					break
 				}
 			}
+			f.owed.Add(-1)
 		}
+	}
+}
+
+// Rest waits until every report was made that agents have to make, or ctx ends.
+func (f *Fleet) Rest(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for f.owed.Load() > 0 && ctx.Err() == nil {
+		<-tick.C
 	}
 }
 

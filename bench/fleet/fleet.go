@@ -61,6 +61,7 @@ type Fleet struct {
 	tally  map[string]*Tally
 
 	lost, failed atomic.Int64
+	owed         atomic.Int64 // reports that are still to be made
 	firstErr     atomic.Pointer[error]
 }
 
