@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +35,7 @@ const (
 	checkTimeout     = time.Minute
 	fetchTimeout     = 3 * time.Minute  // of which the role's credentials may take one
 	removeTimeout    = 10 * time.Minute // the wait for the removals before it included
-	stopMargin       = 2 * time.Minute  // what a stop gets beyond the grace period (agent protocol §7.5)
+	removeTurn       = 30 * time.Second // for how long a removal keeps others waiting
 	progressInterval = 5 * time.Second
 	portPatience     = 3 * time.Second // how long a foreign listener may take to go away
 	portInterval     = 100 * time.Millisecond
@@ -111,7 +113,7 @@ func (w *worker) begin(ctx context.Context, a Action, now time.Time) {
 	limited, r.cancel = context.WithTimeout(ctx, timeout)
 	w.running[a.Container] = r
 	co := w.obs.Containers[a.Container]
-	co.Busy, co.Ordered = a.Verb, co.Ordered || a.Verb == VerbStop
+	co.Busy, co.Ordered = a.Verb, co.Ordered || a.Verb == VerbStop || a.Verb == VerbKill
 	w.actions.Go(func() {
 		apply, err := work(limited)
 		err = w.hidden.error(err)
@@ -140,15 +142,17 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 	case VerbCreate:
 		return w.create(c, co.Image), cfg.CreateTimeout
 	case VerbStart:
-		return w.startUp(id, !a.From.IsZero()), cfg.StartTimeout
+		return w.startUp(id, a.From), cfg.StartTimeout
 	case VerbStop:
-		return w.shutDown(id, a.Grace), a.Grace + stopMargin
+		return w.shutDown(c, id, a.Grace), a.Grace + stopMargin
+	case VerbKill:
+		return w.kill(c, id), killTimeout
 	case VerbRemove:
 		return w.remove(id), removeTimeout
 	case VerbLogs:
 		return w.readTail(id), logTimeout
 	default:
-		return w.inspect(id, co.Ordered), cfg.ListTimeout
+		return w.inspect(id, co.Ordered, co.Failures[VerbLook].Count > 0), cfg.ListTimeout
 	}
 }
 
@@ -378,7 +382,7 @@ func (w *worker) create(c *Container, img *Image) deed {
 		}
 		remark := boundLog(&spec, e.observer.info().LogDriver, e.cfg.LogMaxSize, e.cfg.LogMaxFiles)
 		failpoint.Hit("engine/create-before")
-		id, err := e.cfg.Runtime.Create(ctx, spec)
+		id, err := w.make(ctx, spec)
 		failpoint.Hit("engine/create-after")
 		if err != nil {
 			return keep, err
@@ -394,10 +398,25 @@ func (w *worker) create(c *Container, img *Image) deed {
 	}
 }
 
-// startUp starts a container and looks at it at once, so that nothing waits for an event.
-func (w *worker) startUp(id string, again bool) deed {
-	look, start := w.inspect(id, false), w.e.cfg.Runtime.Start
-	if r, ok := w.e.cfg.Runtime.(Restarter); ok && again {
+// make has the engine make a container. One that is seen although the engine does not say so is taken.
+func (w *worker) make(ctx context.Context, spec Spec) (string, error) {
+	var id, seen string
+	err := watch(ctx, func(ctx context.Context) (err error) { id, err = w.e.cfg.Runtime.Create(ctx, spec); return err }, func(ctx context.Context) bool {
+		return w.shows(ctx, spec.Name, func(st *State) bool {
+			if st != nil {
+				seen = st.ID
+			}
+			return st != nil
+		})
+	})
+	return cmp.Or(seen, id), err
+}
+
+// startUp starts a container, whose process before this one was started at from, and looks at it at once, so that nothing
+// waits for an event.
+func (w *worker) startUp(id string, from time.Time) deed {
+	look, start := w.inspect(id, false, false), w.e.cfg.Runtime.Start
+	if r, ok := w.e.cfg.Runtime.(Restarter); ok && !from.IsZero() {
 		start = r.Restart
 	}
 	t, e, rebuilt := w.task, w.e, w.rec.Rebuilt
@@ -408,18 +427,10 @@ func (w *worker) startUp(id string, again bool) deed {
 			}
 		}
 		failpoint.Hit("engine/start-before")
-		err := start(ctx, id)
+		err := watch(ctx, func(ctx context.Context) error { return start(ctx, id) }, func(ctx context.Context) bool {
+			return w.shows(ctx, id, func(st *State) bool { return st != nil && !st.StartedAt.IsZero() && !st.StartedAt.Equal(from) })
+		})
 		failpoint.Hit("engine/start-after")
-		return w.lookAfter(ctx, look, err)
-	}
-}
-
-func (w *worker) shutDown(id string, grace time.Duration) deed {
-	look := w.inspect(id, true)
-	return func(ctx context.Context) (func(*ContainerObserved), error) {
-		failpoint.Hit("engine/stop-before")
-		err := w.e.cfg.Runtime.Stop(ctx, id, grace)
-		failpoint.Hit("engine/stop-after")
 		return w.lookAfter(ctx, look, err)
 	}
 }
@@ -440,13 +451,17 @@ func (w *worker) lookAfter(ctx context.Context, look deed, err error) (func(*Con
 }
 
 // inspect looks at one container. An end that was not ordered is not believed of an engine that is ending itself: when it is back
-// it is looked at again.
-func (w *worker) inspect(id string, ordered bool) deed {
+// it is looked at again. Containers about which the engine did not answer before (doubted) do not keep others from being looked at.
+func (w *worker) inspect(id string, ordered, doubted bool) deed {
 	shared, t, e := w.obs.Engine.SharedOOM, w.task, w.e
+	lane := e.inspecting
+	if doubted {
+		lane = e.doubting
+	}
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		select {
-		case w.e.inspecting <- struct{}{}:
-			defer func() { <-w.e.inspecting }()
+		case lane <- struct{}{}:
+			defer func() { <-lane }()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -467,7 +482,9 @@ func (w *worker) inspect(id string, ordered bool) deed {
 		if shared && st.Status == StatusRunning {
 			victim = e.victim(t, st.ID)
 		}
+		seen := st.Status == StatusRunning && e.cfg.Processes.Has(st.ID, st.Pid)
 		return func(co *ContainerObserved) {
+			co.noteProcess(&st, seen)
 			co.State, co.Absent, co.Stale = &st, false, false
 			co.Victim = max(co.Victim, victim)
 			w.noteState(&st)
@@ -489,12 +506,16 @@ func (w *worker) remove(id string) deed {
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		select { // one at a time: tasks that ended together do not keep the engine from its other work
 		case w.e.removing <- struct{}{}:
-			defer func() { <-w.e.removing }()
+			next := sync.OnceFunc(func() { <-w.e.removing })
+			defer next()
+			defer time.AfterFunc(removeTurn, next).Stop()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 		failpoint.Hit("engine/remove-before")
-		err := w.e.cfg.Runtime.Remove(ctx, id)
+		err := watch(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Remove(ctx, id) }, func(ctx context.Context) bool {
+			return w.shows(ctx, id, func(st *State) bool { return st == nil })
+		})
 		failpoint.Hit("engine/remove-after")
 		if err != nil {
 			return nil, err

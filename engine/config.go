@@ -54,6 +54,8 @@ type Config struct {
 	BootID string
 	// ResumeDaemons starts daemons again in place after a reboot of the host, where Runtime is a Restarter (ECS_RESUME_ON_BOOT).
 	ResumeDaemons bool
+	// Processes is what the kernel shows of containers' processes; nil: what Proc shows.
+	Processes Processes
 	// Proc is where the listeners of the host are read, to find foreign ones on static host ports; "/proc" if empty.
 	Proc string
 }
@@ -187,6 +189,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Proc == "" {
 		c.Proc = "/proc"
+	}
+	if c.Processes == nil {
+		c.Processes = kernel{c.Proc}
 	}
 	return c, nil
 }

@@ -24,8 +24,10 @@ type Engine struct {
 	ledger     *ledger
 	observer   *observer
 	health     health
+	unanswered unanswered
 	pause      pauseImage
 	inspecting chan struct{}
+	doubting   chan struct{} // looks at containers about which the engine did not answer
 	removing   chan struct{}
 	past       past
 	orphans    orphans
@@ -46,7 +48,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), ready: make(chan struct{}), workers: map[string]*worker{}}
+	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), ready: make(chan struct{}), workers: map[string]*worker{}}
 	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, CleanupJitter: cfg.CleanupJitter, Boot: cfg.BootID}
 	_, e.settings.ResumeDaemons = cfg.Runtime.(Restarter)
 	e.settings.ResumeDaemons = e.settings.ResumeDaemons && cfg.ResumeDaemons
@@ -253,6 +255,7 @@ func (e *Engine) unregister(w *worker) {
 	defer e.mu.Unlock()
 	if e.workers[w.arn] == w {
 		delete(e.workers, w.arn)
+		e.unanswered.forget(&e.health, w.arn)
 	}
 }
 

@@ -56,6 +56,7 @@ const (
 	VerbStart  Verb = "start"
 	VerbLook   Verb = "look" // inspect
 	VerbStop   Verb = "stop"
+	VerbKill   Verb = "kill"     // end a container whose stop the engine did not answer
 	VerbLogs   Verb = "keep-log" // read the end of the output, before the container is removed
 	VerbRemove Verb = "remove"
 	VerbCancel Verb = "cancel" // end a pull or a check that nobody wants any more
@@ -75,6 +76,8 @@ type ContainerObserved struct {
 	Log      *LogTail  // VerbLogs succeeded
 	Removed  bool      // VerbRemove succeeded
 	Ordered  bool      // VerbStop was ordered
+	Seen     bool      // the kernel has shown the process of State
+	Gone     bool      // … and has it no longer, while the engine goes on showing it
 	Victim   Victim    // whose process it was when memory ran out, as far as the kernel could be asked
 	Failures map[Verb]Failure
 }
@@ -99,7 +102,16 @@ func (o *Observed) of(name string) *ContainerObserved {
 func (c *ContainerObserved) exists() bool { return c.State != nil && !c.Absent }
 
 // alive reports whether a process of the container may exist.
-func (c *ContainerObserved) alive() bool { return c.exists() && c.State.Status == StatusRunning }
+func (c *ContainerObserved) alive() bool {
+	return c.exists() && c.State.Status == StatusRunning && !c.Gone
+}
+
+// noteProcess notes whether the kernel shows the process of a new State: what is known of the one before does not hold for another process.
+func (c *ContainerObserved) noteProcess(st *State, seen bool) {
+	same := c.State != nil && c.State.ID == st.ID && c.State.Pid == st.Pid && c.State.StartedAt.Equal(st.StartedAt)
+	c.Seen = seen || same && c.Seen
+	c.Gone = same && c.Gone && !seen && st.Status == StatusRunning
+}
 
 // ended reports whether the engine shows a process that has come to its end.
 func (c *ContainerObserved) ended() bool {

@@ -176,11 +176,22 @@ func (p *planning) stopAll() {
 // that was given up took effect late.
 func (p *planning) lay(c *Container, co *ContainerObserved) {
 	switch {
-	case co.Stale:
+	case co.Stale && co.Failures[VerbLook].Count == 0:
 		p.do(c, VerbLook)
 	case co.alive():
-		p.order(Action{Verb: VerbStop, Container: c.Name, Grace: p.grace(c)})
+		p.end(c, co)
+	case co.Stale:
+		p.do(c, VerbLook)
 	}
+}
+
+// end stops a container that runs, and kills it when a stop was not answered in time.
+func (p *planning) end(c *Container, co *ContainerObserved) {
+	if f := co.Failures[VerbStop]; f.Count > 0 && isDeadline(f.Err) {
+		p.do(c, VerbKill)
+		return
+	}
+	p.order(Action{Verb: VerbStop, Container: c.Name, Grace: p.grace(c)})
 }
 
 func (p *planning) grace(c *Container) time.Duration {
@@ -194,6 +205,8 @@ func (p *planning) stop(c *Container, cr *ContainerRecord, co *ContainerObserved
 	switch {
 	case co.Busy == VerbPull || co.Busy == VerbFetch || co.Busy == VerbCheck:
 		p.Actions = append(p.Actions, Action{Verb: VerbCancel, Container: c.Name})
+	case co.Stale && co.Failures[VerbLook].Count == 0: // it may have ended; what can't be looked at is ended without
+		p.do(c, VerbLook)
 	case co.alive():
 		for _, other := range p.t.Containers {
 			if cr := p.rec.container(other.Name); cr.Final == nil && dependsOn(other, c.Name) && p.stopping() {
@@ -201,7 +214,7 @@ func (p *planning) stop(c *Container, cr *ContainerRecord, co *ContainerObserved
 				return
 			}
 		}
-		p.order(Action{Verb: VerbStop, Container: c.Name, Grace: p.grace(c)})
+		p.end(c, co)
 	default: // only a look can settle it
 		p.do(c, VerbLook)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -236,6 +237,9 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 		if again := s.rebooted(cr, co) && s.resumes() && cr.Fault == ""; !again && !s.restarts(c, cr, co.State) {
 			cr.Final = s.exitOf(cr, co)
 		}
+	case co.Gone:
+		cr.Final = &Final{FinishedAt: s.now, Reason: cmp.Or(cr.Fault, fmt.Sprintf("ContainerEngineError: the kernel no longer has the container's process (%d), "+
+			"which the container engine goes on showing as running; its exit code is not known", co.State.Pid))}
 	case co.Busy != "" || co.Stale:
 		// what is at work says more soon
 	case co.ended():

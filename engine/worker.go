@@ -352,6 +352,8 @@ func (w *worker) compare(list []State) {
 		cr, co := w.rec.container(c.Name), w.obs.Containers[c.Name]
 		st := find(list, containerName(w.task, c.Name, cr.Attempt))
 		switch {
+		case cr.Final != nil && co.Gone && st != nil && st.ID == co.State.ID:
+			co.Stale = co.Stale || st.Status != StatusRunning // the engine has noticed
 		case cr.Final != nil:
 			if st != nil && st.Status == StatusRunning && !co.alive() {
 				w.timeline.note(c.Name, "stray", OutcomeWarning, fmt.Sprintf("container %s runs although it has ended for the agent; something else started it, and it is stopped", shortID(st.ID)), time.Now())
@@ -418,6 +420,7 @@ func (w *worker) take(r result) {
 	if at.step != nil {
 		w.timeline.end(at.step, r.err, now)
 	}
+	w.noteAnswer(r, co)
 	switch {
 	case r.err == nil:
 		delete(co.Failures, r.Verb)
@@ -428,6 +431,23 @@ func (w *worker) take(r result) {
 		if errdefs.IsUnavailable(r.err) || isDeadline(r.err) {
 			w.e.observer.suspect()
 		}
+	}
+}
+
+// noteAnswer notes whether the engine answers calls about a container.
+func (w *worker) noteAnswer(r result, co *ContainerObserved) {
+	switch r.Verb {
+	case VerbCreate, VerbStart, VerbKill, VerbStop, VerbLook, VerbRemove:
+	default:
+		return
+	}
+	switch {
+	case co.Gone:
+		w.e.unanswered.set(&w.e.health, w.arn, r.Container, r.Verb)
+	case r.err == nil && (r.Verb != VerbLook || co.Failures[VerbKill].Count == 0):
+		w.e.unanswered.set(&w.e.health, w.arn, r.Container, "")
+	case isDeadline(r.err) && r.Verb != VerbStop && r.Verb != VerbLook:
+		w.e.unanswered.set(&w.e.health, w.arn, r.Container, r.Verb)
 	}
 }
 

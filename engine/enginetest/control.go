@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,6 +19,8 @@ type fault struct {
 	times int // how often err is still returned; negative: always
 	delay time.Duration
 	hang  chan struct{} // calls wait until it is closed
+	about string        // if not empty, only calls about what it names wait
+	mute  bool          // calls do what they are for, and then wait until their context ends
 }
 
 // enter counts a call, lets it suffer the ordered faults, and returns with the mutex held unless it returns an error.
@@ -27,6 +30,9 @@ func (f *Fake) enter(ctx context.Context, method, about string) error {
 	f.total++
 	if order := f.faults[method]; order != nil {
 		delay, hang := order.delay, order.hang
+		if order.about != "" && !strings.Contains(order.about, about) {
+			hang = nil
+		}
 		var err error
 		if order.times != 0 {
 			order.times--
@@ -110,7 +116,33 @@ func (f *Fake) Hang(method string) {
 	}
 }
 
-// Heal takes back what Fail, Delay and Hang ordered for method; for all methods if it is empty.
+// HangFor is Hang for the calls about one container, by its id as the caller gives it.
+func (f *Fake) HangFor(method, id string) {
+	f.Hang(method)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.order(method).about += id
+}
+
+// Mute makes each call of Create, Start or Remove do what it is for and give no answer, until its context ends.
+func (f *Fake) Mute(method string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.order(method).mute = true
+}
+
+// answer returns when a call may be answered.
+func (f *Fake) answer(ctx context.Context, method string) error {
+	f.mu.Lock()
+	mute := f.faults[method] != nil && f.faults[method].mute
+	f.mu.Unlock()
+	if mute {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+// Heal takes back what Fail, Delay, Hang, HangFor and Mute ordered for method; for all methods if it is empty.
 func (f *Fake) Heal(method string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -330,7 +362,7 @@ func (f *Fake) Running() int {
 func (f *Fake) running(key string) int {
 	n := 0
 	for _, c := range f.containers {
-		if c.state.Status == engine.StatusRunning && ours(c) &&
+		if c.state.Status == engine.StatusRunning && !c.lost && ours(c) &&
 			(key == "" || key == c.state.Labels[engine.LabelTaskArn]+"/"+c.state.Labels[engine.LabelContainerName]) {
 			n++
 		}

@@ -44,6 +44,7 @@ type Fake struct {
 	subs       map[*subscription]struct{}
 	ends       map[string]engine.State // the last end of a process, by container name
 	skew       time.Duration           // of the engine's clock
+	deaf       bool                    // it does not notice the end of a process
 	dropEvents bool
 	shuffle    bool
 	repeat     int
@@ -118,6 +119,7 @@ type container struct {
 	endsAt time.Time // when timer fires
 	output string
 	told   bool // that memory ran out in a group it belongs to
+	lost   bool // its process has ended, and the engine did not notice
 }
 
 // Info answers what SetInfo gave.
@@ -159,7 +161,14 @@ func (f *Fake) Inspect(ctx context.Context, id string) (engine.State, error) {
 }
 
 // Create makes a container.
-func (f *Fake) Create(ctx context.Context, spec engine.Spec) (string, error) {
+func (f *Fake) Create(ctx context.Context, spec engine.Spec) (id string, err error) {
+	if id, err = f.create(ctx, spec); err == nil {
+		err = f.answer(ctx, "Create")
+	}
+	return id, err
+}
+
+func (f *Fake) create(ctx context.Context, spec engine.Spec) (string, error) {
 	if err := f.enter(ctx, "Create", spec.Name); err != nil {
 		return "", err
 	}
@@ -230,7 +239,12 @@ func (f *Fake) make(spec engine.Spec, img *image) *container {
 }
 
 // Start starts a created container.
-func (f *Fake) Start(ctx context.Context, id string) error { return f.start(ctx, "Start", id) }
+func (f *Fake) Start(ctx context.Context, id string) error {
+	if err := f.start(ctx, "Start", id); err != nil {
+		return err
+	}
+	return f.answer(ctx, "Start")
+}
 
 // Restarter is a Fake that is an engine.Restarter too.
 type Restarter struct{ *Fake }
@@ -334,6 +348,11 @@ func (f *Fake) end(c *container, code int, oom bool) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
+	if f.deaf {
+		c.lost = true
+		return
+	}
+	c.lost = false
 	c.state.Status, c.state.ExitCode, c.state.OOMKilled = engine.StatusExited, code, oom || c.told
 	c.state.FinishedAt, c.state.Pid, c.state.Ports, c.state.Addresses = f.now(), 0, nil, nil
 	f.ends[c.state.Name] = c.show()
@@ -395,6 +414,13 @@ func signalNumber(name string) int {
 
 // Remove removes a container that does not run.
 func (f *Fake) Remove(ctx context.Context, id string) error {
+	if err := f.remove(ctx, id); err != nil {
+		return err
+	}
+	return f.answer(ctx, "Remove")
+}
+
+func (f *Fake) remove(ctx context.Context, id string) error {
 	if err := f.enter(ctx, "Remove", id); err != nil {
 		return err
 	}

@@ -1,0 +1,197 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/internal/failpoint"
+)
+
+// How a container is ended, and how the agent knows that it has.
+//
+// An engine can leave a single call without an answer, for minutes or for good, and answer all others: dockerd holds a
+// container's lock while it waits for containerd, and it can miss the end of a process. So while a call that ends a container is
+// at work the agent looks for itself: the kernel is asked each second whether the first process is still there, and the
+// engine's inspect says how it ended. What is not over when the grace period and stopMargin are is killed (VerbKill): through
+// the engine first, and if that is not answered within killMargin either, with the kernel's own signal, which goes to
+// processes in the container's control group and to nothing else.
+//
+// A process that the kernel no longer has is gone, whatever the engine shows. Its exit code is then not known, and the
+// container stays until the engine has noticed. The kernel counts only for a container whose process it has shown before: an
+// engine of another host, or an agent in a process namespace of its own, has to do with the engine's word. An engine that
+// answers nothing at all is waited for and nothing is killed past it: it may be just being replaced, and it is what tells the agent
+// how things are.
+const (
+	stopMargin    = 10 * time.Second // what the engine gets beyond the grace period to say that a container has stopped
+	killMargin    = 10 * time.Second // … to say that a container was killed
+	killTimeout   = 40 * time.Second // all of VerbKill
+	goneMargin    = 10 * time.Second // for how long an engine may show a process that the kernel no longer has
+	kernelPeriod  = time.Second      // between looks at the kernel
+	inspectPeriod = 10 * time.Second // between looks at an engine that does not answer another call about the same container
+	inspectLimit  = 5 * time.Second  // of such a look
+)
+
+// ending is the end of one container.
+type ending struct {
+	w    *worker
+	name string
+	id   string
+	pid  int // of its first process; 0: the kernel has not shown it
+	look deed
+}
+
+func (w *worker) ending(c *Container, id string) *ending {
+	d := &ending{w: w, name: c.Name, id: id, look: w.inspect(id, true, true)}
+	if co := w.obs.of(c.Name); co.Seen && co.exists() {
+		d.pid = co.State.Pid
+	}
+	return d
+}
+
+// shutDown is VerbStop.
+func (w *worker) shutDown(c *Container, id string, grace time.Duration) deed {
+	d := w.ending(c, id)
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		failpoint.Hit("engine/stop-before")
+		defer failpoint.Hit("engine/stop-after")
+		return d.await(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Stop(ctx, id, grace) })
+	}
+}
+
+// kill is VerbKill: the end of a container whose stop was not answered.
+func (w *worker) kill(c *Container, id string) deed {
+	d := w.ending(c, id)
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		failpoint.Hit("engine/kill-before")
+		defer failpoint.Hit("engine/kill-after")
+		limited, cancel := context.WithTimeout(ctx, killMargin)
+		defer cancel()
+		apply, err := d.await(limited, func(ctx context.Context) error { return w.e.cfg.Runtime.Stop(ctx, id, 0) })
+		if !isDeadline(err) || ctx.Err() != nil {
+			return apply, err
+		}
+		if d.pid == 0 {
+			return apply, fmt.Errorf("the engine did not kill it within %s, and its process is not one that the kernel shows: %w", killMargin, err)
+		}
+		if err := w.e.cfg.Processes.Kill(id); err != nil {
+			w.remarkLater(c.Name, VerbKill, err.Error())
+		}
+		w.remarkLater(c.Name, VerbKill, fmt.Sprintf("the engine did not kill it within %s; its processes were sent SIGKILL", killMargin))
+		apply, err = d.await(ctx, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		if pids, perr := w.e.cfg.Processes.Of(id); isDeadline(err) && perr == nil && len(pids) > 0 {
+			err = fmt.Errorf("processes %v do not end although they were sent SIGKILL, as when they wait for a disk or a network file system that does not answer: %w", pids, err)
+		}
+		return apply, err
+	}
+}
+
+// remarkLater writes a warning into the timeline from outside of the worker's goroutine.
+func (w *worker) remarkLater(container string, verb Verb, text string) {
+	at := time.Now()
+	w.note(func(w *worker) { w.timeline.note(container, string(verb), OutcomeWarning, text, at) })
+}
+
+// await makes a call that ends the container, and returns when it is answered, or before if it is seen that the container has ended.
+func (d *ending) await(ctx context.Context, call func(context.Context) error) (func(*ContainerObserved), error) {
+	limited, cancel := context.WithCancel(ctx)
+	answer := make(chan error, 1)
+	var calling sync.WaitGroup
+	calling.Go(func() { answer <- call(limited) })
+	defer calling.Wait()
+	defer cancel()
+	period := inspectPeriod
+	if d.pid != 0 {
+		period = kernelPeriod
+	}
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	var gone time.Time // since when the kernel has no process of it
+	for {
+		select {
+		case err := <-answer:
+			return d.w.lookAfter(ctx, d.look, err)
+		case <-tick.C:
+		}
+		switch {
+		case d.pid != 0 && !d.gone():
+			gone = time.Time{}
+			continue
+		case d.pid != 0 && gone.IsZero(): // the engine is just hearing of it
+			gone = time.Now()
+			continue
+		}
+		if apply := d.over(ctx); apply != nil {
+			return apply, nil
+		}
+		if !gone.IsZero() && time.Since(gone) >= goneMargin {
+			d.w.timeline.log.Warn("the kernel has no process of a container that the engine shows as running; it counts as ended",
+				zap.String("container", d.name), zap.String("id", shortID(d.id)), zap.Int("pid", d.pid))
+			return func(co *ContainerObserved) { co.Gone = true }, nil
+		}
+	}
+}
+
+// gone reports whether the kernel has no process of the container any more.
+func (d *ending) gone() bool {
+	p := d.w.e.cfg.Processes
+	if p.Has(d.id, d.pid) {
+		return false
+	}
+	left, err := p.Of(d.id)
+	return err == nil && len(left) == 0
+}
+
+// over asks the engine whether the container has ended; nil: it does not say so.
+func (d *ending) over(ctx context.Context) func(*ContainerObserved) {
+	ctx, cancel := context.WithTimeout(ctx, inspectLimit)
+	defer cancel()
+	apply, err := d.look(ctx)
+	if err != nil {
+		return nil
+	}
+	var seen ContainerObserved
+	if apply(&seen); seen.alive() {
+		return nil
+	}
+	return apply
+}
+
+// watch makes a call that brings about something that can be seen. As long as it is not answered, done looks for it in each
+// period, and once it is seen the call is given up.
+func watch(ctx context.Context, call func(context.Context) error, done func(context.Context) bool) error {
+	limited, cancel := context.WithCancel(ctx)
+	answer := make(chan error, 1)
+	var calling sync.WaitGroup
+	calling.Go(func() { answer <- call(limited) })
+	defer calling.Wait()
+	defer cancel()
+	tick := time.NewTicker(inspectPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-answer:
+			return err
+		case <-tick.C:
+			looking, end := context.WithTimeout(ctx, inspectLimit)
+			seen := done(looking)
+			end()
+			if seen {
+				return nil
+			}
+		}
+	}
+}
+
+// shows reports whether the engine shows a container in a state; nil is shown for one that is not there.
+func (w *worker) shows(ctx context.Context, id string, wanted func(*State) bool) bool {
+	st, err := w.e.cfg.Runtime.Inspect(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return wanted(nil)
+	}
+	return err == nil && wanted(&st)
+}
