@@ -12,9 +12,10 @@ import (
 type Keeper struct {
 	Host Host
 	Log  *zap.Logger
-	// Looked is called after each look whose outcome differs from the last one's, and after the first: err is nil when all
-	// is as it should be. It is called from the task's goroutine, and must not call back.
-	Looked func(id string, err error)
+	// Looked is called after each look that changed something or whose outcome differs from the last one's, and after the first
+	// that follows a Want: changed is what it made right, and err is nil when all is as it should be now. It is called from the
+	// task's goroutine, and must not call back.
+	Looked func(id string, changed []string, err error)
 }
 
 // Keep runs until ctx ends; what is on the host then stays.
