@@ -26,6 +26,7 @@ const (
 	kindTaskKey        = "taskkey"
 	kindLeader         = "leader"
 	kindPreparation    = "preparation"
+	kindAddress        = "address"
 
 	kindServiceDeployment = "service-deployment"
 	kindServiceRevision   = "service-revision"
@@ -48,6 +49,7 @@ var kinds = map[string]func() Record{
 	kindSetting:        func() Record { return new(AccountSetting) },
 	kindTaskKey:        func() Record { return new(TaskKey) },
 	kindPreparation:    func() Record { return new(Preparation) },
+	kindAddress:        func() Record { return new(Address) },
 
 	kindServiceDeployment: func() Record { return new(ServiceDeployment) },
 	kindServiceRevision:   func() Record { return new(ServiceRevision) },

@@ -70,6 +70,7 @@ type Rollout struct {
 	HealthyAt time.Time // when every task of the current wave was first seen healthy
 	Held      string    // why the roll-out holds; empty while it proceeds
 	Continued bool      // it was told to go on whatever holds it
+	Failed    int32     // how many tasks of a DAEMON service's deployment failed, whatever became healthy in between
 	// Ahead is the id of the task beyond desiredCount that was started to balance availability zones, until it is healthy.
 	Ahead string
 	// Of a REPLICA service whose images are made local first: that they are, as far as they can be, and its roll-out has begun;
@@ -142,6 +143,8 @@ type Resources struct {
 	PortsTCP []int32
 	PortsUDP []int32
 	GPUs     []string
+	// Interfaces are network interfaces for tasks in network mode awsvpc.
+	Interfaces int64
 }
 
 // Allocation is what the tasks that are placed on one instance take. It is apart from the Instance so that an attribute
@@ -164,6 +167,8 @@ type Task struct {
 	Deployment string
 	Object     types.Task
 	Reserved   Resources
+	// Interfaces are the network interfaces of a task in network mode awsvpc: one.
+	Interfaces []Interface
 	// ClientToken is that of the RunTask that made the task.
 	ClientToken string
 	// TaskCredentialsID and ExecutionCredentialsID are what the task knows the credentials of its roles by, for all its life:

@@ -57,7 +57,7 @@ func (w *written) take(key string, value []byte, revision int64) Record {
 // sharable tells whether a record is of one of the kinds that are written often, and reads as it is.
 func sharable(r Record) bool {
 	switch r.(type) {
-	case *Task, *Allocation, *DaemonSlot, *Connection, *Instance, *ServiceEvent:
+	case *Task, *Allocation, *DaemonSlot, *Connection, *Instance, *ServiceEvent, *Address:
 		return normal(reflect.ValueOf(r).Elem())
 	}
 	return false
@@ -76,6 +76,8 @@ func copyOf(r Record) Record {
 	case *Instance:
 		return new(*r)
 	case *ServiceEvent:
+		return new(*r)
+	case *Address:
 		return new(*r)
 	}
 	return r
