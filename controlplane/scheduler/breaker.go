@@ -6,6 +6,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/store"
 )
 
 // breaking is how a reason begins that the circuit breaker gave.
@@ -53,6 +55,22 @@ func threshold(b *types.DeploymentCircuitBreaker, desired int) int {
 		return max(percent, 1)
 	}
 	return min(max(percent, 3), 200)
+}
+
+// resets tells whether a healthy task ends the circuit breaker's count.
+func (p *pass) resets() bool {
+	c := p.svc.Object.DeploymentConfiguration
+	return c == nil || c.DeploymentCircuitBreaker == nil || c.DeploymentCircuitBreaker.ResetOnHealthyTask == nil || *c.DeploymentCircuitBreaker.ResetOnHealthyTask
+}
+
+// tally counts a failure of a DAEMON service's deployment for a circuit breaker whose count no healthy task ends.
+func (p *pass) tally(deployment string) {
+	if p.svc.Rollouts == nil {
+		p.svc.Rollouts = map[string]store.Rollout{}
+	}
+	rollout := p.svc.Rollouts[deployment]
+	rollout.Failed++
+	p.svc.Rollouts[deployment] = rollout
 }
 
 // desired is on how many instances the service belongs.

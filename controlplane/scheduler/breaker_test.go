@@ -7,6 +7,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/longshore-project/longshore/controlplane/task"
 )
 
 func breaker(rollback bool) func(*types.Service) {
@@ -53,6 +55,32 @@ func TestTheCircuitBreakerRollsBack(t *testing.T) {
 	}
 	w.expectTold(1, "deployment failed: tasks failed to start.")
 	w.expectTold(1, "rolling back to deployment "+good+".")
+}
+
+// A daemon that fails, runs for a while and fails again, while its deployment is not complete since another host is away.
+func TestAHealthyTaskEndsTheCircuitBreakersCountUnlessItSaysOtherwise(t *testing.T) {
+	for resets, want := range map[bool]types.DeploymentRolloutState{true: types.DeploymentRolloutStateInProgress, false: types.DeploymentRolloutStateFailed} {
+		w := newWorld(t, 2)
+		w.connect("host-2", false)
+		w.create(w.define(), func(s *types.Service) {
+			s.DeploymentConfiguration.DeploymentCircuitBreaker = &types.DeploymentCircuitBreaker{Enable: true, ResetOnHealthyTask: aws.Bool(resets),
+				ThresholdConfiguration: &types.ThresholdConfiguration{Type: types.ThresholdTypeCount, Value: 3}}
+		})
+		w.settle()
+		for i := range 3 {
+			d := w.svc.Object.Deployments[0]
+			if counted := map[bool]int32{true: 0, false: int32(i)}[resets]; d.RolloutState != types.DeploymentRolloutStateInProgress || d.FailedTasks != counted {
+				t.Errorf("resetOnHealthyTask %t: after %d failures the deployment is %s with failedTasks %d", resets, i, d.RolloutState, d.FailedTasks)
+			}
+			n, _ := task.Apply(w.own("host-1"), task.StateChange{Status: task.Stopped}, w.now)
+			w.replace(n)
+			w.settle()
+			w.after(2 * time.Minute)
+		}
+		if d := w.svc.Object.Deployments[0]; d.RolloutState != want {
+			t.Errorf("resetOnHealthyTask %t: after 3 failures with healthy tasks in between the deployment is %s with failedTasks %d", resets, d.RolloutState, d.FailedTasks)
+		}
+	}
 }
 
 func TestTheCircuitBreakersThreshold(t *testing.T) {

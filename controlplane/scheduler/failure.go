@@ -45,6 +45,9 @@ func (p *pass) countFailures() {
 		}
 	}
 	p.object(p.primary).FailedTasks = consecutive
+	if !p.resets() {
+		p.object(p.primary).FailedTasks = p.svc.Rollouts[p.primary.id].Failed
+	}
 }
 
 func (p *pass) countFailure(pl *place, t *store.Task, before store.Failure) {
@@ -61,6 +64,7 @@ func (p *pass) countFailure(pl *place, t *store.Task, before store.Failure) {
 		p.svc.Failures = map[string]store.Failure{}
 	}
 	p.svc.Failures[pl.id] = f
+	p.tally(f.Deployment)
 	if f.Count == inconsistent {
 		p.sayOnce("(service %s) is unable to consistently start tasks successfully. For more information, see the Troubleshooting section of the Amazon ECS Developer Guide.", p.name)
 	}

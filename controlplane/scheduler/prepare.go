@@ -111,6 +111,7 @@ func (p *pass) countUnprepared(pl *place) bool {
 			p.svc.Failures = map[string]store.Failure{}
 		}
 		p.svc.Failures[pl.id] = n
+		p.tally(n.Deployment)
 		p.sayOnce("(service %s) (deployment %s) was unable to have the images of its task on (container-instance %s); the old (task %s) keeps running there: %s",
 			p.name, r.Deployment, pl.id, pl.last.ID, r.Reason)
 	default:

@@ -105,12 +105,6 @@ func (r *replicaPass) countEnd(t *store.Task) {
 	}
 }
 
-// resets tells whether a healthy task ends the circuit breaker's count.
-func (r *replicaPass) resets() bool {
-	c := r.svc.Object.DeploymentConfiguration
-	return c == nil || c.DeploymentCircuitBreaker == nil || c.DeploymentCircuitBreaker.ResetOnHealthyTask == nil || *c.DeploymentCircuitBreaker.ResetOnHealthyTask
-}
-
 // forgetFailures ends rows of failures: by a task that was started after the last one and has been healthy for
 // RestartReset, and on an instance also by time.
 func (r *replicaPass) forgetFailures() {
