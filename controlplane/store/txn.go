@@ -169,20 +169,21 @@ func (t *Txn) Commit(ctx context.Context) (err error) {
 	defer func() { s.observe("commit", begun, err) }()
 	s.written.expect(t.written)
 	err = s.submit(ctx, ticket)
-	s.written.forget(t.written)
 	failpoint.Hit("store/after-commit")
 	if err != nil {
+		s.written.forget(t.written)
 		if errors.Is(err, ErrFull) {
 			s.space.noSpace()
 		}
 		return err
 	}
+	v, err := s.wait(ctx, ticket.revision)
+	s.written.forget(t.written) // not before: the follower copies them until then
 	if ticket.succeeded {
 		for _, w := range t.written {
 			w.record.stored(w.key, ticket.revision)
 		}
 	}
-	v, err := s.wait(ctx, ticket.revision)
 	switch {
 	case ticket.succeeded && err != nil:
 		return fmt.Errorf("the transaction was applied at revision %d, but: %w", ticket.revision, err)
