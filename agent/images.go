@@ -35,6 +35,9 @@ func (a *Agent) newCache() (*imagecache.Cache[engine.Image], error) {
 		c.Collection = imagecache.Collection{
 			Store: &imageStore{a: a, user: user}, Journal: &imageJournal{path: filepath.Join(a.cfg.DataDir, imagesName), log: a.log}, Rules: a.imageRules(), Interval: a.cfg.ImageCleanupInterval,
 		}
+		if foreign, ok := a.runtime.(engine.ForeignContainers); ok {
+			c.Collection.Containers = foreignContainers{foreign}
+		}
 		if a.cfg.ImageSizeCheck {
 			c.HTTPClient = a.client
 		}
@@ -51,6 +54,7 @@ var alwaysKept = []string{"amazon/amazon-ecs-agent:latest", "longshore/pause:*"}
 func (a *Agent) imageRules() imagecache.Rules {
 	r := imagecache.Rules{
 		MinimumAge: a.cfg.ImageCleanupAge, ForeignAge: a.cfg.ForeignImageCleanupAge, PerCycle: int(a.cfg.ImagesPerCleanup), Foreign: a.cfg.ForeignImageCleanup,
+		ContainerAge: a.cfg.TaskCleanupWait, ContainersPerCycle: int(a.cfg.ForeignContainersPerCleanup),
 		High: a.cfg.ImageHighPercent, Low: min(a.cfg.ImageLowPercent, a.cfg.ImageHighPercent),
 	}
 	r.Keep = append(append(append(r.Keep, alwaysKept...), a.cfg.ImagesExcluded...), a.cfg.ImagesPinned...)
@@ -146,6 +150,31 @@ func (s *imageStore) Disk() imagecache.Disk {
 		Path: root, Free: imagecache.Room{Bytes: int64(fs.Bavail) * fs.Bsize, Inodes: int64(fs.Ffree)},
 		Total: imagecache.Room{Bytes: int64(fs.Blocks) * fs.Bsize, Inodes: int64(fs.Files)},
 	}
+}
+
+// foreignContainers are the engine's containers that no ECS agent made.
+type foreignContainers struct{ engine.ForeignContainers }
+
+// Foreign lists those that do not run.
+func (f foreignContainers) Foreign(ctx context.Context, most int) ([]imagecache.Container, error) {
+	list, err := f.ForeignContainers.Foreign(ctx, most)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]imagecache.Container, 0, len(list))
+	for _, s := range list {
+		out = append(out, imagecache.Container{ID: s.ID, Name: s.Name, Image: s.Image, Status: string(s.Status), Created: s.CreatedAt, Ended: s.FinishedAt, Seen: s})
+	}
+	return out, nil
+}
+
+// RemoveForeign removes one that is as it was listed.
+func (f foreignContainers) RemoveForeign(ctx context.Context, c imagecache.Container) error {
+	seen, ok := c.Seen.(engine.State)
+	if !ok {
+		return errors.New("it was not listed")
+	}
+	return f.ForeignContainers.RemoveForeign(ctx, seen)
 }
 
 // imagesName is the file of what is remembered of images.

@@ -68,9 +68,13 @@ type Rules struct {
 	MinimumAge time.Duration // since the pull (ECS_IMAGE_MINIMUM_CLEANUP_AGE)
 	ForeignAge time.Duration // since the creation (NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE)
 	PerCycle   int           // images removed at once (ECS_NUM_IMAGES_DELETE_PER_CYCLE)
-	Foreign    bool          // also images that no task had pulled (ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP)
-	Keep       []string      // images that are never removed: references, or patterns of path.Match
-	High, Low  int64         // watermarks, in percent of the disk; High 0: none
+	Foreign    bool          // also images that no task had pulled, and containers of others (ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP)
+	// ContainerAge is how long a container of others has not run before it goes (ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION), and
+	// ContainersPerCycle how many go at once (NONECS_NUM_CONTAINERS_DELETE_PER_CYCLE).
+	ContainerAge       time.Duration
+	ContainersPerCycle int
+	Keep               []string // images that are never removed: references, or patterns of path.Match
+	High, Low          int64    // watermarks, in percent of the disk; High 0: none
 }
 
 // Situation is all that a collection is decided on.

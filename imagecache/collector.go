@@ -51,10 +51,12 @@ type Tracks struct {
 
 // Collection configures the removal of images that nobody uses.
 type Collection struct {
-	Store    Store // nil: there is none
-	Journal  Journal
-	Rules    Rules
-	Interval time.Duration // ECS_IMAGE_CLEANUP_INTERVAL; 0: never by itself
+	Store Store // nil: there is none
+	// Containers are those of others; nil: they are left alone whatever the rules say.
+	Containers Containers
+	Journal    Journal
+	Rules      Rules
+	Interval   time.Duration // ECS_IMAGE_CLEANUP_INTERVAL; 0: never by itself
 }
 
 // glance is how often the disk is looked at between two collections.
@@ -65,8 +67,10 @@ type Report struct {
 	DryRun   bool
 	Disk     Disk // before it
 	Verdicts []Verdict
-	Freed    int64 // bytes, by the images' sizes
-	Failures []string
+	// Containers are those of others, where they may be removed.
+	Containers []ContainerVerdict
+	Freed      int64 // bytes, by the images' sizes
+	Failures   []string
 }
 
 // collector is the part of a Cache that remembers and removes. The Cache's mutex guards what is below it.
@@ -121,6 +125,7 @@ func (c *Cache[I]) collect(ctx context.Context, dryRun bool, want Room) (*Report
 		return nil, ctx.Err()
 	}
 	out, rules := &Report{DryRun: dryRun}, c.collector.cfg.Rules
+	c.collectContainers(ctx, out)
 	for round := 0; ; round++ {
 		s, err := c.situation(ctx)
 		if err != nil {

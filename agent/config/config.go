@@ -66,78 +66,80 @@ type Config struct {
 	DataDir string
 	Log     Log
 
-	LoggingDrivers          []string
-	PrivilegedDisabled      bool
-	SELinuxCapable          bool
-	AppArmorCapable         bool
-	HealthChecksDisabled    bool
-	TaskLimits              bool
-	TaskLimitsDemanded      bool // TaskLimits was set, and is not the default
-	CgroupPath              string
-	CgroupCPUPeriod         time.Duration
-	TaskPidsLimit           int64 // 0: none
-	TaskRoles               bool
-	HostTaskRoles           bool
-	RoleLogs                bool
-	TaskEndpointsOff        bool
-	MetadataRate            int64 // requests a second of each client
-	MetadataBurst           int64
-	AuditFile               string
-	AuditOff                bool
-	PropagateTaskMemory     bool
-	HostPolicyFile          string
-	FirelensAsync           bool
-	IPv6BindingsExcluded    bool
-	MetricsDisabled         bool
-	StatsInterval           time.Duration
-	Prometheus              bool
-	MetadataFiles           bool
-	MetadataWithoutZone     bool
-	HostVolumeCheck         string
-	HostVolumeCreateAsUser  bool
-	MatchSharedVolumes      bool
-	GPUs                    bool
-	CDIDirs                 []string
-	VolumePlugin            []string // capabilities of the EFS volume plugin
-	ResumeOnBoot            string
-	OrphanPolicy            string
-	DiskPressurePercent     int64
-	ContainerLogMaxSize     string
-	ContainerLogMaxFiles    int64
-	StoppedTasksKept        int64 // of each family
-	TaskCleanupJitter       time.Duration
-	TaskCleanupWait         time.Duration
-	ContainerStopTimeout    time.Duration
-	ContainerStartTimeout   time.Duration
-	ContainerCreateTimeout  time.Duration
-	ImagePullBehavior       string
-	ImagePullTimeout        time.Duration
-	ImagePullInactivity     time.Duration
-	ImagePulls              int64 // at the same time
-	ImagePullsPerRegistry   int64 // of them
-	ImageCleanupOff         bool
-	ImageCleanupInterval    time.Duration
-	ImageCleanupAge         time.Duration
-	ForeignImageCleanupAge  time.Duration
-	ImagesPerCleanup        int64
-	ForeignImageCleanup     bool
-	ImagesExcluded          []string
-	ImagesPinned            []string
-	ImageHighPercent        int64 // 0: no watermarks
-	ImageLowPercent         int64
-	ImageSizeCheck          bool
-	EngineAuthType          string
-	EngineAuthData          Secret
-	DockerConfig            string // directory of config.json; empty: ~/.docker
-	HealthcheckHost         string
-	SharedCredentialsFile   string
-	CredentialProfile       string
-	AlternateProfile        string
-	AccessKeyID             string
-	SecretAccessKey         Secret
-	SessionToken            Secret
-	InstanceMetadataOff     bool
-	InstanceMetadataAddress string
+	LoggingDrivers         []string
+	PrivilegedDisabled     bool
+	SELinuxCapable         bool
+	AppArmorCapable        bool
+	HealthChecksDisabled   bool
+	TaskLimits             bool
+	TaskLimitsDemanded     bool // TaskLimits was set, and is not the default
+	CgroupPath             string
+	CgroupCPUPeriod        time.Duration
+	TaskPidsLimit          int64 // 0: none
+	TaskRoles              bool
+	HostTaskRoles          bool
+	RoleLogs               bool
+	TaskEndpointsOff       bool
+	MetadataRate           int64 // requests a second of each client
+	MetadataBurst          int64
+	AuditFile              string
+	AuditOff               bool
+	PropagateTaskMemory    bool
+	HostPolicyFile         string
+	FirelensAsync          bool
+	IPv6BindingsExcluded   bool
+	MetricsDisabled        bool
+	StatsInterval          time.Duration
+	Prometheus             bool
+	MetadataFiles          bool
+	MetadataWithoutZone    bool
+	HostVolumeCheck        string
+	HostVolumeCreateAsUser bool
+	MatchSharedVolumes     bool
+	GPUs                   bool
+	CDIDirs                []string
+	VolumePlugin           []string // capabilities of the EFS volume plugin
+	ResumeOnBoot           string
+	OrphanPolicy           string
+	DiskPressurePercent    int64
+	ContainerLogMaxSize    string
+	ContainerLogMaxFiles   int64
+	StoppedTasksKept       int64 // of each family
+	TaskCleanupJitter      time.Duration
+	TaskCleanupWait        time.Duration
+	ContainerStopTimeout   time.Duration
+	ContainerStartTimeout  time.Duration
+	ContainerCreateTimeout time.Duration
+	ImagePullBehavior      string
+	ImagePullTimeout       time.Duration
+	ImagePullInactivity    time.Duration
+	ImagePulls             int64 // at the same time
+	ImagePullsPerRegistry  int64 // of them
+	ImageCleanupOff        bool
+	ImageCleanupInterval   time.Duration
+	ImageCleanupAge        time.Duration
+	ForeignImageCleanupAge time.Duration
+	ImagesPerCleanup       int64
+	ForeignImageCleanup    bool
+	// ForeignContainersPerCleanup is how many containers of others one clean-up removes.
+	ForeignContainersPerCleanup int64
+	ImagesExcluded              []string
+	ImagesPinned                []string
+	ImageHighPercent            int64 // 0: no watermarks
+	ImageLowPercent             int64
+	ImageSizeCheck              bool
+	EngineAuthType              string
+	EngineAuthData              Secret
+	DockerConfig                string // directory of config.json; empty: ~/.docker
+	HealthcheckHost             string
+	SharedCredentialsFile       string
+	CredentialProfile           string
+	AlternateProfile            string
+	AccessKeyID                 string
+	SecretAccessKey             Secret
+	SessionToken                Secret
+	InstanceMetadataOff         bool
+	InstanceMetadataAddress     string
 }
 
 // Proxy is how the agent reaches the world outside.
