@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/protocol/arn"
 )
@@ -48,7 +49,7 @@ func (s *Server) createCluster(ctx context.Context, c *call, in *ecs.CreateClust
 	if c.identity.Role == store.RoleHost && name != arn.DefaultCluster {
 		return nil, c.denied(s.clusterARN(name))
 	}
-	if err := errors.Join(checkClusterSettings(in.Settings), checkTags(in.Tags)); err != nil {
+	if err := errors.Join(checkClusterSettings(in.Settings), checkTags(in.Tags), checkPlace(in.Tags, policy.OnCluster)); err != nil {
 		return nil, err
 	}
 	var object types.Cluster

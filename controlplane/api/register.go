@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
@@ -221,7 +223,7 @@ func (s *Server) readRegistration(in *ecsapi.RegisterContainerInstanceInput) (*r
 	if len(r.token) > 64 {
 		return nil, invalid("clientToken has %d characters; at most 64 are allowed.", len(r.token))
 	}
-	if err := checkTags(in.Tags); err != nil {
+	if err := cmp.Or(checkTags(in.Tags), checkPlace(in.Tags, policy.OnInstance)); err != nil {
 		return nil, err
 	}
 	if r.resources, err = registeredResources(in.TotalResources, in.PlatformDevices); err != nil {

@@ -68,9 +68,12 @@ func checkCreateService(c *call, in *ecs.CreateServiceInput) error {
 	if err := checkGrace(in.HealthCheckGracePeriodSeconds); err != nil {
 		return err
 	}
-	check := checkReplica
+	check, on := checkReplica, policy.OnReplica
 	if daemon {
-		check = checkDaemon
+		check, on = checkDaemon, policy.OnDaemon
+	}
+	if err := checkPlace(in.Tags, on); err != nil {
+		return err
 	}
 	if err := check(in.PlacementStrategy, in.DeploymentConfiguration, in.AvailabilityZoneRebalancing); err != nil {
 		return err

@@ -33,4 +33,15 @@ func TestADaemonSurgeThatIsImpossibleIsRefused(t *testing.T) {
 	_, err = p.admin.UpdateService(p.ctx, &ecs.UpdateServiceInput{Cluster: aws.String(testCluster), Service: aws.String("s"),
 		DeploymentConfiguration: &types.DeploymentConfiguration{MaximumPercent: aws.Int32(200)}})
 	p.refused(err, "InvalidParameterException", "values above 100 for maximumPercent")
+	_, err = p.admin.CreateService(p.ctx, &ecs.CreateServiceInput{Cluster: aws.String(testCluster), ServiceName: aws.String("r"), TaskDefinition: aws.String("free"), DesiredCount: aws.Int32(1), Tags: tags})
+	p.refused(err, "InvalidParameterException", "the tag longshore:daemon-surge does nothing for services of the scheduling strategy REPLICA; it is for services of the scheduling strategy DAEMON")
+	replica, err := p.admin.CreateService(p.ctx, &ecs.CreateServiceInput{Cluster: aws.String(testCluster), ServiceName: aws.String("r"), TaskDefinition: aws.String("free"), DesiredCount: aws.Int32(1)})
+	p.must(err)
+	for arn, key := range map[string]string{
+		*replica.Service.ServiceArn: policy.DaemonSurge, *other.ServiceArn: policy.LostHost,
+		"arn:aws:ecs:us-west-2:123456789012:cluster/" + testCluster: policy.MakeRoom,
+	} {
+		_, err = p.admin.TagResource(p.ctx, &ecs.TagResourceInput{ResourceArn: aws.String(arn), Tags: []types.Tag{{Key: aws.String(key), Value: aws.String(map[bool]string{true: "keep", false: "true"}[key == policy.LostHost])}}})
+		p.refused(err, "InvalidParameterException", "the tag "+key+" does nothing for ")
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/protocol/arn"
 )
@@ -23,6 +24,7 @@ func (s *Server) tagOperations() operations {
 // tagged is a resource that has tags.
 type tagged struct {
 	tags     []types.Tag
+	on       policy.On       // what scheduling tags it may have; 0: none is looked at there
 	instance *store.Instance // the host that may read the tags; nil for none
 	set      func(txn *store.Txn, tags []types.Tag)
 	check    func(tags []types.Tag) error // what else is to be said against tags; nil: nothing
@@ -67,7 +69,7 @@ func (s *Server) taggedCluster(v *store.View, ref string) (*tagged, error) {
 	if r == nil || !clusterIsActive(r) {
 		return nil, errClusterNotFound
 	}
-	return &tagged{tags: r.Object.Tags, set: func(txn *store.Txn, tags []types.Tag) {
+	return &tagged{tags: r.Object.Tags, on: policy.OnCluster, set: func(txn *store.Txn, tags []types.Tag) {
 		changed := *r
 		changed.Object.Tags = tags
 		txn.Update(&changed)
@@ -105,8 +107,11 @@ func (s *Server) taggedMember(v *store.View, kind, cluster, ref string) (*tagged
 	switch kind {
 	case kindService:
 		if r := v.Service(cluster, name); r != nil {
-			changed := *r
-			return &tagged{tags: r.Object.Tags, check: func(tags []types.Tag) error {
+			changed, on := *r, policy.OnReplica
+			if isDaemon(r) {
+				on = policy.OnDaemon
+			}
+			return &tagged{tags: r.Object.Tags, on: on, check: func(tags []types.Tag) error {
 				changed.Object.Tags = tags
 				def, err := s.lookupTaskDefinition(v, aws.ToString(r.Object.TaskDefinition))
 				return cmp.Or(err, checkSurge(&changed, def))
@@ -126,7 +131,7 @@ func (s *Server) taggedMember(v *store.View, kind, cluster, ref string) (*tagged
 		}
 	case kindInstance:
 		if r := v.Instance(cluster, name); r != nil {
-			return &tagged{tags: r.Object.Tags, instance: r, set: func(txn *store.Txn, tags []types.Tag) {
+			return &tagged{tags: r.Object.Tags, on: policy.OnInstance, instance: r, set: func(txn *store.Txn, tags []types.Tag) {
 				changed := *r
 				changed.Object.Tags = tags
 				changed.Object.Version++
@@ -149,6 +154,11 @@ func (s *Server) tagResource(ctx context.Context, _ *call, in *ecs.TagResourceIn
 		tags, err := mergeTags(r.tags, in.Tags)
 		if err != nil {
 			return err
+		}
+		if r.on != 0 {
+			if err := checkPlace(in.Tags, r.on); err != nil {
+				return err
+			}
 		}
 		if r.check != nil {
 			if err := r.check(tags); err != nil {

@@ -55,6 +55,14 @@ func checkTags(tags []types.Tag) error {
 	return nil
 }
 
+// checkPlace refuses scheduling tags on a resource that they do nothing for.
+func checkPlace(tags []types.Tag, on policy.On) error {
+	if err := policy.Misplaced(tags, on); err != nil {
+		return invalid("Invalid tag: %v.", err)
+	}
+	return nil
+}
+
 func checkTagKey(key string) error {
 	switch n := utf8.RuneCountInString(key); {
 	case n == 0 || n > 128 || !tagPattern.MatchString(key):

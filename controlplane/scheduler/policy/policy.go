@@ -21,7 +21,8 @@
 //	longshore:lost-host           cluster, service    keep · 5m                 how long a REPLICA service counts on the tasks of an instance whose agent
 //	                                                                            is away before it replaces them elsewhere. Default keep
 //
-// [Check] refuses another key or value when a tag is written; a value that slipped through counts as absent.
+// [Check] refuses another key or value when a tag is written, and [Misplaced] a key on what it is not for; a value that slipped
+// through counts as absent.
 package policy
 
 import (
@@ -53,22 +54,39 @@ const (
 // DefaultGate is how long a daemon keeps other tasks off an instance that joined, when nobody says otherwise.
 const DefaultGate = 2 * time.Minute
 
-// rule is what a value may be.
+// On is what a resource is that has tags, or several of them.
+type On uint8
+
+// The resources that scheduling tags are for.
+const (
+	OnCluster On = 1 << iota
+	OnDaemon     // a service of the scheduling strategy DAEMON
+	OnReplica    // a service of the scheduling strategy REPLICA
+	OnInstance
+)
+
+var names = []struct {
+	on   On
+	name string
+}{{OnCluster, "clusters"}, {OnDaemon, "services of the scheduling strategy DAEMON"}, {OnReplica, "services of the scheduling strategy REPLICA"}, {OnInstance, "container instances"}}
+
+// rule is what a value may be, and on what.
 type rule struct {
 	words    []string
 	duration bool
+	on       On
 }
 
 var rules = map[string]rule{
-	DaemonGate:      {[]string{"off"}, true},
-	DaemonReserve:   {[]string{"on", "off"}, false},
-	MakeRoom:        {[]string{"true", "false"}, false},
-	DaemonSurge:     {[]string{"true", "false", "writable-volumes"}, false},
-	PrepareImages:   {[]string{"true", "false"}, false},
-	DrainStandalone: {[]string{"wait", "stop"}, true},
-	DrainDeadline:   {[]string{"off"}, true},
-	DrainAtDeadline: {[]string{"stop", "abandon"}, false},
-	LostHost:        {[]string{"keep"}, true},
+	DaemonGate:      {[]string{"off"}, true, OnCluster | OnDaemon},
+	DaemonReserve:   {[]string{"on", "off"}, false, OnCluster},
+	MakeRoom:        {[]string{"true", "false"}, false, OnDaemon},
+	DaemonSurge:     {[]string{"true", "false", "writable-volumes"}, false, OnDaemon},
+	PrepareImages:   {[]string{"true", "false"}, false, OnReplica},
+	DrainStandalone: {[]string{"wait", "stop"}, true, OnCluster | OnInstance},
+	DrainDeadline:   {[]string{"off"}, true, OnCluster | OnInstance},
+	DrainAtDeadline: {[]string{"stop", "abandon"}, false, OnCluster | OnInstance},
+	LostHost:        {[]string{"keep"}, true, OnCluster | OnReplica},
 }
 
 // Check judges a tag that is being written. Its error is for the client. Tags of other keys are nobody's business.
@@ -93,6 +111,28 @@ func Check(key, value string) error {
 		words = append(words, "a positive duration such as 90s, 5m or 1h")
 	}
 	return fmt.Errorf("the tag %s has the value %.100q; it may be %s", key, value, strings.Join(words, ", "))
+}
+
+// Misplaced refuses a scheduling tag on what it does nothing for, so that nobody relies on it there. The error is for the client.
+func Misplaced(tags []types.Tag, on On) error {
+	for _, t := range tags {
+		key := aws.ToString(t.Key)
+		r, ok := rules[key]
+		if !ok || r.on&on != 0 {
+			continue
+		}
+		var those, this string
+		for _, n := range names {
+			if r.on&n.on != 0 {
+				those += ", " + n.name
+			}
+			if on&n.on != 0 {
+				this = n.name
+			}
+		}
+		return fmt.Errorf("the tag %s does nothing for %s; it is for %s", key, this, those[2:])
+	}
+	return nil
 }
 
 func (r rule) allows(value string) bool {

@@ -34,6 +34,25 @@ func TestOnlyKnownTagsWithKnownValuesAreWritten(t *testing.T) {
 	}
 }
 
+func TestATagOnWhatItIsNotForIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		key     string
+		on      On
+		refused string
+	}{
+		{"team", OnInstance, ""}, {DaemonGate, OnCluster, ""}, {DaemonGate, OnDaemon, ""}, {DaemonSurge, OnDaemon, ""}, {LostHost, OnReplica, ""}, {DrainDeadline, OnInstance, ""},
+		{DaemonSurge, OnReplica, "the tag longshore:daemon-surge does nothing for services of the scheduling strategy REPLICA; it is for services of the scheduling strategy DAEMON"},
+		{MakeRoom, OnReplica, "does nothing for services of the scheduling strategy REPLICA"}, {LostHost, OnDaemon, "it is for clusters, services of the scheduling strategy REPLICA"},
+		{PrepareImages, OnDaemon, "does nothing for services of the scheduling strategy DAEMON"}, {DrainDeadline, OnReplica, "it is for clusters, container instances"},
+		{DaemonReserve, OnInstance, "does nothing for container instances; it is for clusters"}, {DaemonSurge, OnCluster, "does nothing for clusters"},
+	} {
+		err := Misplaced(tags("name", "x", c.key, "true"), c.on)
+		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("%s on %d: %v, want %q", c.key, c.on, err, c.refused)
+		}
+	}
+}
+
 func TestTheNearestTagDecidesAndBadOnesDoNot(t *testing.T) {
 	for name, c := range map[string]struct {
 		cluster, service []types.Tag
