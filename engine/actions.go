@@ -55,6 +55,8 @@ func (w *worker) order(ctx context.Context, a Action, now time.Time) (done bool)
 			w.obs.Unsent = false
 			w.wake()
 		}
+	case VerbNet:
+		w.wantNetwork(w.obs.of(a.Container).State)
 	case VerbForget:
 		return w.forget()
 	default:

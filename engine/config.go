@@ -20,6 +20,10 @@ type Config struct {
 	// Groups holds each task to its limits; nil: a task's cpu only gives shares, and its memory limits each container.
 	Groups TaskGroups
 	Policy Policy // nil: nothing is denied
+	// Networks makes the namespaces of tasks in the network mode awsvpc; nil: such tasks are refused.
+	Networks Networks
+	// NetworkTimeout is for how long a task that starts waits for its network; 5 min if zero.
+	NetworkTimeout time.Duration
 	// Prepare is asked, in order, what each container gets beside what its definition says.
 	Prepare []Prepare
 	Log     *zap.Logger

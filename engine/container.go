@@ -93,7 +93,12 @@ func joinModes(t *Task, c *Container) error {
 	if mode == "" {
 		mode = t.payload.NetworkMode
 	}
-	if err := networkMode(mode); err != nil {
+	if awsvpc(t.payload) { // whatever the container says: its task has one namespace
+		if err := ofTheTask(c); err != nil {
+			return err
+		}
+		mode = modeAwsvpc
+	} else if err := networkMode(mode); err != nil {
 		return err
 	}
 	if mode == "" || mode == "default" {
@@ -189,6 +194,11 @@ func portsOf(c *Container) (ports []Port, ranges []PortRange, err error) {
 			port.Host = port.Container
 		case "none":
 			return nil, nil, fmt.Errorf("portMappings[%d]: networkMode none has no ports", i)
+		case modeAwsvpc: // the ports are those of the task's own addresses: nothing is published
+			if m.HostPort != 0 && m.HostPort != m.ContainerPort {
+				return nil, nil, fmt.Errorf("portMappings[%d]: in networkMode awsvpc hostPort %d must be containerPort %d", i, m.HostPort, m.ContainerPort)
+			}
+			continue
 		}
 		ports = append(ports, port)
 	}

@@ -30,6 +30,15 @@ func (v *view) met(d Dependency) meeting {
 			return meeting{ok: true}
 		}
 		return unmet(false, d, "")
+	case ConditionNetwork:
+		if v.networkRight() {
+			return meeting{ok: true}
+		}
+		m := meeting{why: "its task's network is not made yet"}
+		if n := v.obs.Network; n.Problem != nil {
+			m.why = "its task's network is not right: " + n.Problem.Error()
+		}
+		return m
 	case ConditionComplete:
 		if final != nil && final.ExitCode != nil {
 			return meeting{ok: true}

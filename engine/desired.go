@@ -79,7 +79,7 @@ type Container struct {
 	StartTimeout time.Duration
 	StopTimeout  time.Duration // 0: the engine's default
 	Restart      *RestartPolicy
-	NetworkMode  string // bridge, host or none
+	NetworkMode  string // bridge, host, none or awsvpc
 	Ports        []Port // bridge: to publish; host: what it listens on
 	GPUs         []string
 	Ranges       []PortRange // bridge: containerPortRanges to publish
@@ -98,13 +98,14 @@ type Container struct {
 // Condition is what a dependency must have reached.
 type Condition string
 
-// The conditions of dependsOn, and Created, which volumesFrom needs.
+// The conditions of dependsOn, and Created, which volumesFrom needs, and Network: the namespace that Container owns is right.
 const (
 	ConditionCreated  Condition = "CREATED"
 	ConditionStart    Condition = "START"
 	ConditionComplete Condition = "COMPLETE"
 	ConditionSuccess  Condition = "SUCCESS"
 	ConditionHealthy  Condition = "HEALTHY"
+	ConditionNetwork  Condition = "NETWORK"
 )
 
 // Dependency holds a container back until Container meets Condition.
@@ -209,7 +210,7 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 	if err := routing(t, host); err != nil {
 		return nil, err
 	}
-	if err := addPause(t); err != nil {
+	if err := addPauses(t); err != nil {
 		return nil, err
 	}
 	t.Need = needOf(t)
@@ -225,8 +226,6 @@ func parseTask(p *acs.Task, host Host) (*Task, error) {
 
 func unsupportedInTask(p *acs.Task) error {
 	switch {
-	case p.NetworkMode == "awsvpc" || len(p.ElasticNetworkInterfaces) > 0:
-		return fmt.Errorf("networkMode awsvpc is not supported; use bridge, host or none")
 	case p.ProxyConfiguration != nil:
 		return fmt.Errorf("proxyConfiguration is not supported")
 	case len(p.Attachments) > 0:
@@ -238,6 +237,9 @@ func unsupportedInTask(p *acs.Task) error {
 	case p.IpcMode != "" && p.IpcMode != "host" && p.IpcMode != "none" && p.IpcMode != modeTask:
 		return fmt.Errorf("ipcMode %q is not supported; use host, task or none, or leave it out", p.IpcMode)
 	}
+	if awsvpc(p) {
+		return interfaces(p)
+	}
 	return networkMode(p.NetworkMode)
 }
 
@@ -246,7 +248,7 @@ func networkMode(mode string) error {
 	case "", "default", "bridge", "host", "none":
 		return nil
 	}
-	return fmt.Errorf("networkMode %q is not supported; use bridge, host or none", mode)
+	return fmt.Errorf("networkMode %q is not supported; use bridge, host, none or awsvpc", mode)
 }
 
 // withoutCredentials is the payload as it may be stored: role credentials live in memory only. What they are asked for by

@@ -49,7 +49,11 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), ready: make(chan struct{}), workers: map[string]*worker{}}
-	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, CleanupJitter: cfg.CleanupJitter, Boot: cfg.BootID}
+	if e.cfg.Networks == nil {
+		e.cfg.Networks = noNetworks{e}
+	}
+	e.cfg.NetworkTimeout = cmp.Or(e.cfg.NetworkTimeout, 5*time.Minute)
+	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, CleanupJitter: cfg.CleanupJitter, Boot: cfg.BootID, NetworkTimeout: e.cfg.NetworkTimeout}
 	_, e.settings.ResumeDaemons = cfg.Runtime.(Restarter)
 	e.settings.ResumeDaemons = e.settings.ResumeDaemons && cfg.ResumeDaemons
 	e.past.perFamily, e.past.records = cfg.KeepPerFamily, map[string]*TaskRecord{}
@@ -187,6 +191,14 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
 // unable refuses by name what the container engine can't do.
 func (e *Engine) unable(t *Task) error {
+	for _, c := range t.payload.Containers {
+		if internal(c.Name) {
+			return &UnrecognizedTaskError{TaskArn: t.Arn, Detail: fmt.Sprintf("container %s: names that begin with %s are the agent's own", c.Name, internalPrefix)}
+		}
+	}
+	if _, none := e.cfg.Networks.(noNetworks); awsvpc(t.payload) && (none || !CanShareNamespaces(e.cfg.Runtime)) {
+		return &UnrecognizedTaskError{TaskArn: t.Arn, Detail: "networkMode awsvpc is not supported by this agent on this host; use bridge, host or none"}
+	}
 	if _, ok := e.cfg.Runtime.(Restarter); ok {
 		return nil
 	}

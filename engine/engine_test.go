@@ -205,6 +205,9 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	if n, ok := w.cfg.Networks.(*enginetest.Networks); ok {
+		n.Serve(e)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- e.Run(ctx) }()

@@ -35,12 +35,14 @@ type taskLabel struct {
 	Need         Need           `json:"need"`
 	Daemon       bool           `json:"daemon,omitempty"`
 	Volumes      []string       `json:"volumes,omitempty"` // those that are made and removed with the task, by their names in it
+	// Interfaces are those of a task with a network namespace of its own.
+	Interfaces []*acs.ElasticNetworkInterface `json:"interfaces,omitempty"`
 }
 
 // labelsOf are the labels of a container: the definition's own, ECS's, and ours. cluster is as the agent is configured.
 func labelsOf(t *Task, c *Container, attempt int, digest, cluster string) (map[string]string, error) {
 	l := taskLabel{Version: labelVersion, Attempt: attempt, Essential: c.Essential, DependsOn: c.DependsOn, StartTimeout: c.StartTimeout,
-		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need, Daemon: t.Daemon}
+		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need, Daemon: t.Daemon, Interfaces: t.payload.ElasticNetworkInterfaces}
 	for _, s := range t.Containers {
 		l.Siblings = append(l.Siblings, s.Name)
 	}
@@ -97,7 +99,7 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 		if !internal(name) {
 			p.NetworkMode = l.NetworkMode
 		}
-		gpus, volumes = l.Need.GPUs, l.Volumes
+		gpus, volumes, p.ElasticNetworkInterfaces = l.Need.GPUs, l.Volumes, l.Interfaces
 		p.CPU, p.Memory = float64(l.Need.CPU)/1024, l.Need.Memory
 	}
 	for _, name := range siblings {
@@ -127,7 +129,7 @@ func (l taskLabel) container(name string) *acs.Container {
 	}
 	for _, d := range l.DependsOn {
 		condition := d.Condition
-		if condition == ConditionCreated { // of volumesFrom: what is left to decide is the order of stopping
+		if condition == ConditionCreated || condition == ConditionNetwork { // what is left to decide is the order of stopping
 			condition = ConditionStart
 		}
 		if slices.Contains(l.Siblings, d.Container) {

@@ -15,6 +15,7 @@ type Observed struct {
 	Urgent                       bool // the disk is short, and what is left of the task goes before its time
 	Strays                       int  // processes with the task's label that are none of its containers
 	Unsent                       bool // state changes of the task wait for acceptance, as far as is known
+	Network                      NetworkObserved
 }
 
 // EngineObserved is whether the container engine answers.
@@ -56,6 +57,7 @@ const (
 	VerbStart  Verb = "start"
 	VerbLook   Verb = "look" // inspect
 	VerbStop   Verb = "stop"
+	VerbNet    Verb = "network"  // say what the namespace that the container owns is to be
 	VerbKill   Verb = "kill"     // end a container whose stop the engine did not answer
 	VerbLogs   Verb = "keep-log" // read the end of the output, before the container is removed
 	VerbRemove Verb = "remove"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -46,27 +47,38 @@ func (c *Container) internal() bool { return internal(c.Name) }
 
 func internal(container string) bool { return strings.HasPrefix(container, internalPrefix) }
 
-// addPause gives a task whose containers share a namespace the container that holds it. Every other one starts after it
-// and stops before it. A task that was rebuilt from labels has it already.
-func addPause(t *Task) error {
-	if t.payload.PidMode != modeTask && t.payload.IpcMode != modeTask || t.container(pauseName) != nil || len(t.Containers) == 0 {
+// addPauses gives a task whose containers share namespaces the containers that hold them. Every other one starts after them
+// and stops before them. A task that was rebuilt from labels has them already.
+func addPauses(t *Task) error {
+	if slices.ContainsFunc(t.Containers, (*Container).internal) { // rebuilt
 		return nil
 	}
-	pause := &Container{Name: pauseName, Image: pauseRef, Essential: true, NetworkMode: "none", index: len(t.Containers),
-		payload: &acs.Container{Name: pauseName, Image: pauseRef, Essential: true}}
-	pause.config.StopSignal = "SIGKILL" // it has nothing to put in order
-	if t.payload.IpcMode == modeTask {
-		pause.hostConfig.IpcMode = "shareable"
-	}
-	for _, c := range t.Containers {
-		if c.internal() {
-			return fmt.Errorf("container %s: names that begin with %s are the agent's own", c.Name, internalPrefix)
+	own := t.Containers
+	if len(own) > 0 && (t.payload.PidMode == modeTask || t.payload.IpcMode == modeTask) {
+		pause := addPause(t, own, pauseName, ConditionStart)
+		if t.payload.IpcMode == modeTask {
+			pause.hostConfig.IpcMode = "shareable"
 		}
-		pause.hostConfig.ShmSize = max(pause.hostConfig.ShmSize, c.hostConfig.ShmSize) // /dev/shm is the namespace's
-		c.DependsOn = append(c.DependsOn, Dependency{pauseName, ConditionStart})
+		for _, c := range own {
+			pause.hostConfig.ShmSize = max(pause.hostConfig.ShmSize, c.hostConfig.ShmSize) // /dev/shm is the namespace's
+		}
+	}
+	if len(own) > 0 && awsvpc(t.payload) {
+		nameAfter(addPause(t, own, networkPause, ConditionNetwork), t.payload.ElasticNetworkInterfaces)
+	}
+	return nil
+}
+
+// addPause adds one, on which the task's own containers depend.
+func addPause(t *Task, own []*Container, name string, until Condition) *Container {
+	pause := &Container{Name: name, Image: pauseRef, Essential: true, NetworkMode: "none", index: len(t.Containers),
+		payload: &acs.Container{Name: name, Image: pauseRef, Essential: true}}
+	pause.config.StopSignal = "SIGKILL" // it has nothing to put in order
+	for _, c := range own {
+		c.DependsOn = append(c.DependsOn, Dependency{name, until})
 	}
 	t.Containers = append(t.Containers, pause)
-	return nil
+	return pause
 }
 
 // joinNamespaces puts the names of the pause container where a container wants the task's namespaces.

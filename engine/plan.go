@@ -100,6 +100,7 @@ func (p *planning) runAll() {
 	for _, c := range p.t.Containers {
 		p.run(c, p.rec.container(c.Name), p.obs.of(c.Name))
 	}
+	p.network()
 }
 
 // run takes one container a step towards running.
@@ -170,6 +171,7 @@ func (p *planning) stopAll() {
 			p.lay(c, p.obs.of(c.Name))
 		}
 	}
+	p.network() // what ends slowly is still held to its rules
 }
 
 // lay stops a container that runs although it has ended for good: something other than the agent started it, or a start

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,10 @@ func (l *life) List(ctx context.Context) (all []engine.State, err error) {
 	err = l.call(ctx, func() error { all, err = l.Runtime.List(ctx); return err })
 	return all, err
 }
+func (l *life) Import(ctx context.Context, ref string, root io.Reader, config engine.ImageConfig) (img engine.Image, err error) {
+	err = l.call(ctx, func() error { img, err = l.Runtime.(engine.Importer).Import(ctx, ref, root, config); return err })
+	return img, err
+}
 func (l *life) Logs(context.Context, string, int, io.Writer) error { return nil }
 
 func (l *life) Save(rec *engine.TaskRecord, changes ...*engine.StateChange) error {
@@ -112,6 +117,25 @@ func (l *life) Delete(arn string) error {
 }
 func (l *life) Load() ([]*engine.TaskRecord, error) { return l.disk.Load() }
 func (l *life) Unsent(arn string) (bool, error)     { return l.disk.Unsent(arn) }
+
+// joined is an engine that complains of containers that are started for the first time before their task's network was right.
+type joined struct {
+	enginetest.Restarter
+	networks *enginetest.Networks
+	complain func(string, ...any)
+}
+
+func (j joined) Start(ctx context.Context, id string) error {
+	if spec, ok := j.Spec(id); ok {
+		arn, name := spec.Labels[engine.LabelTaskArn], spec.Labels[engine.LabelContainerName]
+		pause, _ := j.Container(arn, networkPause)
+		own := strings.HasPrefix(spec.NetworkMode, "container:")
+		if own && !strings.HasPrefix(j.networks.WasRight(arn), pause.ID+" ") {
+			j.complain("%s of %s was started before its network was right", name, arn)
+		}
+	}
+	return j.Restarter.Start(ctx, id)
+}
 
 // script is everything random about one run, drawn before it begins.
 type script struct {
@@ -161,6 +185,12 @@ func draw(t *rapid.T) *script {
 		}
 		x := task(fmt.Sprintf("t%d", i), containers...)
 		x.Version = fmt.Sprint(i)
+		if rapid.IntRange(0, 2).Draw(t, "awsvpc") == 0 {
+			inVPC(x)
+			for _, c := range containers {
+				c.PortMappings = nil
+			}
+		}
 		s.tasks = append(s.tasks, x)
 	}
 	for range rapid.IntRange(0, 5).Draw(t, "lives") {
@@ -169,7 +199,7 @@ func draw(t *rapid.T) *script {
 	s.lives = append(s.lives, -1)
 	names := []string{"stop", "again", "exit", "vanish", "down", "up", "restart", "drop", "flow", "repeat", "break", "fail", "full", "room", "wait", "wait"}
 	for range rapid.IntRange(0, 25).Draw(t, "deeds") {
-		s.deeds = append(s.deeds, deed{time.Duration(rapid.IntRange(0, 8000).Draw(t, "ms")) * time.Millisecond, rapid.SampledFrom(names).Draw(t, "deed"),
+		s.deeds = append(s.deeds, deed{time.Duration(rapid.IntRange(0, 8000).Draw(t, "ms")) * time.Millisecond, rapid.SampledFrom(append(names, "network", "network")).Draw(t, "deed"),
 			rapid.IntRange(0, len(s.tasks)-1).Draw(t, "task"), rapid.IntRange(0, 4).Draw(t, "index")})
 	}
 	for _, m := range []string{"Create", "Start", "Inspect", "List"} {
@@ -197,10 +227,12 @@ func (s *script) run(t *testing.T) (wrong []string) {
 		}
 		return nil
 	}
+	networks := enginetest.NewNetworks()
+	w.cfg.Networks = networks
 	lives := s.lives
 	var current *life
 	begin := func() {
-		current = newLife(enginetest.Restarter{Fake: w.fake}, w.disk, lives[0])
+		current = newLife(joined{enginetest.Restarter{Fake: w.fake}, networks, complain}, w.disk, lives[0])
 		lives = lives[1:]
 		w.images.runtime = w.fake
 		w.cfg.Runtime, w.cfg.State = current, current
@@ -239,6 +271,10 @@ func (s *script) run(t *testing.T) (wrong []string) {
 			wanted[x.Arn] = "STOPPED"
 		case "exit":
 			w.fake.Exit(w.id(x, name), d.index)
+		case "network":
+			if networks.Be(nil); d.index%2 == 0 {
+				networks.Be(errors.New("ParentDown: eth1 is down"))
+			}
 		case "vanish":
 			if w.running(x, name) {
 				w.fake.Vanish(w.id(x, name))
@@ -269,6 +305,7 @@ func (s *script) run(t *testing.T) (wrong []string) {
 	for _, x := range s.tasks {
 		wanted[x.Arn] = "STOPPED"
 	}
+	networks.Be(nil)
 	tick(30 * time.Minute)
 	for len(lives) > 0 { // lives that did not end by themselves do now
 		w.stop()

@@ -56,6 +56,8 @@ type Settings struct {
 	CleanupJitter time.Duration
 	Boot          string // of the host now; empty: not known
 	ResumeDaemons bool   // start daemons that a reboot ended again
+	// NetworkTimeout is how long a task that starts waits for its network.
+	NetworkTimeout time.Duration
 }
 
 // stopping reports whether the whole task is to end.
@@ -146,7 +148,7 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 		cr.Fault = s.rebootReason(cr)
 		return
 	}
-	if why := s.wentWithEngine(c, cr, co); why != "" {
+	if why := cmp.Or(s.wentWithEngine(c, cr, co), s.networkFault(c)); why != "" {
 		cr.Fault = why
 		return
 	}

@@ -24,7 +24,10 @@ func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports
 		CPUShares: max(c.payload.CPU, leastShares), Memory: memoryOf(t, c), NetworkMode: c.NetworkMode,
 		Mounts: mountsOf(t, c), Config: c.config, HostConfig: c.hostConfig,
 	}
-	s.HostConfig.NetworkMode = c.NetworkMode
+	if c.NetworkMode == modeAwsvpc {
+		s.NetworkMode = "container:" + nameOf(t, rec, networkPause)
+	}
+	s.HostConfig.NetworkMode = s.NetworkMode
 	joinNamespaces(t, rec, &s.HostConfig)
 	addGPUs(&s, c, host)
 	if c.NetworkMode == "bridge" {

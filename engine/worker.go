@@ -306,6 +306,9 @@ func (w *worker) giveBack() {
 	if w.e.cfg.Secrets != nil {
 		w.e.cfg.Secrets.Release(w.arn)
 	}
+	if awsvpc(w.task.payload) {
+		w.e.cfg.Networks.Release(w.arn)
+	}
 	w.hidden.forget()
 }
 

@@ -9,6 +9,22 @@ import (
 	"github.com/longshore-project/longshore/protocol/envelope"
 )
 
+// Addresses are the interface's, IPv4 first.
+func (e *ElasticNetworkInterface) Addresses() []string {
+	var all []string
+	for _, a := range e.IPv4Addresses {
+		if a != nil {
+			all = append(all, a.PrivateAddress)
+		}
+	}
+	for _, a := range e.IPv6Addresses {
+		if a != nil {
+			all = append(all, a.Address)
+		}
+	}
+	return all
+}
+
 // AllProtocols is the Protocol of a rule for every one.
 const AllProtocols = "-1"
 
