@@ -38,7 +38,7 @@ type asked struct {
 	callers  *caller.Finder
 	ids      *ids.IDs
 	audit    *audit.Log
-	link     netns.LinkLocal
+	network  *netns.HostNetwork
 	hostMode error        // why containers in the host network mode can't be told apart; nil: they can
 	engine   bool         // the container engine can be told from others
 	first    net.Listener // as the agent's start got it; nil: it did not
@@ -82,7 +82,7 @@ func (a *Agent) openAsked() error {
 	if err != nil {
 		return err
 	}
-	s := &asked{ids: key, link: linkLocal(), hostMode: caller.Supported()}
+	s := &asked{ids: key, network: &netns.HostNetwork{}, hostMode: caller.Supported()}
 	if !a.cfg.AuditOff {
 		if s.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
 			return fmt.Errorf("the audit log (ECS_AUDIT_LOGFILE): %w", err)
@@ -104,12 +104,21 @@ func linkLocal() netns.LinkLocal {
 	return netns.LinkLocal{Address: netip.MustParseAddr(taskserver.Address), Port: taskserver.Port, Published: 80}
 }
 
+// hostPieces are what the host's own network has for containers while they are answered.
+func (a *Agent) hostPieces() []netns.Piece {
+	pieces := []netns.Piece{linkLocal()}
+	if a.cfg.BridgeBlockIMDS {
+		pieces = append(pieces, netns.DenyMetadata{})
+	}
+	return pieces
+}
+
 // listenAsked listens where containers ask, and makes that address.
 func (a *Agent) listenAsked(s *asked) (net.Listener, error) {
 	if a.opt.AskedAt != "" {
 		return net.Listen("tcp4", a.opt.AskedAt)
 	}
-	if _, err := s.link.EnsureAddress(); err != nil {
+	if err := s.network.EnsureOnly(linkLocal()); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", taskserver.Address, taskserver.Port))
@@ -119,7 +128,8 @@ func (a *Agent) listenAsked(s *asked) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.link.EnsureRules(); err != nil {
+	s.network.Set(a.hostPieces()...)
+	if _, err := s.network.Ensure(); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -184,7 +194,7 @@ func (a *Agent) answerContainers(ctx context.Context, s *asked, l net.Listener) 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.server.Serve(ctx, l) })
 	if a.opt.AskedAt == "" {
-		group.Go(func() error { return s.link.Keep(ctx, a.log) })
+		group.Go(func() error { return s.network.Keep(ctx, a.log) })
 	}
 	return group.Wait()
 }
@@ -298,13 +308,14 @@ func Cleanup(ctx context.Context, say func(string)) error {
 	if err != nil {
 		return err
 	}
-	link := linkLocal()
+	var network netns.HostNetwork
+	network.Set(linkLocal())
 	client := http.Client{Timeout: 2 * time.Second}
 	if response, err := client.Do(request); err == nil {
 		_ = response.Body.Close()
 		return fmt.Errorf("an agent serves containers at %s: stop it first", address)
 	}
-	removed, err := link.Remove()
+	removed, err := network.Remove()
 	for _, what := range removed {
 		say("removed: " + what)
 	}

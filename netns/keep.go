@@ -4,23 +4,21 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	mdlayher "github.com/mdlayher/netlink"
-	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
-
-func nsHandle(fd int) netns.NsHandle { return netns.NsHandle(fd) }
 
 const (
 	lookInterval = 30 * time.Second       // without any event
 	settleTime   = 200 * time.Millisecond // events come in swarms: an engine that starts a container makes dozens
 )
 
-// Keep keeps the address and the rules as they should be until ctx ends, and says in the log what it has put back.
-func (l LinkLocal) Keep(ctx context.Context, log *zap.Logger) error {
+// Keep keeps everything as it should be until ctx ends, and says in the log what it has put back.
+func (n *HostNetwork) Keep(ctx context.Context, log *zap.Logger) error {
 	hints := make(chan struct{}, 1)
 	hint := func() {
 		select {
@@ -28,21 +26,27 @@ func (l LinkLocal) Keep(ctx context.Context, log *zap.Logger) error {
 		default:
 		}
 	}
-	done := make(chan struct{}, 2)
-	for _, s := range []subscription{{unix.NETLINK_ROUTE, []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR}, nil}, {unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, []byte(TableName + "\x00")}} {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			if err := s.listen(ctx, l.Namespace, hint); err != nil {
+	heard := []subscription{
+		{unix.NETLINK_ROUTE, []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR}, nil},
+		{unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, []byte(TableName + "\x00")},
+	}
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	for _, s := range heard {
+		listening.Go(func() {
+			if err := s.listen(ctx, n.Namespace, hint); err != nil {
 				log.Warn("The kernel's events about the network can't be heard; it is looked at from time to time instead", zap.Duration("interval", lookInterval), zap.Error(err))
 			}
-		}()
+		})
 	}
-	defer func() { <-done; <-done }()
 	var last error
 	for {
-		err := l.repair(log)
+		changed, err := n.Ensure()
+		if len(changed) > 0 {
+			log.Info("The host's network is as it should be again: interfaces have changed, or somebody has changed or flushed what is Longshore's", zap.Strings("changed", changed))
+		}
 		if err != nil && (last == nil || err.Error() != last.Error()) {
-			log.Error("The address at which containers ask for credentials and metadata can't be kept up", zap.Stringer("address", l.Address), zap.Error(err))
+			log.Error("What the host's network has for containers can't be kept up", zap.Error(err))
 		}
 		last = err
 		if !pause(ctx, hints) {
@@ -69,22 +73,6 @@ func pause(ctx context.Context, hints <-chan struct{}) bool {
 	case <-timer.C:
 		return true
 	}
-}
-
-// repair looks once, and puts back what is missing.
-func (l LinkLocal) repair(log *zap.Logger) error {
-	address, err := l.EnsureAddress()
-	if err != nil {
-		return err
-	}
-	if address {
-		log.Warn("Somebody has removed the address at which containers ask for credentials and metadata; it is put back", zap.Stringer("address", l.Address))
-	}
-	rules, err := l.EnsureRules()
-	if rules {
-		log.Info("The rules for the address at which containers ask are as they should be again: interfaces have changed, or somebody has changed or flushed them", zap.String("table", "inet "+TableName))
-	}
-	return err
 }
 
 // subscription is events of the kernel that are worth a look.

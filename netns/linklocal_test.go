@@ -28,19 +28,24 @@ func piece() netns.LinkLocal {
 }
 
 const golden = `table inet longshore {
-	set inward {
+	set containers {
 		type ifname
-		elements = { br-1, docker0, lo }
+		elements = {
+			"br-1",
+			"docker0",
+		}
 	}
 	chain guard {
 		type filter hook prerouting priority -160; policy accept;
-		ip daddr 169.254.170.2 iifname != @inward drop
+		ip daddr 169.254.170.2 iifname != "lo" iifname != @containers drop
+		ip daddr 169.254.169.254 iifname @containers reject with icmpx type port-unreachable
+		ip6 daddr fd00:ec2::254 iifname @containers reject with icmpx type port-unreachable
 	}
-	chain ask {
+	chain arrive {
 		type nat hook prerouting priority -110; policy accept;
 		ip daddr 169.254.170.2 tcp dport 80 dnat ip to 169.254.170.2:51679
 	}
-	chain ask-from-host {
+	chain leave {
 		type nat hook output priority -110; policy accept;
 		ip daddr 169.254.170.2 tcp dport 80 dnat ip to 169.254.170.2:51679
 	}
@@ -48,16 +53,20 @@ const golden = `table inet longshore {
 `
 
 func TestTheWantedRules(t *testing.T) {
-	if got := piece().Rules([]string{"docker0", "br-1"}).String(); got != golden {
+	var n netns.HostNetwork
+	n.Set(piece(), netns.DenyMetadata{})
+	rules := n.Rules([]string{"docker0", "br-1"})
+	if got := rules.String(); got != golden {
 		t.Errorf("got\n%s", got)
 	}
+	sameAsNft(t, rules)
 }
 
 // world is a host with a container on a bridge and another machine on its cable, each a namespace of its own.
 type world struct {
 	t                        *testing.T
 	host, container, machine nsfd.NsHandle
-	piece                    netns.LinkLocal
+	network                  *netns.HostNetwork
 }
 
 // in runs f in a namespace, on a thread that ends with it.
@@ -137,8 +146,8 @@ func newWorld(t *testing.T) *world {
 	in(t, w.host, cable("m0", w.machine))
 	in(t, w.container, script("ip addr add 172.17.0.2/16 dev c0", "ip link set c0 up", "ip route add default via 172.17.0.1"))
 	in(t, w.machine, script("ip addr add 10.9.9.2/24 dev m0", "ip link set m0 up", "ip route add 169.254.170.2/32 via 10.9.9.1"))
-	w.piece = piece()
-	w.piece.Namespace = int(w.host)
+	w.network = &netns.HostNetwork{Namespace: int(w.host)}
+	w.network.Set(piece())
 	return w
 }
 
@@ -184,14 +193,21 @@ func (w *world) ask(from nsfd.NsHandle, port string, wait time.Duration) (seen s
 
 func (w *world) ensure() {
 	w.t.Helper()
-	for _, step := range []func() (bool, error){w.piece.EnsureAddress, w.piece.EnsureRules} {
-		if changed, err := step(); err != nil || !changed {
-			w.t.Fatalf("the first step changed %v, %v", changed, err)
-		}
-		if changed, err := step(); err != nil || changed {
-			w.t.Fatalf("the second step changed %v, %v", changed, err)
+	if changed, err := w.network.Ensure(); err != nil || len(changed) == 0 {
+		w.t.Fatalf("the first look changed %v, %v", changed, err)
+	}
+	for _, n := range []*netns.HostNetwork{w.network, w.another()} {
+		if changed, err := n.Ensure(); err != nil || len(changed) != 0 {
+			w.t.Fatalf("the second look changed %v, %v", changed, err)
 		}
 	}
+}
+
+// another is the network as somebody sees it who remembers nothing.
+func (w *world) another() *netns.HostNetwork {
+	n := &netns.HostNetwork{Namespace: int(w.host)}
+	n.Set(piece())
+	return n
 }
 
 func TestContainersAndTheHostReachTheAgentAndOtherMachinesDoNot(t *testing.T) {
@@ -247,10 +263,10 @@ func TestABridgeWithANetworkCardLeadsToOtherMachines(t *testing.T) {
 	w.ensure()
 	var out []byte
 	in(t, w.host, func() (err error) {
-		out, err = exec.Command("nft", "list", "set", "inet", "longshore", "inward").Output()
+		out, err = exec.Command("nft", "list", "set", "inet", "longshore", "containers").Output()
 		return err
 	})
-	for _, want := range []string{`"docker0"`, `"br-own"`, `"lo"`} {
+	for _, want := range []string{`"docker0"`, `"br-own"`} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("%s is not in\n%s", want, out)
 		}
@@ -267,11 +283,11 @@ func TestWhatSomebodyTakesAwayIsPutBack(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	core, logs := observer.New(zap.InfoLevel)
 	kept := make(chan error)
-	go func() { kept <- w.piece.Keep(ctx, zap.New(core)) }()
+	go func() { kept <- w.network.Keep(ctx, zap.New(core)) }()
 	defer func() { cancel(); <-kept }()
 	for _, damage := range []string{
-		"nft flush ruleset", "nft delete table inet longshore", "nft flush chain inet longshore ask-from-host", "nft delete element inet longshore inward { docker0 }",
-		"nft insert rule inet longshore ask drop", "ip addr del 169.254.170.2/32 dev lo",
+		"nft flush ruleset", "nft delete table inet longshore", "nft flush chain inet longshore leave", "nft delete element inet longshore containers { docker0 }",
+		"nft insert rule inet longshore arrive drop", "ip addr del 169.254.170.2/32 dev lo",
 	} {
 		in(t, w.host, script(damage))
 		for deadline := time.Now().Add(patience); ; {
@@ -290,7 +306,7 @@ func TestWhatSomebodyTakesAwayIsPutBack(t *testing.T) {
 	if got := w.ask(w.host, "80", patience); got != "169.254.170.2" {
 		t.Errorf("the host gets %q", got)
 	}
-	if logs.FilterMessageSnippet("as they should be again").Len() < 4 || logs.FilterMessageSnippet("address").Len() < 1 {
+	if logs.FilterMessageSnippet("as it should be again").Len() < 5 {
 		t.Errorf("the log does not say what was put back: %v", logs.All())
 	}
 }
@@ -322,18 +338,18 @@ func TestRemovalLeavesNothingAndTakesNothingOfOthers(t *testing.T) {
 	}
 	before := state()
 	w.ensure()
-	removed, err := w.piece.Remove()
+	removed, err := w.network.Remove()
 	if err != nil || len(removed) != 2 {
 		t.Errorf("removed %q, %v", removed, err)
 	}
 	if after := state(); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
-	if removed, err := w.piece.Remove(); err != nil || len(removed) != 0 {
+	if removed, err := w.network.Remove(); err != nil || len(removed) != 0 {
 		t.Errorf("the second time removed %q, %v", removed, err)
 	}
 	in(t, w.host, script("ip addr add 169.254.170.2/32 dev lo")) // somebody else's
-	if removed, err := w.piece.Remove(); err != nil || len(removed) != 0 {
+	if removed, err := w.network.Remove(); err != nil || len(removed) != 0 {
 		t.Errorf("somebody else's address: removed %q, %v", removed, err)
 	}
 	if _, err := os.Stat("/proc/self/ns/net"); err != nil {

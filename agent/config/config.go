@@ -80,6 +80,7 @@ type Config struct {
 	HostTaskRoles          bool
 	RoleLogs               bool
 	TaskEndpointsOff       bool
+	BridgeBlockIMDS        bool
 	MetadataRate           int64 // requests a second of each client
 	MetadataBurst          int64
 	AuditFile              string
@@ -120,7 +121,9 @@ type Config struct {
 	ImageCleanupAge        time.Duration
 	ForeignImageCleanupAge time.Duration
 	ImagesPerCleanup       int64
-	ForeignImageCleanup    bool
+	// ManifestPullTimeout is the time that a registry has to give an image's manifest.
+	ManifestPullTimeout time.Duration
+	ForeignImageCleanup bool
 	// ForeignContainersPerCleanup is how many containers of others one clean-up removes.
 	ForeignContainersPerCleanup int64
 	ImagesExcluded              []string

@@ -46,10 +46,10 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, StatsInterval: 10 * time.Second, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,
 		ImagePullBehavior: "default", ImagePullTimeout: 2 * time.Hour, ImagePullInactivity: time.Minute, ImagePulls: 4, ImagePullsPerRegistry: 3,
-		ImageCleanupInterval: 30 * time.Minute, ImageCleanupAge: time.Hour, ForeignImageCleanupAge: time.Hour, ImagesPerCleanup: 5, ForeignContainersPerCleanup: 5, ImageHighPercent: 85, ImageLowPercent: 80, ImageSizeCheck: true,
+		ImageCleanupInterval: 30 * time.Minute, ImageCleanupAge: time.Hour, ForeignImageCleanupAge: time.Hour, ImagesPerCleanup: 5, ForeignContainersPerCleanup: 5, ManifestPullTimeout: time.Minute, ImageHighPercent: 85, ImageLowPercent: 80, ImageSizeCheck: true,
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
-		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
+		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
 		ResumeOnBoot: "daemons", OrphanPolicy: "keep", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
 	if d := cmp.Diff(want, *c); d != "" {

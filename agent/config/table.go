@@ -103,11 +103,11 @@ var Knobs = []Knob{
 	integer("ECS_IMAGE_PULL_CONCURRENCY", "", "4", 1, 100, "pulls that run at the same time", func(c *Config) *int64 { return &c.ImagePulls }),
 	integer("ECS_IMAGE_PULL_CONCURRENCY_PER_REGISTRY", "", "3", 1, 100, "of them from one registry, so that one that is slow or hangs leaves places to the others", func(c *Config) *int64 { return &c.ImagePullsPerRegistry }),
 	also(duration("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "ImagePullInactivityTimeout", "1m", time.Minute, "time a pull may show no progress", func(c *Config) *time.Duration { return &c.ImagePullInactivity }), "ECS_DOCKER_PULL_INACTIVITY_TIMEOUT"),
-	later("ECS_MANIFEST_PULL_TIMEOUT", "duration", "1m", "time to resolve an image's digest; the pull's own times bound it"),
+	duration("ECS_MANIFEST_PULL_TIMEOUT", "ManifestPullTimeout", "1m", 30*time.Second, "time a registry has to give an image's manifest, in each try of a pull", func(c *Config) *time.Duration { return &c.ManifestPullTimeout }),
 	enum("ECS_ENGINE_AUTH_TYPE", "EngineAuthType", "", "form of ECS_ENGINE_AUTH_DATA", []string{"docker", "dockercfg"}, func(c *Config) *string { return &c.EngineAuthType }),
 	hidden("ECS_ENGINE_AUTH_DATA", "EngineAuthData", "credentials of private registries", func(c *Config) *Secret { return &c.EngineAuthData }),
 	directory("DOCKER_CONFIG", "", "", "directory of Docker's config.json, whose credentials and credential helpers (docker-credential-<name> in the agent's PATH) are used for registries that ECS_ENGINE_AUTH_DATA does not name; not set: ~/.docker of the agent's user", func(c *Config) *string { return &c.DockerConfig }),
-	later("ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT", "boolean", "false", "pull images before dependsOn is met"),
+	{Name: "ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT", JSON: "DependentContainersPullUpfront", Type: "boolean", Default: "false", Meaning: "pull images before dependsOn is met", Support: "has no effect: a task's images are always pulled at once, whatever its containers depend on"},
 	boolean("ECS_DISABLE_IMAGE_CLEANUP", "ImageCleanupDisabled", "false", "remove images only when longshore-agent gc is called; with ECS_IMAGE_PULL_BEHAVIOR=prefer-cached it is so in any case", func(c *Config) *bool { return &c.ImageCleanupOff }),
 	duration("ECS_IMAGE_CLEANUP_INTERVAL", "ImageCleanupInterval", "30m", 10*time.Minute, "time between two clean-ups of images", func(c *Config) *time.Duration { return &c.ImageCleanupInterval }),
 	duration("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "MinimumImageDeletionAge", "1h", 0, "time since the pull before which an image is not removed, unless the disk is short", func(c *Config) *time.Duration { return &c.ImageCleanupAge }),
@@ -140,6 +140,7 @@ var Knobs = []Knob{
 	later("ECS_ENABLE_TASK_ENI", "boolean", "false", "the awsvpc network mode"),
 	later("ECS_ENABLE_HIGH_DENSITY_ENI", "boolean", "true", "trunk interfaces"),
 	later("ECS_CNI_PLUGINS_PATH", "path", "/amazon-ecs-cni-plugins", "CNI plugins"),
+	boolean("ECS_BRIDGE_BLOCK_IMDS", "", "true", "keep containers on bridges, Docker's too, from the host's instance metadata; what is refused is 169.254.169.254 and fd00:ec2::254", func(c *Config) *bool { return &c.BridgeBlockIMDS }),
 	later("ECS_AWSVPC_BLOCK_IMDS", "boolean", "false", "keep awsvpc tasks from the instance metadata"),
 	strict(Knob{Name: "ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES", Type: "json list", Meaning: "routes of awsvpc tasks", Support: Later, parse: func(_ *Config, v string) error {
 		var routes []string
@@ -173,7 +174,7 @@ var Knobs = []Knob{
 	hostService("ECS_AGENT_RUN_PRIVILEGED", "boolean", "false", "privileges of the agent's container"),
 	hostService("ECS_INIT_DOCKER_LOG_FILE_SIZE", "string", "16m", "log of the agent's container"),
 	hostService("ECS_INIT_DOCKER_LOG_FILE_NUM", "integer", "4", "log of the agent's container"),
-	later("ECS_SKIP_LOCALHOST_TRAFFIC_FILTER", "boolean", "false", "don't drop packets to 127.0.0.0/8 from elsewhere"),
-	later("ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS", "boolean", "false", "serve introspection to other hosts; it is for this host and its containers only"),
-	later("ECS_OFFHOST_INTROSPECTION_INTERFACE_NAME", "string", "", "interface of that"),
+	{Name: "ECS_SKIP_LOCALHOST_TRAFFIC_FILTER", Type: "boolean", Default: "false", Meaning: "don't drop packets to 127.0.0.0/8 from elsewhere", Support: "has no effect: nothing here lets such packets in, so none are dropped"},
+	{Name: "ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS", Type: "boolean", Default: "false", Meaning: "serve introspection to other hosts", Support: "has no effect: introspection is for this host and its containers, and never for other machines"},
+	{Name: "ECS_OFFHOST_INTROSPECTION_INTERFACE_NAME", Type: "string", Meaning: "interface of that", Support: "has no effect: introspection is for this host and its containers, and never for other machines"},
 }
