@@ -29,7 +29,7 @@ func (a *Agent) newCache() (*imagecache.Cache[engine.Image], error) {
 	}
 	c := imagecache.Config{
 		Behaviour: imagecache.Behaviour(a.cfg.ImagePullBehavior), Credentials: keyring, DockerConfig: imagecache.NewDockerConfig(a.cfg.DockerConfigFile(), a.cfg.HelperEnvironment()), Authority: a.secrets, Ledger: newPulled(a.cfg.DataDir, a.log),
-		Places: int(a.cfg.ImagePulls), PerRegistry: int(a.cfg.ImagePullsPerRegistry), Inactivity: a.cfg.ImagePullInactivity, Timeout: a.cfg.ImagePullTimeout, Log: a.log,
+		Places: int(a.cfg.ImagePulls), PerRegistry: int(a.cfg.ImagePullsPerRegistry), Inactivity: a.cfg.ImagePullInactivity, Manifest: a.cfg.ManifestPullTimeout, Timeout: a.cfg.ImagePullTimeout, Log: a.log,
 	}
 	if user, ok := a.runtime.(engine.ImageUser); ok {
 		c.Collection = imagecache.Collection{

@@ -191,8 +191,15 @@ func (c *Cache[I]) try(f *flight[I], log *zap.Logger) (img I, err error) {
 		cancel(&classed{errdefs.ErrUnavailable, fmt.Sprintf("no progress for %s (%s)", silent.Round(time.Millisecond), f.progress())})
 	})
 	defer w.end()
+	manifest := time.AfterFunc(c.cfg.Manifest, func() {
+		cancel(&classed{errdefs.ErrUnavailable, fmt.Sprintf("the registry has not given the manifest within %s (ECS_MANIFEST_PULL_TIMEOUT)", c.cfg.Manifest)})
+	})
+	defer manifest.Stop()
 	img, err = c.engine.Pull(ctx, f.name.given, f.auth, func(p Progress) {
 		c.moves()
+		if p.Phase != Resolving {
+			manifest.Stop()
+		}
 		f.report(p)
 		if w.move() {
 			log.Info("the pull moves", f.forWhom(), zap.Stringer("progress", p))

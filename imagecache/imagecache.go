@@ -69,6 +69,9 @@ type Progress struct {
 	Phase          string // resolving, downloading, extracting
 }
 
+// Resolving is the first phase of a pull: the registry has not given the manifest yet.
+const Resolving = "resolving"
+
 // String is for the log and the timeline: "downloading, 12.0 of 24.0 MiB, 2 of 5 layers".
 func (p Progress) String() string {
 	if p.Layers == 0 {
@@ -99,6 +102,7 @@ type Config struct {
 	Places       int           // pulls at the same time: 4
 	PerRegistry  int           // of them from one registry: one less than Places, at least 1
 	Inactivity   time.Duration // how long a pull may show no progress: 1 min (ECS_IMAGE_PULL_INACTIVITY_TIMEOUT)
+	Manifest     time.Duration // that a registry has to give the manifest, in each try: 1 min (ECS_MANIFEST_PULL_TIMEOUT)
 	Timeout      time.Duration // for a pull with all its tries: 2 h (ECS_IMAGE_PULL_TIMEOUT)
 	Tries        int           // 5
 	FirstDelay   time.Duration // before the second try, doubled for each further one: 1.1 s
@@ -116,6 +120,7 @@ func (c *Config) setDefaults() error {
 		}
 	}
 	set(&c.Inactivity, time.Minute)
+	set(&c.Manifest, time.Minute)
 	set(&c.Timeout, 2*time.Hour)
 	set(&c.FirstDelay, 1100*time.Millisecond)
 	set(&c.LastDelay, 5*time.Second)

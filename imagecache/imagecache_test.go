@@ -30,6 +30,7 @@ type world struct {
 	errs     map[string][]error // by reference, one for each pull
 	takes    time.Duration      // a pull, reporting progress every second
 	stalls   map[string]int     // how many pulls of a reference never move
+	mutes    map[string]int     // … and for which the registry does not even give the manifest
 	quiet    map[string]time.Duration
 	pulls    []string
 	auth     []*imagecache.Credentials
@@ -37,7 +38,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{local: map[string]string{}, registry: map[string]string{}, errs: map[string][]error{}, stalls: map[string]int{}, quiet: map[string]time.Duration{}}
+	return &world{local: map[string]string{}, registry: map[string]string{}, errs: map[string][]error{}, stalls: map[string]int{}, mutes: map[string]int{}, quiet: map[string]time.Duration{}}
 }
 
 func (w *world) Identity(id string) (string, string) { return id, "digest of " + id }
@@ -58,8 +59,9 @@ func (w *world) Pull(ctx context.Context, ref string, c *imagecache.Credentials,
 	if list := w.errs[ref]; len(list) > 0 {
 		err, w.errs[ref] = list[0], list[1:]
 	}
-	stall := w.stalls[ref] > 0
+	stall, mute := w.stalls[ref] > 0, w.mutes[ref] > 0
 	w.stalls[ref]--
+	w.mutes[ref]--
 	w.now++
 	w.max = max(w.max, w.now)
 	takes, quiet := w.takes, w.quiet[ref]
@@ -72,6 +74,11 @@ func (w *world) Pull(ctx context.Context, ref string, c *imagecache.Credentials,
 	if err != nil {
 		return "", err
 	}
+	if mute {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	progress(imagecache.Progress{Layers: 2, Phase: "downloading"})
 	if stall {
 		<-ctx.Done()
 		return "", ctx.Err()
@@ -360,6 +367,27 @@ func TestAPullThatDoesNotMoveIsGivenUp(t *testing.T) {
 		_, _, err := c.Ensure(t.Context(), imagecache.Request{Ref: "app:1"})
 		if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "no progress for 1m0s") || !strings.Contains(err.Error(), "5 tries") {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestAManifestThatDoesNotComeInTimeIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.registry["app:1"], w.mutes["app:1"] = "id", 1
+		c := cache(t, w, imagecache.Config{Manifest: 30 * time.Second})
+		began := time.Now()
+		if _, _, err := c.Ensure(t.Context(), imagecache.Request{Ref: "app:1"}); err != nil || time.Since(began) > 33*time.Second {
+			t.Errorf("the second try gave %v after %s", err, time.Since(began))
+		}
+		w.mutes["app:1"], w.local = 9, map[string]string{}
+		_, _, err := c.Ensure(t.Context(), imagecache.Request{Ref: "app:1"})
+		if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "the registry has not given the manifest within 30s (ECS_MANIFEST_PULL_TIMEOUT)") {
+			t.Errorf("got %v", err)
+		}
+		w.mutes["app:1"], w.takes, w.local = 0, time.Hour, map[string]string{} // a pull whose manifest has come has all its time
+		if _, _, err := c.Ensure(t.Context(), imagecache.Request{Ref: "app:1"}); err != nil {
+			t.Error(err)
 		}
 	})
 }
