@@ -2,43 +2,145 @@ package netns
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
+
+// answerTime is how long the kernel may take for one answer.
+const answerTime = 10 * time.Second
 
 // Host is the host's side of tasks' networks. Its methods may be called at once for different tasks; those for one task must
 // follow each other, which [Keeper] sees to.
 type Host struct {
 	// Namespace is the file descriptor of the host's network namespace; 0 is the own one.
 	Namespace int
+	// Tables writes the tasks' rules. Without one, tasks can't have any.
+	Tables *Tables
+}
+
+// sides are the host's network and a task's, open for reading and writing.
+type sides struct {
+	host, task     *netlink.Handle
+	hostNS, taskNS *os.File
+	changed        []string
+}
+
+func (s *sides) did(format string, args ...any) {
+	s.changed = append(s.changed, fmt.Sprintf(format, args...))
+}
+
+func (s *sides) close() {
+	for _, h := range []*netlink.Handle{s.host, s.task} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	for _, f := range []*os.File{s.hostNS, s.taskNS} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// open opens both sides.
+func (h Host) open(namespace string) (s *sides, err error) {
+	if s, err = h.openHost(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.taskNS, err = openNamespace(namespace); err != nil {
+		return nil, err
+	}
+	if same, err := sameFile(s.hostNS, s.taskNS); err != nil || same {
+		// The process of the task has ended, and a process of the host has got its id.
+		return nil, errors.Join(fault(NamespaceGone, "%s is the host's own network namespace", namespace), err)
+	}
+	s.task, err = handle(s.taskNS)
+	return s, err
+}
+
+// openHost opens the host's side alone.
+func (h Host) openHost() (s *sides, err error) {
+	s = &sides{}
+	if h.Namespace == 0 {
+		s.hostNS, err = openNamespace("/proc/thread-self/ns/net")
+	} else {
+		s.hostNS, err = openNamespace(fmt.Sprintf("/proc/self/fd/%d", h.Namespace))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.host, err = handle(s.hostNS); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func handle(ns *os.File) (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if err := h.SetSocketTimeout(answerTime); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func sameFile(a, b *os.File) (bool, error) {
+	x, err := a.Stat()
+	if err != nil {
+		return false, err
+	}
+	y, err := b.Stat()
+	return err == nil && os.SameFile(x, y), err
 }
 
 // EnsureTask makes the task's namespace what t says, and says what it had to change, in words for the log: nothing when all
 // was as it should be. It may be repeated at any time, also after a crash in the middle. An error is a [Fault] where its cause
-// has a name; what could be done in spite of it is done, but an interface is never up before its security groups hold.
+// has a name; what could be done in spite of it is done, but an interface is never brought up before its security groups hold.
 //
-// New addresses on [Bridged] and [Macvlan] interfaces are asked for on the network before they are used, which takes probeWait.
+// New addresses on [Bridged] and [Macvlan] interfaces are asked for on the network before they are used, which takes probeTime.
 func (h Host) EnsureTask(ctx context.Context, t Task) (changed []string, err error) {
-	panic("skeleton")
+	s, err := h.open(t.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	err = s.ensure(ctx, h.Tables, t)
+	return s.changed, err
 }
 
-// RemoveTask takes away what the task has on the host, and says what that was. Of t it needs the ID, and the Namespace as long as it lives:
-// cards are moved back from there. Removing what is not there does nothing. It takes tens of milliseconds of the kernel's:
-// nobody should wait for it.
-func (h Host) RemoveTask(ctx context.Context, t Task) (removed []string, err error) {
-	panic("skeleton")
-}
-
-// Held is something on the host that is there for a task.
-type Held struct {
-	Task string // its id; empty for what a crash left before it could be written on it
-	Link string // the interface's name
-}
-
-// Listed is what is on the host for tasks, whoever remembers them. Bridges are not: they are there for all.
-func (h Host) Listed() ([]Held, error) {
-	panic("skeleton")
-}
-
-// Sweep removes what is on the host for tasks that are not in keep, and says what that was: what crashes and lost state have left.
-func (h Host) Sweep(ctx context.Context, keep []string) (removed []string, err error) {
-	panic("skeleton")
+// ensure is the order of the steps: what the task is denied comes first, and what it may use last.
+func (s *sides) ensure(ctx context.Context, tables *Tables, t Task) error {
+	n := t.wanted()
+	if err := s.loopback(n.loopback); err != nil {
+		return err
+	}
+	rules, err := tables.Ensure(int(s.taskNS.Fd()), t.Rules(t.Members))
+	if err != nil {
+		return &Fault{Kind: RulesFailed, Detail: "write the security groups' rules", Err: err}
+	}
+	s.changed = append(s.changed, rules...)
+	var faults []error
+	for _, l := range n.links {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		faults = append(faults, s.link(ctx, l))
+	}
+	faults = append(faults, s.routes(n.routes))
+	return errors.Join(faults...)
 }

@@ -3,6 +3,8 @@ package netns
 import (
 	"net"
 	"net/netip"
+
+	"github.com/vishvananda/netlink"
 )
 
 // Task is what the network namespace of one awsvpc task should be. It is the whole of what is wanted: what is there beyond it
@@ -36,7 +38,12 @@ type Interface struct {
 }
 
 // Origin is where an interface comes from: one of [Bridged], [Macvlan], [Card] and [Branch].
-type Origin interface{ origin() }
+type Origin interface {
+	String() string
+	// ensure sees to it that the interface is in the task's namespace, and gives it back. What is wrong outside and
+	// does not keep it from being made is a fault beside it.
+	ensure(s *sides, l link) (netlink.Link, error)
+}
 
 // Bridged is a veth pair whose other end is a port of a bridge.
 type Bridged struct {
@@ -57,11 +64,6 @@ type Branch struct {
 	Trunk net.HardwareAddr
 	VLAN  int
 }
-
-func (Bridged) origin() {}
-func (Macvlan) origin() {}
-func (Card) origin()    {}
-func (Branch) origin()  {}
 
 // SecurityGroup is a named set of rules that allow, and the addresses that are in it. What no group of an interface allows is
 // dropped; answers to what was allowed pass.
