@@ -146,9 +146,9 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 	case VerbStart:
 		return w.startUp(id, a.From), cfg.StartTimeout
 	case VerbStop:
-		return w.shutDown(c, id, a.Grace), a.Grace + stopMargin
+		return w.shutDown(c, id, a.Grace), a.Grace + cfg.AnswerMargin
 	case VerbKill:
-		return w.kill(c, id), killTimeout
+		return w.kill(c, id), 4 * cfg.AnswerMargin
 	case VerbRemove:
 		return w.remove(id), removeTimeout
 	case VerbLogs:

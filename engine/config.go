@@ -26,8 +26,11 @@ type Config struct {
 	NetworkTimeout time.Duration
 	// Prepare is asked, in order, what each container gets beside what its definition says.
 	Prepare []Prepare
-	Log     *zap.Logger
-	Host    Host
+	// Ready says what this host lacks for a container, which waits for it at most ReadyTimeout, 5 min if zero. May be nil.
+	Ready        Ready
+	ReadyTimeout time.Duration
+	Log          *zap.Logger
+	Host         Host
 	// Changed is called whenever there is something new to tell: a StateChange in TaskState, another verdict of Health, or
 	// another health of a container. It must return at once, and not call the engine.
 	Changed func()
@@ -54,6 +57,8 @@ type Config struct {
 	StartTimeout  time.Duration // 3 min
 	PullTimeout   time.Duration // 2 h
 	ListTimeout   time.Duration // 10 s, for each look at all containers and each inspect
+	// AnswerMargin is how long the engine may take to say that a container has ended, beyond the time in which it must have.
+	AnswerMargin time.Duration // 10 s
 	// BootID is the kernel's id of this boot of the host; empty: reboots are not told from restarts.
 	BootID string
 	// ResumeDaemons starts daemons again in place after a reboot of the host, where Runtime is a Restarter (ECS_RESUME_ON_BOOT).
@@ -182,7 +187,7 @@ func (c Config) withDefaults() (Config, error) {
 		value time.Duration
 	}{
 		{&c.RelistInterval, 10 * time.Second}, {&c.StopTimeout, 30 * time.Second}, {&c.CleanupWait, 3 * time.Hour}, {&c.CreateTimeout, 4 * time.Minute},
-		{&c.StartTimeout, 3 * time.Minute}, {&c.PullTimeout, 2 * time.Hour}, {&c.ListTimeout, 10 * time.Second},
+		{&c.StartTimeout, 3 * time.Minute}, {&c.PullTimeout, 2 * time.Hour}, {&c.ListTimeout, 10 * time.Second}, {&c.ReadyTimeout, 5 * time.Minute}, {&c.AnswerMargin, 10 * time.Second},
 	} {
 		if *d.set == 0 {
 			*d.set = d.value

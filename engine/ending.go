@@ -17,20 +17,16 @@ import (
 // An engine can leave a single call without an answer, for minutes or for good, and answer all others: dockerd holds a
 // container's lock while it waits for containerd, and it can miss the end of a process. So while a call that ends a container is
 // at work the agent looks for itself: the kernel is asked each second whether the first process is still there, and the
-// engine's inspect says how it ended. What is not over when the grace period and stopMargin are is killed (VerbKill): through
-// the engine first, and if that is not answered within killMargin either, with the kernel's own signal, which goes to
+// engine's inspect says how it ended. What is not over Config.AnswerMargin after the grace period is killed (VerbKill): through
+// the engine first, and if that is not answered within the same time either, with the kernel's own signal, which goes to
 // processes in the container's control group and to nothing else.
 //
-// A process that the kernel no longer has is gone, whatever the engine shows. Its exit code is then not known, and the
+// A process that the kernel has not had for that time is gone, whatever the engine shows. Its exit code is then not known, and the
 // container stays until the engine has noticed. The kernel counts only for a container whose process it has shown before: an
 // engine of another host, or an agent in a process namespace of its own, has to do with the engine's word. An engine that
 // answers nothing at all is waited for and nothing is killed past it: it may be just being replaced, and it is what tells the agent
 // how things are.
 const (
-	stopMargin    = 10 * time.Second // what the engine gets beyond the grace period to say that a container has stopped
-	killMargin    = 10 * time.Second // … to say that a container was killed
-	killTimeout   = 40 * time.Second // all of VerbKill
-	goneMargin    = 10 * time.Second // for how long an engine may show a process that the kernel no longer has
 	kernelPeriod  = time.Second      // between looks at the kernel
 	inspectPeriod = 10 * time.Second // between looks at an engine that does not answer another call about the same container
 	inspectLimit  = 5 * time.Second  // of such a look
@@ -65,23 +61,23 @@ func (w *worker) shutDown(c *Container, id string, grace time.Duration) deed {
 
 // kill is VerbKill: the end of a container whose stop was not answered.
 func (w *worker) kill(c *Container, id string) deed {
-	d := w.ending(c, id)
+	d, margin := w.ending(c, id), w.e.cfg.AnswerMargin
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		failpoint.Hit("engine/kill-before")
 		defer failpoint.Hit("engine/kill-after")
-		limited, cancel := context.WithTimeout(ctx, killMargin)
+		limited, cancel := context.WithTimeout(ctx, margin)
 		defer cancel()
 		apply, err := d.await(limited, func(ctx context.Context) error { return w.e.cfg.Runtime.Stop(ctx, id, 0) })
 		if !isDeadline(err) || ctx.Err() != nil {
 			return apply, err
 		}
 		if d.pid == 0 {
-			return apply, fmt.Errorf("the engine did not kill it within %s, and its process is not one that the kernel shows: %w", killMargin, err)
+			return apply, fmt.Errorf("the engine did not kill it within %s, and its process is not one that the kernel shows: %w", margin, err)
 		}
 		if err := w.e.cfg.Processes.Kill(id); err != nil {
 			w.remarkLater(c.Name, VerbKill, err.Error())
 		}
-		w.remarkLater(c.Name, VerbKill, fmt.Sprintf("the engine did not kill it within %s; its processes were sent SIGKILL", killMargin))
+		w.remarkLater(c.Name, VerbKill, fmt.Sprintf("the engine did not kill it within %s; its processes were sent SIGKILL", margin))
 		apply, err = d.await(ctx, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		if pids, perr := w.e.cfg.Processes.Of(id); isDeadline(err) && perr == nil && len(pids) > 0 {
 			err = fmt.Errorf("processes %v do not end although they were sent SIGKILL, as when they wait for a disk or a network file system that does not answer: %w", pids, err)
@@ -128,7 +124,7 @@ func (d *ending) await(ctx context.Context, call func(context.Context) error) (f
 		if apply := d.over(ctx); apply != nil {
 			return apply, nil
 		}
-		if !gone.IsZero() && time.Since(gone) >= goneMargin {
+		if !gone.IsZero() && time.Since(gone) >= d.w.e.cfg.AnswerMargin {
 			d.w.timeline.log.Warn("the kernel has no process of a container that the engine shows as running; it counts as ended",
 				zap.String("container", d.name), zap.String("id", shortID(d.id)), zap.Int("pid", d.pid))
 			return func(co *ContainerObserved) { co.Gone = true }, nil

@@ -53,7 +53,7 @@ func New(cfg Config) (*Engine, error) {
 		e.cfg.Networks = noNetworks{e}
 	}
 	e.cfg.NetworkTimeout = cmp.Or(e.cfg.NetworkTimeout, 5*time.Minute)
-	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, CleanupJitter: cfg.CleanupJitter, Boot: cfg.BootID, NetworkTimeout: e.cfg.NetworkTimeout}
+	e.settings = Settings{StopTimeout: cfg.StopTimeout, CreateTimeout: cfg.CreateTimeout, StartTimeout: cfg.StartTimeout, CleanupWait: cfg.CleanupWait, CleanupJitter: cfg.CleanupJitter, Boot: cfg.BootID, NetworkTimeout: e.cfg.NetworkTimeout, ReadyTimeout: cfg.ReadyTimeout}
 	_, e.settings.ResumeDaemons = cfg.Runtime.(Restarter)
 	e.settings.ResumeDaemons = e.settings.ResumeDaemons && cfg.ResumeDaemons
 	e.past.perFamily, e.past.records = cfg.KeepPerFamily, map[string]*TaskRecord{}

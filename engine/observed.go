@@ -81,7 +81,10 @@ type ContainerObserved struct {
 	Seen     bool      // the kernel has shown the process of State
 	Gone     bool      // … and has it no longer, while the engine goes on showing it
 	Victim   Victim    // whose process it was when memory ran out, as far as the kernel could be asked
+	Lacks    error     // what the host lacks for now to create it; nil: nothing
 	Failures map[Verb]Failure
+	// LacksSince is when it began to lack that.
+	LacksSince time.Time
 }
 
 // Failure is the last failure of a verb; it is forgotten when the verb succeeds.

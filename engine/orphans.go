@@ -107,7 +107,7 @@ func (o *orphans) act(ctx context.Context, f *orphanage, policy string) {
 	f.busy = true
 	id := f.ID
 	o.e.running.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StopTimeout+stopMargin)
+		ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StopTimeout+o.e.cfg.AnswerMargin)
 		defer cancel()
 		err := o.e.cfg.Runtime.Stop(ctx, id, o.e.cfg.StopTimeout)
 		if err == nil && policy == OrphansRemove {

@@ -125,6 +125,9 @@ func (p *planning) run(c *Container, cr *ContainerRecord, co *ContainerObserved)
 	case co.Secrets == nil && needsSecrets(c):
 		p.do(c, VerbFetch)
 	case !p.dependenciesMet(c):
+	case co.Lacks != nil:
+		p.wakeAt(p.now.Add(readyLook))
+		p.wait(fmt.Sprintf("container %s waits for what this host lacks: %v", c.Name, co.Lacks))
 	case !co.Checked && needsCheck(c):
 		p.do(c, VerbCheck)
 	default:

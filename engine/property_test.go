@@ -197,7 +197,7 @@ func draw(t *rapid.T) *script {
 		s.lives = append(s.lives, rapid.IntRange(0, 40).Draw(t, "steps"))
 	}
 	s.lives = append(s.lives, -1)
-	names := []string{"stop", "again", "exit", "vanish", "down", "up", "restart", "drop", "flow", "repeat", "break", "fail", "full", "room", "wait", "wait"}
+	names := []string{"stop", "again", "exit", "vanish", "down", "up", "restart", "drop", "flow", "repeat", "break", "fail", "full", "room", "hang", "mute", "deaf", "heal", "wait", "wait"}
 	for range rapid.IntRange(0, 25).Draw(t, "deeds") {
 		s.deeds = append(s.deeds, deed{time.Duration(rapid.IntRange(0, 8000).Draw(t, "ms")) * time.Millisecond, rapid.SampledFrom(append(names, "network", "network")).Draw(t, "deed"),
 			rapid.IntRange(0, len(s.tasks)-1).Draw(t, "task"), rapid.IntRange(0, 4).Draw(t, "index")})
@@ -211,7 +211,7 @@ func draw(t *rapid.T) *script {
 // run plays a script and returns what was wrong.
 func (s *script) run(t *testing.T) (wrong []string) {
 	w := newWorld(t)
-	w.cfg.Log = zap.NewNop()
+	w.cfg.Log, w.cfg.Processes = zap.NewNop(), enginetest.Kernel{Fake: w.fake}
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	w.fake.Behave(func(spec engine.Spec) enginetest.Behaviour {
 		return s.behaviour[spec.Labels[engine.LabelVersion]+"/"+spec.Labels[engine.LabelContainerName]]
@@ -293,6 +293,14 @@ func (s *script) run(t *testing.T) (wrong []string) {
 			w.fake.BreakEvents()
 		case "fail":
 			w.fake.Fail([]string{"Create", "Start", "Stop", "Inspect", "List"}[d.index], 2, fmt.Errorf("the engine is away: %w", errdefs.ErrUnavailable))
+		case "hang":
+			w.fake.Hang([]string{"Create", "Start", "Stop", "Inspect", "Remove"}[d.index])
+		case "mute":
+			w.fake.Mute([]string{"Create", "Start", "Remove", "Create", "Start"}[d.index])
+		case "deaf":
+			w.fake.Deaf(d.index > 0)
+		case "heal":
+			w.fake.Heal([]string{"Create", "Start", "Stop", "Inspect", "Remove"}[d.index])
 		case "full":
 			w.disk.fail(errors.New("no space left on device"))
 		case "room":
@@ -301,6 +309,7 @@ func (s *script) run(t *testing.T) (wrong []string) {
 	}
 	w.fake.Up()
 	w.fake.Heal("")
+	w.fake.Deaf(false)
 	w.disk.fail(nil)
 	for _, x := range s.tasks {
 		wanted[x.Arn] = "STOPPED"

@@ -34,8 +34,8 @@ func (w *world) behave(by map[string]enginetest.Behaviour) {
 }
 
 func (w *world) running(t *acs.Task, name string) bool {
-	st, ok := w.fake.Container(t.Arn, name)
-	return ok && st.Status == engine.StatusRunning
+	pids, _ := (enginetest.Kernel{Fake: w.fake}).Of(w.id(t, name)) // whatever the engine thinks
+	return len(pids) > 0
 }
 
 func (w *world) id(t *acs.Task, name string) string {

@@ -58,6 +58,8 @@ type Settings struct {
 	ResumeDaemons bool   // start daemons that a reboot ended again
 	// NetworkTimeout is how long a task that starts waits for its network.
 	NetworkTimeout time.Duration
+	// ReadyTimeout is how long a container waits for what the host lacks.
+	ReadyTimeout time.Duration
 }
 
 // stopping reports whether the whole task is to end.
@@ -148,7 +150,7 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 		cr.Fault = s.rebootReason(cr)
 		return
 	}
-	if why := cmp.Or(s.wentWithEngine(c, cr, co), s.networkFault(c)); why != "" {
+	if why := cmp.Or(s.wentWithEngine(c, cr, co), s.networkFault(c), s.lackFault(c)); why != "" {
 		cr.Fault = why
 		return
 	}
@@ -179,6 +181,9 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 // verdict says with what reason a failure is final; empty if the verb is to be tried again. An engine that did not
 // answer has said nothing: the verdict waits until it was looked at after the failure.
 func (s *settling) verdict(c *Container, verb Verb, f Failure) string {
+	if errors.Is(f.Err, ErrNotReady) {
+		return ""
+	}
 	unavailable, timeout := errdefs.IsUnavailable(f.Err), isDeadline(f.Err)
 	if (unavailable || timeout) && !s.lookedSince(f.At) {
 		return ""

@@ -42,6 +42,7 @@ type worker struct {
 	released  bool                // the ledger's grant was given back
 	unsaved   int                 // saves that failed in a row
 	retrySave time.Time
+	lacking   map[string]*Step // by container: the wait for what the host lacks
 	waits     []string
 	gone      bool // forgotten, or never saved: a new worker may take the task's ARN
 }
@@ -159,6 +160,7 @@ func (w *worker) turn(ctx context.Context) (time.Duration, bool) {
 	defer w.mu.Unlock()
 	w.absorb()
 	now := time.Now()
+	w.lookReady(now)
 	next := settle(w.task, w.rec, &w.obs, w.e.settings, now)
 	p := plan(w.task, next, &w.obs, w.e.settings, now)
 	intend(next, p, w.e.settings.Boot, now)
