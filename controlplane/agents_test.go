@@ -101,12 +101,14 @@ type agents struct {
 	mu     sync.Mutex
 	tasks  map[string]*agentTask // by ARN
 	wrong  []string
+	keep   bool // no host may be told to stop its last RUNNING task
 }
 
 type agentTask struct {
 	family          string
 	instance        string
 	stopped         bool // the container is gone
+	told            bool // that it is RUNNING was sent, if not accepted yet
 	accepted        map[string]bool
 	running, runEnd chan struct{} // closed when the report was accepted
 }
@@ -204,6 +206,23 @@ func (a *agents) note(format string, arguments ...any) {
 	a.wrong = append(a.wrong, fmt.Sprintf(format, arguments...))
 }
 
+// keeps says from now on whether no host may be told to stop its last RUNNING task.
+func (a *agents) keeps(one bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keep = one
+}
+
+// last tells whether of no other task of the instance it was told that it is RUNNING.
+func (a *agents) last(arn string, instance string) bool {
+	for other, t := range a.tasks {
+		if other != arn && t.instance == instance && t.told && !t.stopped {
+			return false
+		}
+	}
+	return true
+}
+
 // take accepts a task, once: it starts its container, or stops it, and reports that until it is accepted.
 func (a *agents) take(ctx context.Context, host caller, instance string, t *acs.Task) {
 	a.mu.Lock()
@@ -220,6 +239,9 @@ func (a *agents) take(ctx context.Context, host caller, instance string, t *acs.
 		a.wrong = append(a.wrong, "a task that was never started is to be stopped: "+t.Arn)
 	case t.DesiredStatus == "STOPPED" && !known.stopped:
 		known.stopped = true
+		if a.keep && a.last(t.Arn, instance) {
+			a.wrong = append(a.wrong, "the old daemon is to be stopped before the new one runs: "+t.Arn)
+		}
 		a.wg.Go(func() {
 			select {
 			case <-known.running:
@@ -240,6 +262,9 @@ func (a *agents) report(ctx context.Context, host caller, t *acs.Task, status st
 		in.Containers = append(in.Containers, types.ContainerStateChange{ContainerName: aws.String(c.Name), RuntimeId: aws.String("r-" + c.Name),
 			Status: aws.String(status), ExitCode: exit})
 	}
+	a.mu.Lock()
+	a.tasks[t.Arn].told = true
+	a.mu.Unlock()
 	for ctx.Err() == nil {
 		err := host.once(ctx, "SubmitTaskStateChange", in, nil)
 		var answered *answerError

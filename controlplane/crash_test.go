@@ -2,6 +2,7 @@ package controlplane_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
 )
@@ -166,11 +168,12 @@ func inconsistencies(v *store.View) (broken []string) {
 				if t.Service == "" {
 					continue
 				}
-				if other := daemons[t.Service]; other != "" {
-					say("instance %s has two daemons of %s: %s and %s", i.ID, t.Service, other, t.ID)
+				slot := v.DaemonSlot(cluster, t.Service, i.ID)
+				if other := daemons[t.Service]; other != "" && (slot == nil || slot.Beside == "" || !slot.Holds(other)) {
+					say("instance %s has two daemons of %s that are not an old and a new one: %s and %s", i.ID, t.Service, other, t.ID)
 				}
 				daemons[t.Service] = t.ID
-				if slot := v.DaemonSlot(cluster, t.Service, i.ID); slot == nil || slot.Task != t.ID {
+				if slot == nil || !slot.Holds(t.ID) {
 					say("the slot of %s on %s is %v, its task is %s", t.Service, i.ID, slot, t.ID)
 				}
 			}
@@ -217,7 +220,9 @@ func walk(ctx context.Context, p *process) error {
 	admin := caller{p: p, key: p.key(p.t, auth.AdminFile)}
 	host := caller{p: p, key: p.key(p.t, auth.HostFile)}
 	var registered [2]ecs.RegisterTaskDefinitionOutput
-	if err := admin.call(ctx, "CreateCluster", &ecs.CreateClusterInput{ClusterName: aws.String("daemonset")}, nil); err != nil {
+	// RunTask would wait for daemons: they have no health check, so that they have to stay RUNNING for a moment.
+	gateOff := []types.Tag{{Key: aws.String(policy.DaemonGate), Value: aws.String("off")}}
+	if err := admin.call(ctx, "CreateCluster", &ecs.CreateClusterInput{ClusterName: aws.String("daemonset"), Tags: gateOff}, nil); err != nil {
 		return err
 	}
 	for i := range registered {
@@ -232,11 +237,25 @@ func walk(ctx context.Context, p *process) error {
 	}
 	defer agents.leave()
 	create := &ecs.CreateServiceInput{Cluster: aws.String("daemonset"), ServiceName: aws.String("logging-agent"), ClientToken: aws.String("once"),
-		TaskDefinition: registered[0].TaskDefinition.TaskDefinitionArn, SchedulingStrategy: types.SchedulingStrategyDaemon}
-	if err := admin.call(ctx, "CreateService", create, nil); err != nil {
+		TaskDefinition: registered[0].TaskDefinition.TaskDefinitionArn, SchedulingStrategy: types.SchedulingStrategyDaemon,
+		Tags: []types.Tag{{Key: aws.String(policy.DaemonSurge), Value: aws.String("true")}}}
+	var created ecs.CreateServiceOutput
+	if err := admin.call(ctx, "CreateService", create, &created); err != nil {
 		return err
 	}
 	if err := admin.stable(ctx, *registered[0].TaskDefinition.TaskDefinitionArn); err != nil {
+		return err
+	}
+	update := func(to int) error {
+		in := &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String("logging-agent"), TaskDefinition: registered[to].TaskDefinition.TaskDefinitionArn}
+		return cmp.Or(admin.call(ctx, "UpdateService", in, nil), admin.stable(ctx, *in.TaskDefinition))
+	}
+	agents.keeps(true)
+	if err := update(1); err != nil { // start-first
+		return err
+	}
+	agents.keeps(false)
+	if err := admin.call(ctx, "UntagResource", &ecs.UntagResourceInput{ResourceArn: created.Service.ServiceArn, TagKeys: []string{policy.DaemonSurge}}, nil); err != nil {
 		return err
 	}
 	var ran ecs.RunTaskOutput
@@ -250,11 +269,7 @@ func walk(ctx context.Context, p *process) error {
 			return fmt.Errorf("RunTask starts no task: %s", aws.ToString(ran.Failures[0].Reason))
 		}
 	}
-	update := &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String("logging-agent"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn}
-	if err := admin.call(ctx, "UpdateService", update, nil); err != nil {
-		return err
-	}
-	if err := admin.stable(ctx, *registered[1].TaskDefinition.TaskDefinitionArn); err != nil {
+	if err := update(0); err != nil { // the old one stops first
 		return err
 	}
 	if err := admin.call(ctx, "StopTask", &ecs.StopTaskInput{Cluster: aws.String("daemonset"), Task: ran.Tasks[0].TaskArn}, nil); err != nil {
@@ -263,7 +278,7 @@ func walk(ctx context.Context, p *process) error {
 	if err := agents.settle(ctx, p, 2); err != nil {
 		return err
 	}
-	return agents.judge(5, 3) // two daemons, each replaced once, and one task
+	return agents.judge(7, 5) // two daemons, each replaced twice, and one task
 }
 
 // stable waits until the service runs this definition on both hosts.
