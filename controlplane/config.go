@@ -63,6 +63,9 @@ type Config struct {
 	// RoleDuration is how long the credentials of STS are to live. Default 1 h.
 	RoleDuration time.Duration
 
+	// Network is a file with subnets and security groups for tasks in network mode awsvpc, see package network; empty for none.
+	Network string
+
 	// MetricsListen is the address of the Prometheus metrics, at /metrics; empty: they are not served. It follows the rules of
 	// Listen: with TLSCert it speaks TLS, and in clear it is on loopback unless InsecureHTTP allows more.
 	MetricsListen string

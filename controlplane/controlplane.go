@@ -36,6 +36,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/poll"
 	"github.com/longshore-project/longshore/controlplane/roles"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
@@ -55,6 +56,8 @@ type ControlPlane struct {
 	store  *store.Store
 	roles  *roles.Roles // nil: none
 	issuer *roles.Issuer
+
+	network *network.Network
 
 	figures     *figures
 	book        *telemetry.Book
@@ -102,6 +105,9 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 		}
 	}()
 	if err := p.openRoles(); err != nil {
+		return nil, err
+	}
+	if err := p.openNetwork(); err != nil {
 		return nil, err
 	}
 	unlock, err := lockDir(cfg.DataDir)
@@ -246,6 +252,8 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Waits:             p.waits,
 		Passed:            p.figures.passed,
 	}
+	p.followNetwork()
+	scheduling.Network = p.network
 	p.book = telemetry.New(telemetry.FromStore(p.store), nil)
 	session := time.Duration(0) // the rooms' defaults: other replicas must learn soon that this one is gone
 	if len(p.cfg.EtcdEndpoints) == 0 {
@@ -255,7 +263,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	}
 	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network})
 	if err != nil {
 		return nil, err
 	}
@@ -274,6 +282,20 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Sizing:     p.book.Sizing,
 	})
 	return p.routes(p.figures.timed(calls), sockets), p.serveMetrics(p.book, sockets)
+}
+
+// openNetwork opens the file of the subnets and security groups.
+func (p *ControlPlane) openNetwork() (err error) {
+	if p.network, err = network.Open(p.cfg.Network, p.log.Named("network")); err != nil {
+		return fmt.Errorf("%w: --network: %w", ErrConfig, err)
+	}
+	return nil
+}
+
+// followNetwork follows the file, and the addresses in the store.
+func (p *ControlPlane) followNetwork() {
+	p.network.Follow(p.store)
+	p.background("network", func(ctx context.Context) error { return p.network.Run(ctx, network.DefaultInterval) })
 }
 
 // replicaName names this process in the records of agents' connections.

@@ -125,6 +125,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&files.key, "etcd-key", "", "file with the client certificate's key, PEM")
 	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user of the external etcd; the password is in LONGSHORE_ETCD_PASSWORD")
 	f.Int64Var(&cfg.EtcdQuota, "etcd-quota", 8<<30, "largest size of the embedded etcd's database in bytes")
+	f.StringVar(&cfg.Network, "network", "", "file with the subnets and security groups of tasks in network mode awsvpc, JSON; it is read again when it changes")
 	f.StringVar(&cfg.RoleCredentials, "role-credentials", "", "file with the credentials of tasks' roles, JSON; only its owner may have rights to it")
 	f.BoolVar(&cfg.AssumeRoles, "assume-roles", false, "have AWS STS assume the tasks' roles that are in no file, with the AWS credentials that the control plane finds as the SDK does")
 	f.StringVar(&cfg.STSEndpoint, "sts-endpoint", "", "URL of STS for --assume-roles; not set: the region's own")

@@ -123,7 +123,7 @@ func New(cfg Config) *Server {
 		cfg.CallTimeout = defaultCallTimeout
 	}
 	s := &Server{cfg: cfg, store: cfg.Store, log: cfg.Log, owner: arn.Owner{Region: cfg.Region, Account: cfg.AccountID},
-		table: operations{}, rooms: placement.NewRooms(cfg.Store), unknown: map[string]struct{}{}}
+		table: operations{}, rooms: placement.NewRooms(cfg.Store, cfg.Scheduling.Network), unknown: map[string]struct{}{}}
 	for _, resource := range []operations{
 		s.clusterOperations(),
 		s.taskDefinitionOperations(),

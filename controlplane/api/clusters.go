@@ -13,6 +13,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/protocol/arn"
 )
 
@@ -172,7 +173,7 @@ func countCluster(v *store.View, name string) clusterCount {
 		switch aws.ToString(t.Object.LastStatus) {
 		case "RUNNING":
 			n.by["running"+launchTypeName(t.Object.LaunchType)+"TasksCount"]++
-		case "PENDING":
+		case task.Pending, task.Provisioning:
 			n.by["pending"+launchTypeName(t.Object.LaunchType)+"TasksCount"]++
 		}
 	}

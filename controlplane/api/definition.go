@@ -94,12 +94,9 @@ func checkPlatform(p *types.RuntimePlatform) error {
 	return enumeration("runtimePlatform.cpuArchitecture", p.CpuArchitecture, p.CpuArchitecture.Values())
 }
 
-// checkSupportedModes refuses modes that need what Longshore does not make yet: network interfaces of tasks. It comes after
-// the rules that hold for these modes too.
+// checkSupportedModes refuses what runs on other hosts than container instances. It comes after the rules that hold there too.
 func checkSupportedModes(d *types.TaskDefinition) error {
 	switch {
-	case d.NetworkMode == types.NetworkModeAwsvpc:
-		return unsupported("networkMode awsvpc is not supported by this control plane; use bridge, host or none.")
 	case slices.Contains(d.RequiresCompatibilities, types.CompatibilityManagedInstances):
 		return unsupported("requiresCompatibilities MANAGED_INSTANCES is not supported by this control plane; use EC2 or EXTERNAL.")
 	case slices.Contains(d.RequiresCompatibilities, types.CompatibilityFargate):

@@ -61,7 +61,7 @@ func hostOf(v *store.View, i *store.Instance) *placement.Host {
 }
 
 // instanceObject is a container instance as clients see it: connection, counts and remaining resources computed.
-// runningTasksCount counts the tasks that are desired to run, pendingTasksCount those whose last status is PENDING.
+// runningTasksCount counts the tasks that are desired to run, pendingTasksCount those that are not RUNNING yet.
 func (s *Server) instanceObject(v *store.View, i *store.Instance, include []types.ContainerInstanceField) types.ContainerInstance {
 	h := hostOf(v, i)
 	o := i.Object
@@ -71,7 +71,7 @@ func (s *Server) instanceObject(v *store.View, i *store.Instance, include []type
 		if task.Wanted(t) {
 			o.RunningTasksCount++
 		}
-		if task.LastStatus(t) == task.Pending {
+		if task.Starting(t) {
 			o.PendingTasksCount++
 		}
 	}

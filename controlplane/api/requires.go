@@ -48,6 +48,9 @@ func requiredAttributes(d *types.TaskDefinition) []types.Attribute {
 	if d.PidMode != "" || d.IpcMode != "" {
 		add(ecsCapability + "pid-ipc-namespace-sharing")
 	}
+	if d.NetworkMode == types.NetworkModeAwsvpc {
+		add(ecsCapability + "task-eni")
+	}
 	for i := range d.Volumes {
 		add(requiredByVolume(&d.Volumes[i])...)
 	}

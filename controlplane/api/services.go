@@ -83,7 +83,7 @@ func (s *Server) createService(ctx context.Context, c *call, in *ecs.CreateServi
 		if err != nil {
 			return err
 		}
-		if err := c.checkNetworkConfiguration(def); err != nil {
+		if err := s.checkNetworkConfiguration(def, in.NetworkConfiguration); err != nil {
 			return err
 		}
 		r := s.newService(c, name, in, def)
@@ -92,7 +92,7 @@ func (s *Server) createService(ctx context.Context, c *call, in *ecs.CreateServi
 		}
 		r.CreateToken, r.CreateHash = aws.ToString(in.ClientToken), digest
 		if isDaemon(r) {
-			r.Object.DesiredCount = scheduler.DaemonDesired(v, r)
+			r.Object.DesiredCount = scheduler.DaemonDesired(v, s.cfg.Scheduling.Network, r)
 		}
 		scheduler.RecordHistory(v, txn, r, c.now)
 		object = s.serviceObject(v, r, true)
@@ -116,7 +116,8 @@ func (s *Server) newService(c *call, cluster string, in *ecs.CreateServiceInput,
 		DeploymentController:    &types.DeploymentController{Type: types.DeploymentControllerTypeEcs},
 		CreatedAt:               now, CreatedBy: aws.String(c.principal()),
 		PlacementConstraints: orEmpty(in.PlacementConstraints), PlacementStrategy: normalStrategies(in.PlacementStrategy),
-		LoadBalancers: []types.LoadBalancer{}, ServiceRegistries: []types.ServiceRegistry{},
+		NetworkConfiguration: normalNetworkConfiguration(in.NetworkConfiguration),
+		LoadBalancers:        []types.LoadBalancer{}, ServiceRegistries: []types.ServiceRegistry{},
 		HealthCheckGracePeriodSeconds: in.HealthCheckGracePeriodSeconds,
 		PropagateTags:                 in.PropagateTags, EnableECSManagedTags: in.EnableECSManagedTags,
 		AvailabilityZoneRebalancing: rebalancingOf(in),
@@ -184,7 +185,7 @@ func deploymentConfiguration(out types.DeploymentConfiguration, given *types.Dep
 func addDeployment(r *store.Service, d types.Deployment, now *time.Time) {
 	id := arn.NewDeploymentID()
 	d.Id, d.Status = aws.String(id), aws.String(deploymentPrimary)
-	d.TaskDefinition, d.LaunchType = r.Object.TaskDefinition, r.Object.LaunchType
+	d.TaskDefinition, d.LaunchType, d.NetworkConfiguration = r.Object.TaskDefinition, r.Object.LaunchType, r.Object.NetworkConfiguration
 	d.CreatedAt, d.UpdatedAt = now, now
 	d.RolloutState = types.DeploymentRolloutStateInProgress
 	d.RolloutStateReason = aws.String("ECS deployment " + id + " in progress.")

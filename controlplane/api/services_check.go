@@ -167,21 +167,6 @@ func checkClientToken(token *string, length int) error {
 	return nil
 }
 
-// checkNetworkConfiguration holds a call's networkConfiguration against the definition's network mode.
-func (c *call) checkNetworkConfiguration(def *store.TaskDefinition) error {
-	given := !neutral(c.members["networkConfiguration"])
-	awsvpc := def.Object.NetworkMode == types.NetworkModeAwsvpc
-	switch {
-	case awsvpc && given:
-		return unsupported("%s: the network mode awsvpc is not supported by this control plane; use host, bridge or none.", c.op)
-	case awsvpc:
-		return invalid("Network Configuration must be provided when networkMode 'awsvpc' is specified.")
-	case given:
-		return invalid("Network Configuration is not valid for the given networkMode of this task definition.")
-	}
-	return nil
-}
-
 // digest is a digest of the call's members but those named. Members that ask for nothing count as absent.
 func (c *call) digest(but ...string) string {
 	said := map[string]any{}

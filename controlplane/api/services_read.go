@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
 )
 
 // maxEvents is how many events a service shows.
@@ -79,7 +80,7 @@ func (s *Server) serviceObject(v *store.View, r *store.Service, tags bool) types
 		case taskRunning:
 			o.RunningCount++
 			d.RunningCount++
-		case taskPending:
+		case taskPending, task.Provisioning:
 			o.PendingCount++
 			d.PendingCount++
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // updateService changes what was given: an absent member leaves the old value, an empty list clears it. Another task
-// definition, or forceNewDeployment, starts a deployment; placement constraints take effect at once, without one.
+// definition or network configuration, or forceNewDeployment, starts a deployment; placement constraints take effect at once, without one.
 func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServiceInput) (*ecs.UpdateServiceOutput, error) {
 	var object types.Service
 	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
@@ -35,7 +35,8 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 			return err
 		}
 		if def != nil {
-			if err := c.checkNetworkConfiguration(def); err != nil {
+			r.Object.NetworkConfiguration = networkOf(old, in.NetworkConfiguration, def)
+			if err := s.checkNetworkConfiguration(def, r.Object.NetworkConfiguration); err != nil {
 				return err
 			}
 			r.Object.TaskDefinition = def.Object.TaskDefinitionArn
@@ -45,7 +46,8 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 		if err := cmp.Or(checkZones(in.AvailabilityZoneRebalancing, &r), checkSurge(&r, def)); err != nil {
 			return err
 		}
-		if in.ForceNewDeployment || aws.ToString(r.Object.TaskDefinition) != aws.ToString(old.Object.TaskDefinition) {
+		if in.ForceNewDeployment || aws.ToString(r.Object.TaskDefinition) != aws.ToString(old.Object.TaskDefinition) ||
+			!sameNetwork(r.Object.NetworkConfiguration, old.Object.NetworkConfiguration) {
 			connect := in.ServiceConnectConfiguration
 			if connect == nil && len(old.Object.Deployments) > 0 {
 				connect = old.Object.Deployments[0].ServiceConnectConfiguration
@@ -56,7 +58,7 @@ func (s *Server) updateService(ctx context.Context, c *call, in *ecs.UpdateServi
 		}
 		r.Failures = nil // a user who updates the service wants it tried again now
 		if isDaemon(&r) {
-			r.Object.DesiredCount = scheduler.DaemonDesired(v, &r)
+			r.Object.DesiredCount = scheduler.DaemonDesired(v, s.cfg.Scheduling.Network, &r)
 		}
 		scheduler.RecordHistory(v, txn, &r, c.now)
 		object = s.serviceObject(v, &r, true)

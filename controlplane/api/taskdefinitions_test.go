@@ -265,7 +265,6 @@ func TestABadDefinitionIsRefusedInECSsWords(t *testing.T) {
 		container(`"resourceRequirements":[{"type":"GPU","value":"1"},{"type":"GPU","value":"1"}]`, "ClientException: Invalid 'resourceRequirements' setting for container 'c'. The type GPU is there twice."),
 		container(`"command":["`+strings.Repeat("x", 65536)+`"]`, "ClientException: Actual length: '"),
 		definition(`"networkMode":"carrier-pigeon"`, "ClientException: networkMode should be one of"),
-		definition(`"networkMode":"awsvpc"`, "UnsupportedFeatureException: networkMode awsvpc"),
 		definition(`"pidMode":"none"`, "ClientException: pidMode should be one of"),
 		definition(`"requiresCompatibilities":["FARGATE"]`, "ClientException: Fargate only supports network mode 'awsvpc'."),
 		definition(`"requiresCompatibilities":["FARGATE"],"networkMode":"awsvpc","pidMode":"host"`, "ClientException: Tasks using the Fargate launch type do not support pidMode 'host'. The supported value for pidMode is 'task'."),

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -31,6 +32,7 @@ type start struct {
 	propagate   types.PropagateTags
 	tags        []types.Tag
 	managedTags bool
+	network     *types.NetworkConfiguration
 }
 
 // runTask places count tasks, all in one transaction. What does not fit is told in failures; there is no retry later. When
@@ -40,7 +42,7 @@ type start struct {
 // can't both create them.
 func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*ecs.RunTaskOutput, error) {
 	st := start{cluster: in.Cluster, definition: *in.TaskDefinition, group: in.Group, startedBy: in.StartedBy, launchType: in.LaunchType,
-		overrides: in.Overrides, propagate: in.PropagateTags, tags: in.Tags, managedTags: in.EnableECSManagedTags}
+		overrides: in.Overrides, propagate: in.PropagateTags, tags: in.Tags, managedTags: in.EnableECSManagedTags, network: in.NetworkConfiguration}
 	if err := checkRunTask(c, in, &st); err != nil {
 		return nil, err
 	}
@@ -86,7 +88,7 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		for i := range ids {
 			ids[i] = idOfToken(name, token, i)
 		}
-		out.Tasks, err = s.place(v, txn, c, &st, name, def, chosen, ids, mark)
+		out.Tasks, err = s.place(v, txn, c, &st, name, def, req.Claim, chosen, ids, mark)
 		if err == nil && len(chosen) == 0 {
 			return errNothingToDo
 		}
@@ -111,7 +113,7 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 // startTask places one task on each of the instances named, whatever the constraints say.
 func (s *Server) startTask(ctx context.Context, c *call, in *ecs.StartTaskInput) (*ecs.StartTaskOutput, error) {
 	st := start{cluster: in.Cluster, definition: *in.TaskDefinition, group: in.Group, startedBy: in.StartedBy,
-		overrides: in.Overrides, propagate: in.PropagateTags, tags: in.Tags, managedTags: in.EnableECSManagedTags}
+		overrides: in.Overrides, propagate: in.PropagateTags, tags: in.Tags, managedTags: in.EnableECSManagedTags, network: in.NetworkConfiguration}
 	if len(in.ContainerInstances) == 0 {
 		return nil, clientError("Container Instances cannot be empty.")
 	}
@@ -138,7 +140,7 @@ func (s *Server) startTask(ctx context.Context, c *call, in *ecs.StartTaskInput)
 			return err
 		}
 		out.Failures = failures
-		out.Tasks, err = s.place(v, txn, c, &st, name, def, chosen, make([]string, len(chosen)), "")
+		out.Tasks, err = s.place(v, txn, c, &st, name, def, req.Claim, chosen, make([]string, len(chosen)), "")
 		if err == nil && len(chosen) == 0 {
 			return errNothingToDo
 		}
@@ -165,7 +167,7 @@ func (s *Server) chooseNamed(v *store.View, cluster string, req *placement.Reque
 		}
 	}
 	for _, id := range order {
-		host := placement.HostOf(v, cluster, id)
+		host := placement.HostOf(v, s.cfg.Scheduling.Network, cluster, id)
 		if host == nil {
 			failures = append(failures, missing(s.instanceARN(cluster, id)))
 			continue
@@ -183,7 +185,7 @@ func (s *Server) startRequest(v *store.View, c *call, st *start, constraints []t
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := c.checkNetworkConfiguration(def); err != nil {
+	if err := s.checkNetworkConfiguration(def, st.network); err != nil {
 		return nil, nil, err
 	}
 	if err := checkOverrides(&def.Object, st.overrides); err != nil {
@@ -200,7 +202,7 @@ func (s *Server) startRequest(v *store.View, c *call, st *start, constraints []t
 	}
 	req, err := placement.NewRequest(placement.Request{
 		Definition: &object, Need: task.Need(&def.Object, st.overrides), Constraints: constraints,
-		Group: group, IgnoreConstraints: c.op == "StartTask",
+		Group: group, IgnoreConstraints: c.op == "StartTask", Network: s.cfg.Scheduling.Network, NetworkConfiguration: st.network,
 	})
 	if err != nil {
 		return nil, nil, invalid("Invalid expression: %v", err)
@@ -210,14 +212,15 @@ func (s *Server) startRequest(v *store.View, c *call, st *start, constraints []t
 
 // place fills the transaction with a task for each chosen host. An empty id is chosen at random. No task follows onto an
 // instance that was drained or deregistered meanwhile: that writes its allocation too, with task.Fence.
-func (s *Server) place(v *store.View, txn *store.Txn, c *call, st *start, cluster string, def *store.TaskDefinition, chosen []*placement.Host, ids []string, mark string) ([]types.Task, error) {
+func (s *Server) place(v *store.View, txn *store.Txn, c *call, st *start, cluster string, def *store.TaskDefinition, claim *network.Claim, chosen []*placement.Host, ids []string, mark string) ([]types.Task, error) {
 	tags := append(append([]types.Tag{}, st.tags...), task.Propagated(st.propagate, nil, def.Tags)...)
 	objects := []types.Task{}
 	byInstance := map[string][]*store.Task{}
 	for i, host := range chosen {
 		t, err := task.New(task.Params{ID: ids[i], Cluster: cluster, Definition: &def.Object, Instance: host.Instance,
 			Group: aws.ToString(st.group), StartedBy: aws.ToString(st.startedBy), LaunchType: st.launchType,
-			Overrides: st.overrides, Tags: tags, ManagedTags: st.managedTags, ClientToken: mark, Now: c.now})
+			Overrides: st.overrides, Tags: tags, ManagedTags: st.managedTags, ClientToken: mark, Now: c.now,
+			Interfaces: claim.Give(host.Instance.ID)})
 		if err != nil {
 			return nil, err
 		}

@@ -7,10 +7,8 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
-// load takes over the addresses of a view. The newest of each block tells where the search for the next one begins.
+// load takes over the addresses of a view; the caller holds mu. The newest of each block tells where the search for the next one begins.
 func (n *Network) load(v *store.View) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	newest := map[netip.Prefix]int64{}
 	for a := range v.Addresses() {
 		addr := a.Addr()
@@ -60,6 +58,7 @@ func (n *Network) put(a *store.Address) {
 			n.members[g] = map[netip.Addr]struct{}{}
 		}
 		n.members[g][addr] = struct{}{}
+		n.changed[g]++
 	}
 	if b := n.config.block(addr); b != nil && n.used != nil {
 		n.used[b.prefix]++
@@ -73,6 +72,7 @@ func (n *Network) drop(a *store.Address) {
 	}
 	delete(n.taken, addr)
 	for _, g := range a.SecurityGroups {
+		n.changed[g]++
 		if delete(n.members[g], addr); len(n.members[g]) == 0 {
 			delete(n.members, g)
 		}
@@ -115,6 +115,10 @@ func (n *Network) take(b *Block) (netip.Addr, bool) {
 func (n *Network) Members(group string) []netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.sortedMembers(group)
+}
+
+func (n *Network) sortedMembers(group string) []netip.Addr {
 	members := make([]netip.Addr, 0, len(n.members[group]))
 	for a := range n.members[group] {
 		members = append(members, a)

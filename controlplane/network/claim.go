@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
@@ -16,11 +17,11 @@ import (
 )
 
 // Claim is what the tasks of one request want of the network: an interface each, in one of some subnets. It is for one goroutine
-// and one decision: what it has picked it counts as taken. A nil Claim wants nothing.
+// and one decision: what it has picked it counts as taken. Nothing is given of a nil Claim.
 type Claim struct {
 	net     *Network
 	subnets []*Subnet
-	missing []string // names of subnets that are not configured
+	missing []string // what is not configured
 	groups  []string
 	picked  map[*Subnet]uint64
 	given   map[string][]store.Interface // picked on an instance, and not yet given to a task
@@ -40,7 +41,12 @@ func (n *Network) Claim(c *types.NetworkConfiguration) *Claim {
 		if s := config.Subnets[name]; s != nil {
 			claim.subnets = append(claim.subnets, s)
 		} else {
-			claim.missing = append(claim.missing, name)
+			claim.missing = append(claim.missing, "subnet "+name+" is not configured")
+		}
+	}
+	for _, name := range claim.groups {
+		if config.Group(name) == nil {
+			claim.subnets, claim.missing = nil, append(claim.missing, "security group "+name+" is not configured")
 		}
 	}
 	return claim
@@ -62,13 +68,7 @@ func (s *Subnet) Takes(host *query.Subject) (ok bool, why string) {
 
 // Elsewhere says why a host is in none of the subnets; empty when it is in one.
 func (c *Claim) Elsewhere(host *query.Subject) string {
-	if c == nil {
-		return ""
-	}
-	var reasons []string
-	for _, name := range c.missing {
-		reasons = append(reasons, fmt.Sprintf("subnet %s is not configured", name))
-	}
+	reasons := slices.Clone(c.missing)
 	for _, s := range c.subnets {
 		ok, why := s.Takes(host)
 		if ok {
@@ -82,9 +82,6 @@ func (c *Claim) Elsewhere(host *query.Subject) string {
 // Exhausted says which subnets of a host have no address left; empty when one has. Addresses of the interfaces in leaving count
 // as free: their tasks will be gone.
 func (c *Claim) Exhausted(host *query.Subject, leaving []store.Interface) string {
-	if c == nil {
-		return ""
-	}
 	var reasons []string
 	for _, s := range c.subnets {
 		if ok, _ := s.Takes(host); !ok {
@@ -124,9 +121,6 @@ func (c *Claim) comesFree(s *Subnet, leaving []store.Interface) bool {
 // Pick keeps an interface for a task on an instance, in the subnet that has most left, until it is given to it; false when there
 // is none left.
 func (c *Claim) Pick(instance string, host *query.Subject) bool {
-	if c == nil {
-		return true
-	}
 	var best *Subnet
 	for _, s := range c.subnets {
 		if ok, _ := s.Takes(host); ok && c.left(s) > 0 && (best == nil || c.left(s) > c.left(best)) {

@@ -55,6 +55,15 @@ type Group struct {
 	Ingress, Egress []*acs.SecurityGroupRule
 }
 
+// Peers are the groups of which the rules speak.
+func (g *Group) Peers() (names []string) {
+	for _, r := range slices.Concat(g.Ingress, g.Egress) {
+		names = append(names, r.Groups...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Group returns a security group, nil when there is none of that name. [DefaultGroup] always is.
 func (c *Config) Group(name string) *Group {
 	if g := c.Groups[name]; g != nil || name != DefaultGroup {

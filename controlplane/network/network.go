@@ -23,6 +23,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -48,21 +49,24 @@ type Network struct {
 
 	mu       sync.Mutex
 	config   *Config
+	version  int64 // of config
 	taken    map[netip.Addr]*store.Address
 	used     map[netip.Prefix]uint64     // how many of a block's usable addresses are taken
 	next     map[netip.Prefix]netip.Addr // where the search for the next address of a block begins
 	members  map[string]map[netip.Addr]struct{}
+	changed  map[string]int64 // by group: how often its members changed
+	states   map[groupKey]GroupState
 	onReload []func()
 }
 
-// Open reads a file, empty for none, and follows the addresses of a store for as long as that lives. The error names the file
-// and what is wrong in it.
-func Open(file string, st *store.Store, log *zap.Logger) (*Network, error) {
+// Open reads a file, empty for none. The error names the file and what is wrong in it.
+func Open(file string, log *zap.Logger) (*Network, error) {
 	if log == nil {
 		log = zap.NewNop()
 	}
 	n := &Network{file: file, log: log, config: new(Config), taken: map[netip.Addr]*store.Address{},
-		next: map[netip.Prefix]netip.Addr{}, members: map[string]map[netip.Addr]struct{}{}}
+		next: map[netip.Prefix]netip.Addr{}, members: map[string]map[netip.Addr]struct{}{},
+		changed: map[string]int64{}, states: map[groupKey]GroupState{}}
 	if file != "" {
 		config, err := n.read()
 		if err != nil {
@@ -70,22 +74,16 @@ func Open(file string, st *store.Store, log *zap.Logger) (*Network, error) {
 		}
 		n.config = config
 	}
-	if st != nil {
-		st.OnChange(n.note)
-		st.Peek(n.load)
-	}
 	n.count()
 	return n, nil
 }
 
-// New is a network of a configuration, without a file.
-func New(config *Config, st *store.Store) *Network {
-	n, _ := Open("", st, nil) // only a file can fail
-	n.mu.Lock()
+// Follow has the network know the addresses of a store, for as long as that lives. It is called once, before anything is placed.
+func (n *Network) Follow(st *store.Store) {
+	st.OnChange(n.note)
+	n.mu.Lock() // so that what is noted next is newer than what is loaded
 	defer n.mu.Unlock()
-	n.config = config
-	n.count()
-	return n
+	st.Peek(n.load)
 }
 
 // Config is the configuration as it is now.
@@ -96,6 +94,16 @@ func (n *Network) Config() *Config {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.config
+}
+
+// Version rises with each change of the configuration.
+func (n *Network) Version() int64 {
+	if n == nil {
+		return 0
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.version
 }
 
 // File is the file's name, empty without one.
@@ -143,6 +151,9 @@ func (n *Network) look() {
 		return
 	}
 	config, err := n.read()
+	if err == nil {
+		err = n.inUse(config)
+	}
 	if err != nil {
 		n.log.Error("the file of the subnets and security groups has changed and can't be used; they stay as they were", zap.String("file", n.file), zap.Error(err))
 		return
@@ -151,10 +162,24 @@ func (n *Network) look() {
 	n.log.Info("the subnets and security groups were read again", zap.String("file", n.file), zap.Int("subnets", len(config.Subnets)), zap.Int("security_groups", len(config.Groups)))
 }
 
+// inUse refuses a configuration that lacks groups which interfaces are in: these would be cut off.
+func (n *Network) inUse(config *Config) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(n.members)) {
+		if config.Group(name) == nil && n.config.Group(name) != nil {
+			return fmt.Errorf("security group %s is gone, and %d addresses are in it: stop their tasks first", name, len(n.members[name]))
+		}
+	}
+	return nil
+}
+
 // Set replaces the configuration.
 func (n *Network) Set(config *Config) {
 	n.mu.Lock()
 	n.config = config
+	n.version++
+	clear(n.states)
 	n.count()
 	told := slices.Clone(n.onReload)
 	n.mu.Unlock()

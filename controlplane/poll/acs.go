@@ -48,6 +48,9 @@ type acsSession struct {
 	unsendable         map[string]string    // what was logged about tasks that have no payload, by task id
 	renewals           map[string]time.Time // when the credentials that were sent must be sent again, by task id
 	asked              bool                 // the agent asks for the credentials of the tasks it has
+	attachments        *delivery            // of the interfaces of tasks that wait for them
+	groups             told
+	hasGroups          atomic.Bool
 	preparing          map[string]*prepared // images that the agent was asked to have, by the name of the preparation
 }
 
@@ -60,7 +63,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion"))}
 	c := &acsSession{
 		socket: socket, server: s, received: make(chan any, 4),
-		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
+		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), attachments: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
 		renewals: map[string]time.Time{}, preparing: map[string]*prepared{}, asked: q.Get("sendCredentials") == "true",
 	}
 	c.seat.crew, c.seat.turn = &s.crew, c.turn
@@ -73,6 +76,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 	// The server's goroutine, and the request that it holds, end here.
 	go func() {
 		defer remove(s, s.acs, at, c)
+		defer s.takeInterest(c, nil)
 		if c.conn, c.number, err = s.recordConnection(socket.ctx, session, at, about); err != nil {
 			c.log().Warn("an agent's connection could not be recorded", zap.Error(err))
 			socket.end(statusGoingAway, "the connection could not be recorded: "+clip(err.Error()))
@@ -210,11 +214,16 @@ type job struct {
 	daemons                 map[string]bool                   // by task id: it holds the place of a DAEMON service on the instance
 	revisions               map[string]*store.ServiceRevision // by task id: what its service's deployment runs
 	preparations            []preparation
+	makesInterfaces         bool // the agent makes tasks' interfaces itself, and knows security groups
 }
 
 // resumeAttribute is how Longshore's agent says that it brings daemons back after a reboot of its host. Other agents are not
 // told which tasks are daemons: no member goes to them that they don't know.
 const resumeAttribute = "longshore.resume-on-boot"
+
+func has(i *store.Instance, attribute string) bool {
+	return slices.ContainsFunc(i.Object.Attributes, func(a types.Attribute) bool { return aws.ToString(a.Name) == attribute })
+}
 
 func resumesDaemons(i *store.Instance) bool {
 	return slices.ContainsFunc(i.Object.Attributes, func(a types.Attribute) bool {
@@ -255,6 +264,7 @@ func (c *acsSession) look() job {
 			}
 		}
 		j.preparations = preparationsOn(v, i)
+		j.makesInterfaces = has(i, acs.CapabilitySecurityGroups)
 	})
 	slices.SortStableFunc(j.tasks, func(a, b *store.Task) int {
 		if x, y := task.Wanted(a), task.Wanted(b); x != y {
@@ -325,6 +335,14 @@ func (c *acsSession) sync(now time.Time) (next time.Time, ok bool) {
 		}
 	}
 	c.waitsForDefinition.Store(false)
+	groups, ok := c.tellGroups(j, now)
+	if !ok {
+		return next, false
+	}
+	attach, ok := c.attach(j, now)
+	if !ok {
+		return next, false
+	}
 	attempts, next := c.delivery.due(wants, now)
 	again, ok := c.renew(j, now)
 	if !ok {
@@ -339,10 +357,8 @@ func (c *acsSession) sync(now time.Time) (next time.Time, ok bool) {
 		}
 	}
 	ask, ok := c.prepare(j, now)
-	for _, at := range []time.Time{again, ask} {
-		if next.IsZero() || !at.IsZero() && at.Before(next) {
-			next = at
-		}
+	for _, at := range []time.Time{again, ask, groups, attach} {
+		next = sooner(next, at)
 	}
 	return next, ok
 }
@@ -447,9 +463,14 @@ func (c *acsSession) receive(frame []byte) {
 func (c *acsSession) handle(m any) bool {
 	switch m := m.(type) {
 	case *acs.AckRequest:
+		if m.MessageID == c.groups.message {
+			c.groups.message = ""
+			return true
+		}
 		a, ok := c.delivery.acknowledge(m.MessageID)
-		if !ok {
-			return true // the manifest's, a repeated one, or one of a task that is gone
+		if !ok { // an interface's, the manifest's, a repeated one, or one of a task that is gone
+			c.attachments.acknowledge(m.MessageID)
+			return true
 		}
 		c.server.acknowledged.Add(1)
 		c.server.accept(c.at, a)

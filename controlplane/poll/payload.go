@@ -70,6 +70,7 @@ func (p *payload) fill(out *acs.Task) (err error) {
 	out.Overrides = "{}"
 	out.RoleCredentials, out.ExecutionRoleCredentials = p.credentials.Task, p.credentials.Execution
 	out.NetworkMode = p.networkMode()
+	out.ElasticNetworkInterfaces = interfacesOf(p.task)
 	out.PidMode, out.IpcMode = string(p.def.PidMode), string(p.def.IpcMode)
 	out.LaunchType = string(p.task.Object.LaunchType)
 	out.ServiceName, out.Group = p.task.Service, aws.ToString(p.task.Object.Group)

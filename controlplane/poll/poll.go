@@ -44,6 +44,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/protocol/tcs"
@@ -83,6 +84,10 @@ type Config struct {
 	// Role gives a role's credentials, by ARN or name, for a task. Its error is the reason why a task with that role is stopped; but
 	// with ErrRolePending the task waits, and ready is called when it is worth asking again. Default: none has any.
 	Role func(role string, t *store.Task, execution bool, ready func()) (Role, error)
+	// Network has the subnets and security groups; nil: there are none.
+	Network *network.Network
+	// AttachWait is how long an agent has to attach the interface of a task that it has accepted. Default 5 min.
+	AttachWait time.Duration
 	// Telemetry gets what agents publish of their hosts and tasks; nil: nobody wants it. Its calls return at once.
 	Telemetry Telemetry
 	// RenewPause is the shortest pause before a task's credentials are sent anew. Default 10 s.
@@ -115,6 +120,7 @@ func (c *Config) defaults() {
 	set(&c.WriteTimeout, 10*time.Second)
 	set(&c.Keep, 5*time.Second)
 	set(&c.RenewPause, 10*time.Second)
+	set(&c.AttachWait, 5*time.Minute)
 	if c.MessagesPerSecond <= 0 {
 		c.MessagesPerSecond = 200
 	}
@@ -167,6 +173,8 @@ type Server struct {
 	away    map[place]struct{} // whose connection's record went; the keeper's
 	kick    chan struct{}      // the keeper looks now
 
+	interests interests
+
 	acceptedMu sync.Mutex
 	accepted   map[place][]accepted // not yet written
 	dirty      chan struct{}        // of one: there are such
@@ -183,7 +191,9 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, acs: map[place]*acsSession{}, tcs: map[place]*tcsSession{}, away: map[place]struct{}{}, kick: make(chan struct{}, 1),
 		accepted: map[place][]accepted{}, dirty: make(chan struct{}, 1),
+		interests: interests{of: map[string]map[*acsSession]struct{}{}, dirty: map[string]struct{}{}, kick: make(chan struct{}, 1)},
 	}
+	cfg.Network.OnReload(s.rulesChanged)
 	for i := range s.sockets {
 		s.sockets[i] = map[*socket]struct{}{}
 	}
@@ -227,6 +237,7 @@ func (s *Server) Run(ctx context.Context) error {
 	own.Go(func() { s.keep(ctx) })
 	own.Go(func() { s.pingAll(ctx) })
 	own.Go(func() { s.recordAll(ctx) })
+	own.Go(func() { s.tellMembers(ctx) })
 	for {
 		session, err := s.cfg.Store.Session(ctx, s.cfg.SessionTTL)
 		if ctx.Err() != nil {
@@ -313,6 +324,8 @@ func (s *Server) changed(_ int64, changes []store.Change) {
 			if old, _ := change.Old.(*store.Instance); change.New == nil || old == nil || registered(old) != registered(r) {
 				s.notify(place{r.Cluster, r.ID})
 			}
+		case *store.Address:
+			s.membersChanged(r)
 		case *store.Preparation:
 			if r.Status == "" {
 				s.notify(place{r.Cluster, r.Instance})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +49,7 @@ type prepared struct {
 
 // preparationsOn are those that wait for the answer of an instance.
 func preparationsOn(v *store.View, i *store.Instance) (out []preparation) {
-	knows := slices.ContainsFunc(i.Object.Attributes, func(a types.Attribute) bool { return aws.ToString(a.Name) == acs.CapabilityPrepareImages })
+	knows := has(i, acs.CapabilityPrepareImages)
 	for r := range v.PreparationsOn(i.Cluster, i.ID) {
 		if !knows || r.Status != "" {
 			continue

@@ -225,9 +225,9 @@ func (s *Server) recordAccepted(ctx context.Context, list []acceptedAt) error {
 			for _, a := range list {
 				t := v.Task(a.at.cluster, a.id)
 				if t != nil && t.Instance == a.at.id && t.AcceptedAt.IsZero() && aws.ToString(t.Object.DesiredStatus) == a.desired && !task.IsStopped(t) {
-					n := *t
+					n := task.Accepted(t)
 					n.AcceptedAt = now
-					txn.Update(&n)
+					txn.Update(n)
 				}
 			}
 		})

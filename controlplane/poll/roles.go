@@ -1,7 +1,6 @@
 package poll
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -167,30 +166,9 @@ func (c *acsSession) sendCredentials(j job, t *store.Task, now time.Time) (again
 // withoutRole deals with a task that has a role which can't be had: one that its agent has not got yet is stopped with the
 // reason, and one that runs goes on.
 func (c *acsSession) withoutRole(t *store.Task, err error) {
-	log := c.log().With(zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
 	if !t.AcceptedAt.IsZero() {
-		log.Warn("a task's role can't be had; it goes on with the credentials it has")
+		c.log().Warn("a task's role can't be had; it goes on with the credentials it has", zap.String("task", aws.ToString(t.Object.TaskArn)), zap.Error(err))
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, stopRoleWait)
-	defer cancel()
-	failure := store.Retry(ctx, func() error {
-		var n *store.Task
-		if rerr := c.cfg.Store.Read(ctx, func(v *store.View) error {
-			if now := v.Task(t.Cluster, t.ID); now != nil && now.AcceptedAt.IsZero() {
-				n = task.Stop(now, types.TaskStopCodeTaskFailedToStart, err.Error(), time.Now())
-			}
-			return nil
-		}); rerr != nil || n == nil {
-			return rerr
-		}
-		return c.cfg.Store.Txn().Update(n).StateChange().Commit(ctx)
-	})
-	if failure != nil {
-		if c.ctx.Err() == nil {
-			log.Warn("a task whose role can't be had could not be stopped; it is tried again", zap.NamedError("cause", failure))
-		}
-		return
-	}
-	log.Error("a task was stopped because its role can't be had: put the role into the file of --role-credentials, or let --assume-roles have it")
+	c.stopUnstarted(t, err.Error(), "put its role into the file of --role-credentials, or let --assume-roles have it", func(is *store.Task) bool { return is.AcceptedAt.IsZero() })
 }

@@ -70,8 +70,9 @@ func (w *worker) parts(job work) (rows [][]work) {
 	for stops := range slices.Chunk(job.stops, mostStops) {
 		rows = append(rows, []work{{service: job.service, stops: stops}})
 	}
+	batch := w.batchOf(job.starts)
 	for left := job.starts; len(left) > 0; {
-		n := min(w.batch, len(left))
+		n := min(batch, len(left))
 		for n < len(left) && left[n].task.Instance == left[n-1].task.Instance {
 			n++
 		}
@@ -82,13 +83,21 @@ func (w *worker) parts(job work) (rows [][]work) {
 				allocations[st.task.Instance] = a
 			}
 		}
-		for starts := range slices.Chunk(left[:n], w.batch) {
+		for starts := range slices.Chunk(left[:n], batch) {
 			row = append(row, work{service: job.service, starts: starts, allocations: allocations})
 		}
 		rows = append(rows, row)
 		left = left[n:]
 	}
 	return rows
+}
+
+// batchOf is how many of the tasks are started in one transaction: fewer when addresses are claimed too.
+func (w *worker) batchOf(starts []start) int {
+	if slices.ContainsFunc(starts, func(st start) bool { return len(st.task.Interfaces) > 0 }) {
+		return min(w.batch, mostAwsvpcStarts)
+	}
+	return w.batch
 }
 
 // sideBySide writes rows of work; its error is the first one's.
@@ -138,7 +147,7 @@ func (w *worker) step(ctx context.Context, job work, begin bool) (rest work, tel
 	} else {
 		txn.Unchanged(job.service)
 	}
-	now, later := min(len(job.stops), mostStops), min(len(job.starts), w.batch)
+	now, later := min(len(job.stops), mostStops), min(len(job.starts), w.batchOf(job.starts))
 	if !begin {
 		later = 0
 	}

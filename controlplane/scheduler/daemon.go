@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -59,6 +60,7 @@ type plan struct {
 	events               []string
 	wake                 time.Time       // when to look again though nothing changed; zero: never
 	waits                map[string]bool // instances on which any change of tasks or resources matters
+	network              bool            // an address that comes free anywhere matters
 	problem              error           // why nothing could be decided
 	rests                map[string]bool // instances that the next looks may leave out: whether the service belongs there
 }
@@ -178,7 +180,7 @@ func (p *pass) readDeployments() error {
 			return fmt.Errorf("deployment %s: task definition %s can't be found", d.id, aws.ToString(object.TaskDefinition))
 		}
 		var err error
-		if d.req, err = placement.ForDaemon(p.svc, d.def); err != nil {
+		if d.req, err = placement.ForService(p.cfg.Network, p.svc, d.def, d.object.NetworkConfiguration); err != nil {
 			return fmt.Errorf("deployment %s: %w", d.id, err)
 		}
 		if aws.ToString(object.Status) == primary {
@@ -285,12 +287,12 @@ func belongs(req *placement.Request, h *placement.Host, own *store.Task) (bool, 
 }
 
 // DaemonDesired is the number of instances that a DAEMON service belongs on now: its desiredCount.
-func DaemonDesired(v *store.View, svc *store.Service) int32 {
+func DaemonDesired(v *store.View, net *network.Network, svc *store.Service) int32 {
 	def := placement.Definition(v, aws.ToString(svc.Object.TaskDefinition))
 	if def == nil {
 		return 0
 	}
-	req, err := placement.ForDaemon(svc, def)
+	req, err := placement.ForService(net, svc, def, svc.Object.NetworkConfiguration)
 	if err != nil {
 		return 0
 	}
@@ -371,7 +373,7 @@ func (p *pass) evict() {
 
 // evictDraining stops a daemon on an instance that is being drained, after every other task there.
 func (p *pass) evictDraining(pl *place) {
-	if task.LastStatus(pl.task) != task.Pending {
+	if !task.Starting(pl.task) {
 		for _, t := range pl.host.Tasks {
 			if !task.IsStopped(t) && (t.Service == "" || !p.daemon(t.Service)) {
 				p.plan.waits[pl.id] = true
@@ -417,7 +419,8 @@ func (p *pass) start() {
 		if f := p.failure(pl, pl.target); f.Count > 0 && p.notYet(f.NotBefore) {
 			continue
 		}
-		if refusal := pl.target.req.Check(pl.host); refusal != nil {
+		interfaces, refusal := pl.target.req.Take(pl.host)
+		if refusal != nil {
 			if surge { // the old one stays, until the roll-out stops it first
 				p.plan.waits[pl.id] = true
 				continue
@@ -426,7 +429,9 @@ func (p *pass) start() {
 			p.makeRoom(pl)
 			continue
 		}
-		t, err := task.New(task.ForService(p.svc, &pl.target.object, pl.target.def, pl.host.Instance, p.now))
+		made := task.ForService(p.svc, &pl.target.object, pl.target.def, pl.host.Instance, p.now)
+		made.Interfaces = interfaces
+		t, err := task.New(made)
 		if err != nil {
 			p.plan.problem = err
 			continue
@@ -445,6 +450,7 @@ func (p *pass) refuse(pl *place, r *placement.Refusal) {
 	if r != nil {
 		p.refusals = append(p.refusals, r)
 		p.plan.waits[pl.id] = true
+		p.plan.network = p.plan.network || r.OfNetwork()
 	}
 }
 

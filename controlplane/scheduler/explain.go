@@ -190,7 +190,7 @@ func (m *Model) verdicts(svc *store.Service, room []*placement.Host) (verdicts [
 	if def == nil {
 		return nil, nil, &ErrUnknown{"task definition", definitionName(aws.ToString(svc.Object.TaskDefinition))}
 	}
-	req, err := placement.ForDaemon(svc, def)
+	req, err := placement.ForService(m.cfg.Network, svc, def, svc.Object.NetworkConfiguration)
 	if err != nil {
 		return nil, nil, err
 	}

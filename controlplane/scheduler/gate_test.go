@@ -36,7 +36,7 @@ func TestADaemonThatAlwaysFailsCostsAJoiningHostAtMostTheLimit(t *testing.T) {
 	for range tick.C {
 		now := time.Now()
 		var refusal *placement.Refusal
-		s.st.Peek(func(v *store.View) { refusal = req.Check(placement.HostsOf(v, "c", now)[0]) })
+		s.st.Peek(func(v *store.View) { refusal = req.Check(placement.HostsOf(v, nil, "c", now)[0]) })
 		after := now.Sub(joined)
 		switch {
 		case refusal == nil && after < limit:

@@ -14,6 +14,7 @@ type marks struct {
 
 	mu        sync.Mutex
 	all       bool            // every service
+	network   bool            // addresses came free
 	services  map[string]bool // by name
 	instances map[string]bool // whose hosts are to be read again
 }
@@ -21,6 +22,7 @@ type marks struct {
 // taken are marks that a worker took.
 type taken struct {
 	all       bool
+	network   bool
 	services  map[string]bool
 	instances map[string]bool
 }
@@ -28,8 +30,8 @@ type taken struct {
 func (m *marks) take() taken {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := taken{m.all, m.services, m.instances}
-	m.all, m.services, m.instances = false, map[string]bool{}, map[string]bool{}
+	t := taken{m.all, m.network, m.services, m.instances}
+	m.all, m.network, m.services, m.instances = false, false, map[string]bool{}, map[string]bool{}
 	return t
 }
 
@@ -44,6 +46,18 @@ func (m *marks) add(all bool, service, instance string) {
 		m.instances[instance] = true
 	}
 	m.mu.Unlock()
+	m.wake()
+}
+
+// addNetwork marks that addresses came free, and wakes the worker.
+func (m *marks) addNetwork() {
+	m.mu.Lock()
+	m.network = true
+	m.mu.Unlock()
+	m.wake()
+}
+
+func (m *marks) wake() {
 	select {
 	case m.kick <- struct{}{}:
 	default:
@@ -77,8 +91,21 @@ func (s *Scheduler) clusters() []string {
 	return names
 }
 
+// everywhere calls f with the marks of every cluster.
+func (s *Scheduler) everywhere(f func(*marks)) {
+	for _, cluster := range s.clusters() {
+		f(s.marksOf(cluster))
+	}
+}
+
 // note marks what changes of the store concern.
 func (s *Scheduler) note(changes []store.Change) {
+	freed := false
+	defer func() {
+		if freed {
+			s.everywhere((*marks).addNetwork)
+		}
+	}()
 	for _, c := range changes {
 		r := c.New
 		if r == nil {
@@ -93,6 +120,8 @@ func (s *Scheduler) note(changes []store.Change) {
 			s.marksOf(r.Cluster).add(false, r.Service, r.Instance)
 		case *store.Allocation:
 			s.marksOf(r.Cluster).add(false, "", r.Instance)
+		case *store.Address:
+			freed = freed || c.New == nil
 		case *store.Preparation:
 			s.marksOf(r.Cluster).add(false, r.Service, "")
 		case *store.Connection:

@@ -101,7 +101,7 @@ func (m *Model) bare() (hosts []*placement.Host) {
 
 // room are the hosts as other tasks see them.
 func (m *Model) room() ([]*placement.Host, time.Time) {
-	d := placement.Daemons{Tags: m.tags, Definition: m.definition, Connection: m.connection}
+	d := placement.Daemons{Network: m.cfg.Network, Tags: m.tags, Definition: m.definition, Connection: m.connection}
 	for _, name := range slices.Sorted(maps.Keys(m.services)) {
 		d.Services = append(d.Services, m.services[name])
 	}

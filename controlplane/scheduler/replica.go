@@ -410,7 +410,9 @@ func (r *replicaPass) startOne(picker *placement.Picker) bool {
 	if h == nil {
 		return false
 	}
-	t, err := task.New(task.ForService(r.svc, &r.target.object, r.target.def, h.Instance, r.now))
+	made := task.ForService(r.svc, &r.target.object, r.target.def, h.Instance, r.now)
+	made.Interfaces = r.target.req.Claim.Give(h.Instance.ID)
+	t, err := task.New(made)
 	if err != nil {
 		r.plan.problem = err
 		return true
@@ -427,6 +429,7 @@ func (r *replicaPass) refuseAll(refusals []*placement.Refusal) {
 	for _, refusal := range refusals {
 		id := refusal.Host.Instance.ID
 		r.plan.waits[id] = true
+		r.plan.network = r.plan.network || refusal.OfNetwork()
 		if refusal.Reason == reasonFailing {
 			r.notYet(r.failedOn(id).NotBefore)
 			continue

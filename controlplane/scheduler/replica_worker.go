@@ -43,7 +43,7 @@ func (w *worker) forReplicas(v *store.View, s *snapshot) {
 // room are the hosts as they are for tasks that are no daemons. Only those are made anew that changed, or whose gate
 // opened.
 func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wake time.Time) {
-	if d := placement.DaemonsOf(v, w.cluster); d != w.daemons {
+	if d := placement.DaemonsOf(v, w.cfg.Network, w.cluster); d != w.daemons {
 		w.daemons = d
 		clear(w.kept)
 		clear(w.gates)
@@ -56,7 +56,7 @@ func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wa
 		}
 	}
 	if len(stale) > 0 {
-		made, _ := placement.DaemonsFirst(v, w.cluster, stale, now)
+		made, _ := placement.DaemonsFirst(v, w.cfg.Network, w.cluster, stale, now)
 		for _, h := range made {
 			w.kept[h.Instance.ID] = h
 			delete(w.gates, h.Instance.ID)
@@ -86,7 +86,7 @@ func (w *worker) place(txn *store.Txn, job work, starts []start) map[string]*sto
 		if from[id] = job.allocations[id]; from[id] == nil {
 			from[id] = st.host.Allocation
 		}
-		txn.Create(st.task)
+		task.Create(txn, st.task)
 		if daemon {
 			w.claim(txn, st.task)
 		}

@@ -41,6 +41,9 @@ func shape(svc *store.Service) string {
 // restOf are the places of a service, as far as they are known for its shape.
 func (w *worker) restOf(svc *store.Service) *rests {
 	name, is := aws.ToString(svc.Object.ServiceName), shape(svc)
+	if svc.Object.NetworkConfiguration != nil {
+		is += fmt.Sprint("\x00network ", w.cfg.Network.Version())
+	}
 	r := w.rests[name]
 	if r == nil || r.shape != is {
 		r = &rests{shape: is, at: map[string]bool{}, awake: make(map[string]bool, len(w.hosts))}

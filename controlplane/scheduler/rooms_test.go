@@ -25,12 +25,12 @@ func hostsAs(hosts []*placement.Host) (lines []string) {
 
 func TestHostsThatAreKeptUpToDateAreAsIfTheyWereMadeAnew(t *testing.T) {
 	s := newStage(t, 3)
-	rooms := placement.NewRooms(s.st)
+	rooms := placement.NewRooms(s.st, nil)
 	check := func(what string) {
 		t.Helper()
 		now := time.Now()
 		if err := s.st.Read(t.Context(), func(v *store.View) error {
-			if diff := cmp.Diff(hostsAs(placement.HostsOf(v, "c", now)), hostsAs(rooms.HostsOf(v, "c", now))); diff != "" {
+			if diff := cmp.Diff(hostsAs(placement.HostsOf(v, nil, "c", now)), hostsAs(rooms.HostsOf(v, "c", now))); diff != "" {
 				t.Errorf("%s: %s", what, diff)
 			}
 			return nil

@@ -73,6 +73,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -82,6 +83,8 @@ type Config struct {
 	// Session keeps the leaderships. When it is nil or was lost the scheduler opens one of its own.
 	Session *store.Session
 	Log     *zap.Logger
+	// Network has the subnets and security groups; nil: there are none.
+	Network *network.Network
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 
@@ -163,6 +166,7 @@ func New(cfg Config) *Scheduler {
 func (s *Scheduler) Run(ctx context.Context) error {
 	cancel := s.cfg.Store.OnChange(func(_ int64, changes []store.Change) { s.note(changes) })
 	defer cancel()
+	s.cfg.Network.OnReload(func() { s.everywhere(func(m *marks) { m.add(true, "", "") }) })
 	s.cfg.Store.Peek(func(v *store.View) {
 		for c := range v.Clusters() {
 			s.marksOf(*c.Object.ClusterName)

@@ -353,7 +353,7 @@ func (s *stage) create(name, arn string, change ...func(*types.Service)) {
 	w.create(arn, change...)
 	w.svc.Object.ServiceName = aws.String(name)
 	s.commit(func(v *store.View, txn *store.Txn) {
-		w.svc.Object.DesiredCount = DaemonDesired(v, w.svc)
+		w.svc.Object.DesiredCount = DaemonDesired(v, nil, w.svc)
 		txn.Create(w.svc)
 	})
 }

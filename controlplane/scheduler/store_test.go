@@ -174,7 +174,7 @@ func TestRoomIsKeptForDaemonsThatAreNotPlacedYet(t *testing.T) {
 	check := func(kept string, free int64) {
 		t.Helper()
 		s.st.Peek(func(v *store.View) {
-			for _, h := range append(placement.HostsOf(v, "c", time.Now()), placement.HostOf(v, "c", "host-1")) {
+			for _, h := range append(placement.HostsOf(v, nil, "c", time.Now()), placement.HostOf(v, nil, "c", "host-1")) {
 				r := req.Check(h)
 				if want := fmt.Sprintf("it has %d of 1024 MiB of memory free, 700 are needed (%d more)%s", free, 700-free, kept); r == nil || r.Detail != want {
 					t.Errorf("got %+v, want %s", r, want)

@@ -162,7 +162,7 @@ func (m *Model) wantsDaemon(svc *store.Service, id string) bool {
 	if def == nil {
 		return false
 	}
-	req, err := placement.ForDaemon(svc, def)
+	req, err := placement.ForService(m.cfg.Network, svc, def, svc.Object.NetworkConfiguration)
 	if err != nil {
 		return false
 	}

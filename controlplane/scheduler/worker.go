@@ -22,6 +22,8 @@ import (
 const (
 	// mostStarts and mostStops bound what one transaction does: a start is three operations, and there are at most 128.
 	mostStarts, mostStops, mostMoves, mostPrepares = 24, 24, 8, 6
+	// mostAwsvpcStarts is mostStarts of tasks that claim addresses: two operations more for each.
+	mostAwsvpcStarts = 12
 	// silence is how long an event is not repeated.
 	silence = 6 * time.Hour
 	// retryAfter is the time to the next look when the store refused or a service can't be decided on.
@@ -45,6 +47,7 @@ type worker struct {
 	dirty    map[string]bool            // services to look at
 	wakes    map[string]time.Time       // when to look at a service again
 	waits    map[string]map[string]bool // by service: instances on which changes matter to it
+	networks map[string]bool            // services to which an address that comes free matters
 	gone     map[string]time.Time       // instances without a connection, by when this worker saw that
 	doomed   map[string]bool            // INACTIVE instances that may have tasks left
 	drains   map[string]bool            // DRAINING instances
@@ -63,7 +66,7 @@ type worker struct {
 func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Logger) *worker {
 	return &worker{
 		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
-		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{},
+		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{}, networks: map[string]bool{},
 		kept: map[string]*placement.Host{}, gates: map[string]time.Time{}, zones: map[string]int{}, seen: map[string]int64{}, gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
 		rests: map[string]*rests{}, pace: map[string]time.Time{},
 	}
@@ -170,6 +173,9 @@ func (w *worker) read(marked taken) {
 	for name := range marked.services {
 		w.dirty[name] = true
 	}
+	if marked.network {
+		maps.Copy(w.dirty, w.networks)
+	}
 	for name, waits := range w.waits {
 		for id := range marked.instances {
 			if waits[id] {
@@ -213,6 +219,7 @@ func (w *worker) look(ctx context.Context, name string) {
 	delete(w.dirty, name)
 	delete(w.wakes, name)
 	delete(w.waits, name)
+	delete(w.networks, name)
 	begun := w.cfg.Now()
 	var s *snapshot
 	var p *plan
@@ -232,6 +239,9 @@ func (w *worker) look(ctx context.Context, name string) {
 		w.wakes[name] = p.wake
 	}
 	w.waits[name] = p.waits
+	if p.network {
+		w.networks[name] = true
+	}
 	if p.problem == nil {
 		delete(w.problems, name)
 	} else if text := p.problem.Error(); w.problems[name] != text {

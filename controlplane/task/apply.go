@@ -25,7 +25,8 @@ type StateChange struct {
 	PullStartedAt, PullStoppedAt, ExecutionStoppedAt time.Time
 }
 
-// Apply applies an agent's report and tells whether it changed anything. Reports may come twice, late or not at all:
+// Apply applies an agent's report and tells whether it changed anything. The report that a task with an interface is STOPPED
+// makes it DEPROVISIONING, and STOPPED when it is applied again. Reports may come twice, late or not at all:
 // statuses only move forward, a STOPPED task never changes, and what a report does not mention stays. A RUNNING task has
 // no PENDING container, since an agent reports RUNNING when every container has run; a STOPPED one has only STOPPED ones.
 func Apply(t *store.Task, c StateChange, now time.Time) (*store.Task, bool) {
@@ -49,11 +50,16 @@ func Apply(t *store.Task, c StateChange, now time.Time) (*store.Task, bool) {
 	}
 	if rank(c.Status) > rank(LastStatus(n)) {
 		switch c.Status {
+		case Pending:
+			n.Object.LastStatus = aws.String(Pending)
 		case Running:
 			run(n, now)
 		case Stopped:
 			code, reason := cause(n, c.Reason)
 			stop(n, code, reason, now)
+			if len(n.Interfaces) > 0 && LastStatus(t) != Deprovisioning {
+				deprovision(n)
+			}
 		}
 	}
 	if reflect.DeepEqual(n.Object, t.Object) {
@@ -88,8 +94,19 @@ func stop(n *store.Task, code types.TaskStopCode, reason string, now time.Time) 
 	}
 	n.Object.LastStatus = aws.String(Stopped)
 	n.Object.StoppedAt = stamp(now)
+	setAttachments(n, AttachmentDeleted)
 	for i := range n.Object.Containers {
 		n.Object.Containers[i].LastStatus = aws.String(Stopped)
+	}
+}
+
+// deprovision takes the last step of stop back.
+func deprovision(n *store.Task) {
+	n.Object.LastStatus, n.Object.StoppedAt = aws.String(Deprovisioning), nil
+	for i := range n.Object.Attachments {
+		if aws.ToString(n.Object.Attachments[i].Type) == attachmentType {
+			n.Object.Attachments[i].Status = aws.String(AttachmentDetaching)
+		}
 	}
 }
 
@@ -164,20 +181,6 @@ func applyManagedAgent(n *store.Task, r types.ManagedAgentStateChange, now time.
 		m.LastStartedAt = stamp(now)
 	}
 	c.ManagedAgents = append(agents, m)
-}
-
-// applyAttachments takes over the state of attachments the task has, matched by the id at the end of their ARNs.
-func applyAttachments(n *store.Task, reports []types.AttachmentStateChange) {
-	attachments := append([]types.Attachment(nil), n.Object.Attachments...)
-	for _, r := range reports {
-		arn := aws.ToString(r.AttachmentArn)
-		for i := range attachments {
-			if id := aws.ToString(attachments[i].Id); id != "" && strings.HasSuffix(arn, "/"+id) {
-				attachments[i].Status = r.Status
-				n.Object.Attachments = attachments
-			}
-		}
-	}
 }
 
 func container(n *store.Task, name string) *types.Container {

@@ -17,6 +17,7 @@ import (
 //
 //	cpu, memory   the task's own size when it is given (the override's, else the definition's), else the sum over its
 //	              containers; a container counts with its memoryReservation, else with its memory
+//	interfaces    network mode awsvpc: one; else none
 //	ports         network mode host: every containerPort; bridge: every hostPort that is not dynamic; else none
 //
 // o may be nil. A size that cannot be parsed, which registration refuses, counts as not given.
@@ -34,6 +35,9 @@ func Need(def *types.TaskDefinition, o *types.TaskOverride) store.Resources {
 		addPorts(&n, def.NetworkMode, c.PortMappings)
 	}
 	n.PortsTCP, n.PortsUDP = sorted(n.PortsTCP), sorted(n.PortsUDP)
+	if def.NetworkMode == types.NetworkModeAwsvpc {
+		n.Interfaces = 1
+	}
 	cpu, memory := def.Cpu, def.Memory
 	if o != nil {
 		cpu, memory = first(o.Cpu, cpu), first(o.Memory, memory)

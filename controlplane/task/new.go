@@ -32,7 +32,9 @@ type Params struct {
 	ManagedTags          bool
 	EnableExecuteCommand bool
 	ClientToken          string // of RunTask
-	Now                  time.Time
+	// Interfaces are those of a task in network mode awsvpc.
+	Interfaces []store.Interface
+	Now        time.Time
 }
 
 // ForService are the parameters of a task of a service's deployment.
@@ -90,6 +92,7 @@ func New(p Params) (*store.Task, error) {
 		Service:     p.Service,
 		Deployment:  p.Deployment,
 		Reserved:    need,
+		Interfaces:  p.Interfaces,
 		ClientToken: p.ClientToken,
 
 		TaskCredentialsID: uuid.NewString(), ExecutionCredentialsID: uuid.NewString(),
@@ -101,12 +104,12 @@ func New(p Params) (*store.Task, error) {
 			Group:                aws.String(p.group()),
 			LaunchType:           p.launchType(),
 			DesiredStatus:        aws.String(Running),
-			LastStatus:           aws.String(Pending),
+			LastStatus:           aws.String(firstStatus(p.Interfaces)),
 			HealthStatus:         types.HealthStatusUnknown,
 			Cpu:                  aws.String(strconv.FormatInt(need.CPU, 10)),
 			Memory:               aws.String(strconv.FormatInt(need.Memory, 10)),
 			Overrides:            echoOverrides(p.Definition, p.Overrides),
-			Attachments:          []types.Attachment{},
+			Attachments:          attachments(p.Interfaces),
 			Attributes:           taskAttributes(p.Instance),
 			AvailabilityZone:     attribute(p.Instance, "ecs.availability-zone"),
 			CreatedAt:            stamp(p.Now),
@@ -121,6 +124,7 @@ func New(p Params) (*store.Task, error) {
 	for i := range p.Definition.ContainerDefinitions {
 		c := &p.Definition.ContainerDefinitions[i]
 		made := newContainer(c, overrideOf(p.Overrides, aws.ToString(c.Name)))
+		made.NetworkInterfaces = networkInterfaces(p.Interfaces)
 		made.TaskArn, made.ContainerArn = t.Object.TaskArn, aws.String(owner.Container(p.Cluster, id, uuid.NewString()))
 		t.Object.Containers = append(t.Object.Containers, made)
 	}
@@ -138,7 +142,6 @@ func newContainer(c *types.ContainerDefinition, o *types.ContainerOverride) type
 		Memory:            decimal(s.memory),
 		MemoryReservation: decimal(s.reservation),
 		NetworkBindings:   []types.NetworkBinding{},
-		NetworkInterfaces: []types.NetworkInterface{},
 	}
 }
 

@@ -54,9 +54,9 @@ func TestATaskReserves(t *testing.T) {
 				d.ContainerDefinitions[0].PortMappings = []types.PortMapping{port(90, 0, ""), port(80, 80, "tcp"), port(90, 90, "tcp")}
 			}), nil,
 			store.Resources{CPU: 128, Memory: 96, PortsTCP: []int32{80, 90}}},
-		{"no host port in awsvpc mode",
+		{"an interface and no host port in awsvpc mode",
 			with(func(d *types.TaskDefinition) { d.NetworkMode = types.NetworkModeAwsvpc }), nil,
-			store.Resources{CPU: 128, Memory: 96}},
+			store.Resources{CPU: 128, Memory: 96, Interfaces: 1}},
 		{"nothing when it asks for nothing",
 			&types.TaskDefinition{ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("a")}}}, nil, store.Resources{}},
 	} {

@@ -14,10 +14,11 @@
 //	                             └──────────► STOPPED ◄───────────────┘
 //	                                          or Lost: nobody is left to report
 //
-// Tasks placed on container instances show no other status: PROVISIONING, ACTIVATING, DEACTIVATING, STOPPING and
-// DEPROVISIONING belong to network interfaces, load balancers, service discovery and capacity providers. While a task is
-// being stopped its desiredStatus is STOPPED, stoppingAt is set, and lastStatus stays what it was until the agent has seen
-// the last container end.
+// A task with a network interface has two more: it is PROVISIONING before PENDING, until its agent has the interface, and
+// DEPROVISIONING before STOPPED, when its containers have ended and its interface is given back. Tasks placed on container
+// instances show no other status: ACTIVATING, DEACTIVATING and STOPPING belong to load balancers and service discovery. While a
+// task is being stopped its desiredStatus is STOPPED, stoppingAt is set, and lastStatus stays what it was until the agent has
+// seen the last container end.
 //
 // A task's resources are reserved when it is placed and released when it is STOPPED, not earlier: until then its ports
 // and memory are in use on the host. [Place] and [Finish] make both part of the transaction that writes the task, so that
@@ -39,9 +40,11 @@ import (
 
 // The values of a task's lastStatus and desiredStatus, and of a container's lastStatus.
 const (
-	Pending = "PENDING"
-	Running = "RUNNING"
-	Stopped = "STOPPED"
+	Provisioning   = "PROVISIONING"
+	Pending        = "PENDING"
+	Running        = "RUNNING"
+	Deprovisioning = "DEPROVISIONING"
+	Stopped        = "STOPPED"
 )
 
 // The values of stoppedReason that the control plane gives by itself.
@@ -55,19 +58,14 @@ const (
 
 // rank orders statuses; 0 is none that this package knows.
 func rank(status string) int {
-	switch status {
-	case Pending:
-		return 1
-	case Running:
-		return 2
-	case Stopped:
-		return 3
-	}
-	return 0
+	return 1 + slices.Index([]string{Provisioning, Pending, Running, Deprovisioning, Stopped}, status)
 }
 
 // LastStatus is the status the agent reported last.
 func LastStatus(t *store.Task) string { return aws.ToString(t.Object.LastStatus) }
+
+// Starting tells whether the task is not RUNNING yet.
+func Starting(t *store.Task) bool { return rank(LastStatus(t)) < rank(Running) }
 
 // Wanted tells whether the task is desired to run.
 func Wanted(t *store.Task) bool { return aws.ToString(t.Object.DesiredStatus) == Running }
@@ -104,6 +102,7 @@ func Healthy(t *store.Task, def *types.TaskDefinition) bool {
 func clone(t *store.Task) *store.Task {
 	n := *t
 	n.Object.Containers = slices.Clone(t.Object.Containers)
+	n.Object.Attachments = slices.Clone(t.Object.Attachments)
 	n.Warnings = slices.Clone(t.Warnings)
 	return &n
 }

@@ -6,17 +6,26 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
-// Place adds to txn what places the tasks on the instance of alloc: it creates them, reserves their resources, and claims
-// the daemon slot of each one's service when slot is set. The caller has checked that they fit into alloc as it is; if
+// Place adds to txn what places the tasks on the instance of alloc: it creates them, claims the addresses of their interfaces,
+// reserves their resources, and claims the daemon slot of each one's service when slot is set. The caller has checked that they fit into alloc as it is; if
 // anything was placed or released there in between, Commit answers ErrConflict. alloc itself is not modified.
 func Place(txn *store.Txn, alloc *store.Allocation, slot bool, tasks ...*store.Task) {
 	for _, t := range tasks {
-		txn.Create(t)
+		Create(txn, t)
 		if slot {
 			txn.Create(&store.DaemonSlot{Cluster: t.Cluster, Service: t.Service, Instance: t.Instance, Task: t.ID})
 		}
 	}
 	txn.Update(Reserve(alloc, tasks...))
+}
+
+// Create adds to txn a task and its claims on the addresses of its interfaces. If another task has one of these, Commit answers
+// ErrConflict.
+func Create(txn *store.Txn, t *store.Task) {
+	txn.Create(t)
+	for _, a := range store.AddressesOf(t) {
+		txn.Create(a)
+	}
 }
 
 // Reserve is the allocation with the tasks' resources taken.
@@ -48,10 +57,10 @@ func Fence(txn *store.Txn, alloc *store.Allocation) {
 }
 
 // MaxFinish is how many tasks fit in one transaction of Finish, with room for a few other operations.
-const MaxFinish = 40
+const MaxFinish = 24
 
 // Finish adds to txn what records the changed tasks: it updates them and, for those that are STOPPED, releases their
-// resources and daemon slots. Tasks of one instance must come in one call. It marks the transaction as a state change,
+// resources, daemon slots and addresses. Tasks of one instance must come in one call. It marks the transaction as a state change,
 // which a nearly full store accepts too. Records that are gone, because their instance or service is, are nothing to release.
 func Finish(txn *store.Txn, v *store.View, tasks ...*store.Task) {
 	type place struct{ cluster, instance string }
@@ -64,6 +73,11 @@ func Finish(txn *store.Txn, v *store.View, tasks ...*store.Task) {
 		}
 		at := place{t.Cluster, t.Instance}
 		ended[at] = append(ended[at], t)
+		for _, claim := range store.AddressesOf(t) {
+			if a := v.Address(claim.Address); a != nil && a.Task == t.ID && a.Cluster == t.Cluster {
+				txn.Delete(a)
+			}
+		}
 		if t.Service == "" {
 			continue
 		}

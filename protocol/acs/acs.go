@@ -433,6 +433,9 @@ const (
 // Longshore's own.
 const CapabilitySecurityGroups = "longshore.capability.security-groups"
 
+// AttributeInterfaceSlots is the attribute with which such an agent says how many tasks' network interfaces its host can have.
+const AttributeInterfaceSlots = "longshore.interface-slots"
+
 // SecurityGroupsMessage is everything that an agent needs to know about the security groups of its tasks' interfaces: it
 // replaces what an earlier one said. It is sent before the first interface that names a group, at each connect while the
 // instance has such interfaces, and whenever a rule or a membership changes that matters to them. It is answered with

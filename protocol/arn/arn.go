@@ -40,6 +40,7 @@ const (
 	TypeCapacityProvider     = "capacity-provider"
 	TypeServiceDeployment    = "service-deployment"
 	TypeServiceRevision      = "service-revision"
+	TypeAttachment           = "attachment"
 	TypeDaemon               = "daemon"
 	TypeDaemonDeployment     = "daemon-deployment"
 	TypeDaemonRevision       = "daemon-revision"

@@ -34,7 +34,7 @@ func (r *Rooms) ChooseOf(v *store.View, cluster string, now time.Time, req *Requ
 		for _, inst := range instances[from:to] {
 			hosts = append(hosts, hostOf(v, inst))
 		}
-		hosts, _ = DaemonsFirst(v, cluster, hosts, now)
+		hosts, _ = DaemonsFirst(v, r.network, cluster, hosts, now)
 		return hosts
 	}, req, n)
 	return chosen, refusals, len(instances) == 0

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -30,12 +31,12 @@ func Definition(v *store.View, arn string) *store.TaskDefinition {
 	return v.TaskDefinition(family, int32(revision))
 }
 
-// ForDaemon is the request of a task of a DAEMON service.
-func ForDaemon(svc *store.Service, def *store.TaskDefinition) (*Request, error) {
+// ForService is the request of a task of a service with a definition, and with the network configuration of a deployment.
+func ForService(net *network.Network, svc *store.Service, def *store.TaskDefinition, nc *types.NetworkConfiguration) (*Request, error) {
 	name := aws.ToString(svc.Object.ServiceName)
 	return NewRequest(Request{
 		Definition: &def.Object, Need: task.Need(&def.Object, nil), Constraints: svc.Object.PlacementConstraints,
-		Service: name, Group: "service:" + name,
+		Service: name, Group: "service:" + name, Network: net, NetworkConfiguration: nc,
 	})
 }
 
@@ -46,8 +47,9 @@ func ForDaemon(svc *store.Service, def *store.TaskDefinition) (*Request, error) 
 //   - With a [Gate] for each daemon that does not run yet on an instance that joined a short time ago.
 //
 // wake is when the first gate opens though nothing else changes; zero: there is none. The given hosts stay as they are.
-func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (first []*Host, wake time.Time) {
+func DaemonsFirst(v *store.View, net *network.Network, cluster string, hosts []*Host, now time.Time) (first []*Host, wake time.Time) {
 	d := Daemons{
+		Network:    net,
 		Definition: func(arn string) *store.TaskDefinition { return Definition(v, arn) },
 		Connection: func(instance string) *store.Connection { return v.Connection(cluster, instance) },
 	}
@@ -64,6 +66,7 @@ func DaemonsFirst(v *store.View, cluster string, hosts []*Host, now time.Time) (
 type Daemons struct {
 	Tags       []types.Tag // of the cluster
 	Services   []*store.Service
+	Network    *network.Network
 	Definition func(arn string) *store.TaskDefinition
 	Connection func(instance string) *store.Connection
 }
@@ -79,7 +82,7 @@ func (c *Daemons) First(hosts []*Host, now time.Time) (first []*Host, wake time.
 		if def == nil {
 			continue
 		}
-		req, err := ForDaemon(svc, def)
+		req, err := ForService(c.Network, svc, def, svc.Object.NetworkConfiguration)
 		if err != nil {
 			continue
 		}
@@ -160,10 +163,10 @@ func (d *daemon) lacks(own *store.Task) (r store.Resources, lacking bool) {
 	r = d.req.Need
 	if own != nil {
 		has := own.Reserved
-		r.CPU, r.Memory = max(r.CPU-has.CPU, 0), max(r.Memory-has.Memory, 0)
+		r.CPU, r.Memory, r.Interfaces = max(r.CPU-has.CPU, 0), max(r.Memory-has.Memory, 0), max(r.Interfaces-has.Interfaces, 0)
 		r.PortsTCP, r.PortsUDP = without(r.PortsTCP, has.PortsTCP), without(r.PortsUDP, has.PortsUDP)
 	}
-	return r, own == nil || r.CPU > 0 || r.Memory > 0 || len(r.PortsTCP)+len(r.PortsUDP) > 0
+	return r, own == nil || r.CPU > 0 || r.Memory > 0 || r.Interfaces > 0 || len(r.PortsTCP)+len(r.PortsUDP) > 0
 }
 
 func without(ports, these []int32) []int32 {
@@ -173,7 +176,7 @@ func without(ports, these []int32) []int32 {
 // keep takes room for what a daemon lacks, unless the daemon is too large for the instance.
 func (h *Host) keep(r *Request, lacks store.Resources) {
 	all := Registered(h.Instance)
-	if r.Need.CPU > all.CPU || r.Need.Memory > all.Memory || r.gpus > len(all.GPUs) {
+	if r.Need.CPU > all.CPU || r.Need.Memory > all.Memory || r.Need.Interfaces > all.Interfaces || r.gpus > len(all.GPUs) {
 		return
 	}
 	if len(lacks.GPUs) < r.gpus && h.holds(r.Service) == 0 {

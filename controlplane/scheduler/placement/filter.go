@@ -10,20 +10,21 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 // A filter refuses a host or lets it pass (nil).
 type filter func(*Request, *Host) *Refusal
 
 // The pipeline. Its order is that of the package comment.
-var filters = []filter{status, connection, attributes, members, distinct, cpu, memory, hostPorts, gpu, gates}
+var filters = []filter{status, connection, attributes, location, members, distinct, cpu, memory, hostPorts, gpu, interfaces, gates}
 
 // Where the parts of the pipeline begin.
 const (
 	attributesFilter = 2
-	memberOfFilter   = 3
-	cpuFilter        = 5
-	gateFilter       = 9
+	memberOfFilter   = 4
+	cpuFilter        = 6
+	gateFilter       = 11
 )
 
 func status(_ *Request, h *Host) *Refusal {
@@ -57,6 +58,11 @@ func attributes(r *Request, h *Host) *Refusal {
 			missing = append(missing, "attribute "+name+" is missing")
 		case want != "" && have != want:
 			missing = append(missing, fmt.Sprintf("attribute %s is %q, %q is required", name, have, want))
+		}
+	}
+	if r.awsvpc() {
+		if _, ok := h.Attribute(acs.CapabilitySecurityGroups); !ok {
+			missing = append(missing, "attribute "+acs.CapabilitySecurityGroups+" is missing: its agent can't make network interfaces")
 		}
 	}
 	if missing == nil {

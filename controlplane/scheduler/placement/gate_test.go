@@ -23,7 +23,7 @@ func aDaemon(t testing.TB, memory int64, checked bool) (daemon, *store.Task) {
 		def.Object.ContainerDefinitions[0].HealthCheck = &types.HealthCheck{Command: []string{"CMD", "true"}}
 	}
 	svc := &store.Service{Object: types.Service{ServiceName: aws.String("agent"), Deployments: []types.Deployment{{Id: aws.String("ecs-svc/1"), Status: aws.String("PRIMARY"), RolloutState: types.DeploymentRolloutStateInProgress}}}}
-	req, err := ForDaemon(svc, def)
+	req, err := ForService(nil, svc, def, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -21,8 +22,8 @@ type Host struct {
 	Allocation *store.Allocation
 	Connected  bool // a live ACS connection exists
 	// Free is what is left: CPU, Memory and GPUs are those not taken; PortsTCP and PortsUDP are, as in ECS's
-	// remainingResources, the ports that are taken (by tasks or by the agent's own reservations), sorted. CPU and Memory
-	// are negative when the instance registered anew with less than its tasks take.
+	// remainingResources, the ports that are taken (by tasks or by the agent's own reservations), sorted. CPU, Memory and
+	// Interfaces are negative when the instance registered anew with less than its tasks take.
 	Free store.Resources
 	// Tasks are those placed here that are not STOPPED.
 	Tasks []*store.Task
@@ -31,13 +32,14 @@ type Host struct {
 	// Gates are the daemons for which tasks that are no daemons have to wait here; none when the instance takes any.
 	Gates []Gate
 
-	subject *query.Subject // made when first needed
+	leaving []store.Interface // of tasks that will be gone, see [Host.Without]
+	subject *query.Subject    // made when first needed
 }
 
 // HostsOf are the registered instances of a cluster (ACTIVE, DRAINING …, not INACTIVE), in order of id, as they are for
 // tasks that are no daemons: see [DaemonsFirst].
-func HostsOf(v *store.View, cluster string, now time.Time) []*Host {
-	hosts, _ := DaemonsFirst(v, cluster, HostsForDaemons(v, cluster), now)
+func HostsOf(v *store.View, net *network.Network, cluster string, now time.Time) []*Host {
+	hosts, _ := DaemonsFirst(v, net, cluster, HostsForDaemons(v, cluster), now)
 	return hosts
 }
 
@@ -53,12 +55,12 @@ func HostsForDaemons(v *store.View, cluster string) (hosts []*Host) {
 
 // HostOf is one instance (INACTIVE too) as it is for a task that was sent there by name, or nil when there is none: with
 // room kept for the daemons that belong there, but no gate.
-func HostOf(v *store.View, cluster, id string) *Host {
+func HostOf(v *store.View, net *network.Network, cluster, id string) *Host {
 	h := HostForDaemons(v, cluster, id)
 	if h == nil {
 		return nil
 	}
-	hosts, _ := DaemonsFirst(v, cluster, []*Host{h}, time.Time{})
+	hosts, _ := DaemonsFirst(v, net, cluster, []*Host{h}, time.Time{})
 	hosts[0].Gates = nil
 	return hosts[0]
 }
@@ -107,6 +109,7 @@ func Registered(inst *store.Instance) (r store.Resources) {
 			r.GPUs = slices.Clone(res.StringSetValue)
 		}
 	}
+	r.Interfaces = interfaceSlots(inst)
 	return r
 }
 
@@ -122,6 +125,7 @@ func ports(set []string) (ports []int32) {
 func (h *Host) take(r store.Resources) {
 	h.Free.CPU -= r.CPU
 	h.Free.Memory -= r.Memory
+	h.Free.Interfaces -= r.Interfaces
 	h.Free.PortsTCP = append(h.Free.PortsTCP, r.PortsTCP...)
 	h.Free.PortsUDP = append(h.Free.PortsUDP, r.PortsUDP...)
 	h.Free.GPUs = slices.DeleteFunc(h.Free.GPUs, func(g string) bool { return slices.Contains(r.GPUs, g) })
@@ -153,7 +157,9 @@ func (h *Host) Without(t *store.Task) *Host {
 		delete(alloc.Tasks, t.ID)
 	}
 	tasks := slices.DeleteFunc(slices.Clone(h.Tasks), func(o *store.Task) bool { return o.ID == t.ID })
-	return NewHost(h.Instance, alloc, h.Connected, tasks)
+	n := NewHost(h.Instance, alloc, h.Connected, tasks)
+	n.leaving = append(slices.Clip(h.leaving), t.Interfaces...)
+	return n
 }
 
 // Attribute is an attribute's value, and whether there is such an attribute.

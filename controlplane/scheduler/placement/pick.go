@@ -133,11 +133,11 @@ func (p *Picker) check(h *Host) *Refusal {
 
 // Pick picks the next instance and reserves a task there, and says what of it. It is nil when none is left that fits.
 func (p *Picker) Pick() (*Host, store.Resources) {
-	var best *cell
-	for _, c := range p.cells {
-		if len(c.candidates) > 0 && (best == nil || p.less(c.candidates[0], best.candidates[0])) {
-			best = c
-		}
+	best := p.best()
+	for best != nil && p.req.Claim != nil && !p.req.Claim.Pick(p.host(best).Instance.ID, p.host(best).Subject()) {
+		p.refused[best.candidates[0].i] = p.check(p.host(best)) // the last address went to a task elsewhere
+		heap.Pop(best)
+		best = p.best()
 	}
 	if best == nil {
 		return nil, store.Resources{}
@@ -158,6 +158,19 @@ func (p *Picker) Pick() (*Host, store.Resources) {
 	}
 	return h, n.Tasks[len(n.Tasks)-1].Reserved
 }
+
+// best is the cell whose first candidate is picked next, nil when there is none.
+func (p *Picker) best() (best *cell) {
+	for _, c := range p.cells {
+		if len(c.candidates) > 0 && (best == nil || p.less(c.candidates[0], best.candidates[0])) {
+			best = c
+		}
+	}
+	return best
+}
+
+// host is that of a cell's first candidate.
+func (p *Picker) host(c *cell) *Host { return p.hosts[c.candidates[0].i] }
 
 // Hosts are the instances with what was picked on them.
 func (p *Picker) Hosts() []*Host { return p.hosts }

@@ -9,12 +9,14 @@
 //	status      INACTIVE                                            the instance is ACTIVE
 //	connection  AGENT                                               its agent is connected
 //	attributes  ATTRIBUTE                                           it has what the definition's requiresAttributes say
+//	location    LOCATION                                            it is in one of the subnets
 //	memberOf    MemberOf placement constraint unsatisfied.          every expression of definition and request holds
 //	distinct    DistinctInstance placement constraint unsatisfied.  no other wanted task of the service (or group) is there
 //	cpu         RESOURCE:CPU
 //	memory      RESOURCE:MEMORY
 //	ports       RESOURCE:PORTS                                      no host port is taken, tcp and udp apart
 //	gpu         RESOURCE:GPU
+//	interfaces  RESOURCE:ENI                                        it can have one more interface, and a subnet has an address
 //	gate        DAEMON                                              no daemon comes first there, see [Gate]
 //
 // An instance is the nearer a miss the later the filter that refused it, and among those of one filter the less of the
@@ -32,6 +34,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
@@ -47,12 +50,14 @@ const (
 	ReasonMemory    = "RESOURCE:MEMORY"
 	ReasonPorts     = "RESOURCE:PORTS"
 	ReasonGPU       = "RESOURCE:GPU"
+	ReasonLocation  = "LOCATION"
+	ReasonENI       = "RESOURCE:ENI"
 	// ReasonDaemon is no reason that ECS has: a daemon comes first there.
 	ReasonDaemon = "DAEMON"
 )
 
-// Request is a task that wants a place. [NewRequest] makes it ready to use; it is then immutable and safe for concurrent
-// use.
+// Request is a task that wants a place. [NewRequest] makes it ready to use; it is then immutable, and safe for concurrent
+// use unless it has a claim on the network, which is for one decision.
 type Request struct {
 	Definition *types.TaskDefinition
 	Need       store.Resources
@@ -62,6 +67,13 @@ type Request struct {
 	Service     string // service name; distinctInstance of a service is about it
 	// IgnoreConstraints is StartTask's way: attributes and resources are checked, constraints are not.
 	IgnoreConstraints bool
+	// NetworkConfiguration is where a task in network mode awsvpc gets its interface, from Network. Without a Network nothing is
+	// looked at but how many interfaces the host can have.
+	NetworkConfiguration *types.NetworkConfiguration
+	Network              *network.Network
+
+	// Claim is what the tasks want of the network; nil: nothing.
+	Claim *network.Claim
 
 	memberOf []memberOf
 	distinct bool
@@ -79,6 +91,9 @@ type memberOf struct {
 // an expression can't be parsed.
 func NewRequest(r Request) (*Request, error) {
 	r.memberOf, r.distinct, r.aboutTasks, r.gpus = nil, false, false, max(gpuCount(r.Definition), len(r.Need.GPUs))
+	if r.Claim = nil; r.Network != nil && r.awsvpc() {
+		r.Claim = r.Network.Claim(r.NetworkConfiguration)
+	}
 	if r.IgnoreConstraints {
 		return &r, nil
 	}
@@ -117,6 +132,10 @@ func NewRequest(r Request) (*Request, error) {
 	return &r, nil
 }
 
+func (r *Request) awsvpc() bool {
+	return r.Definition != nil && r.Definition.NetworkMode == types.NetworkModeAwsvpc
+}
+
 func clip(s string) string {
 	if r := []rune(s); len(r) > 200 {
 		return string(r[:200]) + "…"
@@ -140,7 +159,7 @@ func (r *Request) Satisfies(h *Host, own *store.Task) *Refusal {
 	return r.run(h, memberOfFilter, memberOfFilter+1)
 }
 
-// HasAttributes looks at the attributes that the definition requires only.
+// HasAttributes looks at the attributes that the definition requires, and at the subnets that the host is in, only.
 func (r *Request) HasAttributes(h *Host) *Refusal { return r.run(h, attributesFilter, memberOfFilter) }
 
 func (r *Request) run(h *Host, from, to int) *Refusal {

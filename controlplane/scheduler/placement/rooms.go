@@ -11,12 +11,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
 // Rooms are the hosts of clusters as they are for tasks that are no daemons, kept up to date by what changes: who asks for
 // all hosts of a large cluster pays for those that changed since somebody asked. It is safe for concurrent use.
 type Rooms struct {
+	network  *network.Network
 	turn     chan struct{} // of one
 	mu       sync.Mutex
 	told     int64 // the revision up to which changes are known
@@ -35,8 +37,8 @@ type rooms struct {
 }
 
 // NewRooms follows a store, for as long as that lives.
-func NewRooms(st *store.Store) *Rooms {
-	r := &Rooms{turn: make(chan struct{}, 1), clusters: map[string]*rooms{}}
+func NewRooms(st *store.Store, net *network.Network) *Rooms {
+	r := &Rooms{network: net, turn: make(chan struct{}, 1), clusters: map[string]*rooms{}}
 	if st != nil {
 		st.OnChange(r.note)
 	}
@@ -92,7 +94,7 @@ func (r *Rooms) HostsOf(v *store.View, cluster string, now time.Time) []*Host {
 	if c == nil {
 		if v.Revision() < r.told { // what changed since would be missed
 			r.mu.Unlock()
-			return HostsOf(v, cluster, now)
+			return HostsOf(v, r.network, cluster, now)
 		}
 		c = &rooms{marks: map[string]int64{}, at: map[string]*Host{}, gates: map[string]time.Time{}}
 		for inst := range v.Instances(cluster) {
@@ -103,7 +105,7 @@ func (r *Rooms) HostsOf(v *store.View, cluster string, now time.Time) []*Host {
 	r.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.read(v, cluster, now)
+	c.read(v, r.network, cluster, now)
 	hosts := make([]*Host, len(c.order))
 	for i, id := range c.order {
 		hosts[i] = c.at[id]
@@ -112,7 +114,7 @@ func (r *Rooms) HostsOf(v *store.View, cluster string, now time.Time) []*Host {
 }
 
 // read brings the hosts up to date.
-func (c *rooms) read(v *store.View, cluster string, now time.Time) {
+func (c *rooms) read(v *store.View, net *network.Network, cluster string, now time.Time) {
 	marks := map[string]bool{}
 	c.marksMu.Lock()
 	for id, revision := range c.marks {
@@ -122,7 +124,7 @@ func (c *rooms) read(v *store.View, cluster string, now time.Time) {
 		}
 	}
 	c.marksMu.Unlock()
-	if d := DaemonsOf(v, cluster); d != c.daemons {
+	if d := DaemonsOf(v, net, cluster); d != c.daemons {
 		c.daemons = d
 		for id := range c.at {
 			marks[id] = true
@@ -151,7 +153,7 @@ func (c *rooms) read(v *store.View, cluster string, now time.Time) {
 		h.Subject() // before it is shared
 		bare = append(bare, h)
 	}
-	made, _ := DaemonsFirst(v, cluster, bare, now)
+	made, _ := DaemonsFirst(v, net, cluster, bare, now)
 	for _, h := range made {
 		id := h.Instance.ID
 		if c.at[id] == nil {
@@ -173,9 +175,10 @@ func (c *rooms) read(v *store.View, cluster string, now time.Time) {
 	}
 }
 
-// DaemonsOf is the state of a cluster's DAEMON services, on which depends what they leave to others.
-func DaemonsOf(v *store.View, cluster string) string {
+// DaemonsOf is the state of a cluster's DAEMON services and of their networks, on which depends what they leave to others.
+func DaemonsOf(v *store.View, net *network.Network, cluster string) string {
 	var b strings.Builder
+	fmt.Fprint(&b, net.Version(), " ")
 	if c := v.Cluster(cluster); c != nil {
 		fmt.Fprint(&b, c.Revision())
 	}
