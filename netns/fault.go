@@ -30,7 +30,9 @@ const (
 	Unsupported Kind = "Unsupported"
 )
 
-// Fault is an error whose cause has a name. Get at it with [errors.As].
+// Fault is an error whose cause has a name. Get at the first with [errors.As]; whether one of a kind is among several says
+//
+//	errors.Is(err, &netns.Fault{Kind: netns.CardMissing})
 type Fault struct {
 	Kind   Kind
 	Detail string // what failed, on what, and what to do
@@ -42,6 +44,12 @@ func (f *Fault) Error() string {
 		return fmt.Sprintf("%s: %s", f.Kind, f.Detail)
 	}
 	return fmt.Sprintf("%s: %s: %v", f.Kind, f.Detail, f.Err)
+}
+
+// Is says whether the target is a fault of the same kind.
+func (f *Fault) Is(target error) bool {
+	t, ok := target.(*Fault)
+	return ok && t.Kind == f.Kind
 }
 
 func (f *Fault) Unwrap() error { return f.Err }

@@ -28,6 +28,7 @@ type Host struct {
 type sides struct {
 	host, task     *netlink.Handle
 	hostNS, taskNS *os.File
+	ask            bool // for addresses that are in use, too
 	changed        []string
 }
 
@@ -114,11 +115,23 @@ func sameFile(a, b *os.File) (bool, error) {
 //
 // New addresses on [Bridged] and [Macvlan] interfaces are asked for on the network before they are used, which takes probeTime.
 func (h Host) EnsureTask(ctx context.Context, t Task) (changed []string, err error) {
+	return h.look(ctx, t, nil, false)
+}
+
+// look is [Host.EnsureTask] for who looks again and again: the task's namespace gets an id, for telling its events from others'. With
+// ask, others on the network are asked for the addresses that are in use, too.
+func (h Host) look(ctx context.Context, t Task, w *watched, ask bool) (changed []string, err error) {
 	s, err := h.open(t.Namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
+	if w != nil {
+		if err := s.identify(w); err != nil {
+			return nil, err
+		}
+	}
+	s.ask = ask
 	err = s.ensure(ctx, h.Tables, t)
 	return s.changed, err
 }

@@ -18,7 +18,7 @@ import (
 // nobody should wait for it.
 func (h Host) RemoveTask(ctx context.Context, t Task) (removed []string, err error) {
 	s, err := h.open(t.Namespace)
-	if f := (*Fault)(nil); errors.As(err, &f) && f.Kind == NamespaceGone {
+	if errors.Is(err, &Fault{Kind: NamespaceGone}) {
 		s, err = h.openHost()
 	}
 	if err != nil {

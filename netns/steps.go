@@ -71,24 +71,33 @@ func (s *sides) link(ctx context.Context, l link) error {
 	if err := s.attributes(now, l); err != nil {
 		return errors.Join(outside, err)
 	}
+	return errors.Join(outside, s.reach(ctx, now, l))
+}
+
+// reach gives an interface its addresses, if nobody else on the network has them, and tells everybody there that it has.
+func (s *sides) reach(ctx context.Context, now netlink.Link, l link) error {
 	missing, err := s.missing(now, l.Addresses)
-	if err != nil || len(missing) == 0 {
-		return errors.Join(outside, err)
+	asked := missing
+	if s.ask {
+		asked = l.Addresses
+	}
+	if err != nil || len(asked) == 0 {
+		return err
 	}
 	p, err := s.prober(now.Attrs().Index, l.Name, l.MAC)
 	if err != nil {
-		return errors.Join(outside, err)
+		return err
 	}
 	defer p.close()
 	if l.probed {
-		if err := errors.Join(s.carrier(ctx, l), p.ask(missing)); err != nil {
-			return errors.Join(outside, err)
+		if err := errors.Join(s.carrier(ctx, l), p.ask(asked)); err != nil {
+			return err
 		}
 	}
 	if err := s.addresses(now, missing); err != nil {
-		return errors.Join(outside, err)
+		return err
 	}
-	return errors.Join(outside, p.announce(missing))
+	return p.announce(missing)
 }
 
 // attributes sees to all of an interface but its addresses, and brings it up.

@@ -36,9 +36,9 @@ func newLAN(t *testing.T) *lan {
 		in(t, w.at[i], cable("c", w.machine))
 		in(t, w.machine, script(fmt.Sprintf("ip link set c name p%d master br0 up", i)))
 	}
-	for deadline := time.Now().Add(patience); strings.Count(output(t, w.machine, "bridge link"), "state forwarding") != len(w.hosts); {
+	for deadline := time.Now().Add(patience); strings.Count(shows(t, w.machine, "bridge link"), "state forwarding") != len(w.hosts); {
 		if time.Now().After(deadline) {
-			t.Fatalf("the lan has no carrier:\n%s", output(t, w.machine, "bridge link"))
+			t.Fatalf("the lan has no carrier:\n%s", shows(t, w.machine, "bridge link"))
 		}
 	}
 	return w
@@ -125,9 +125,14 @@ func echo(t *testing.T, ns nsfd.NsHandle, at string) {
 // asks is what is answered to somebody in a namespace.
 func asks(t *testing.T, from nsfd.NsHandle, at string) (answer string, err error) {
 	t.Helper()
+	return asksFor(t, from, at, patience)
+}
+
+func asksFor(t *testing.T, from nsfd.NsHandle, at string, wait time.Duration) (answer string, err error) {
+	t.Helper()
 	in(t, from, func() error {
 		var c net.Conn
-		if c, err = net.DialTimeout("tcp", at, patience); err != nil {
+		if c, err = net.DialTimeout("tcp", at, wait); err != nil {
 			return nil
 		}
 		defer c.Close()
@@ -140,7 +145,7 @@ func asks(t *testing.T, from nsfd.NsHandle, at string) (answer string, err error
 	return answer, err
 }
 
-func output(t *testing.T, ns nsfd.NsHandle, command string) string {
+func shows(t *testing.T, ns nsfd.NsHandle, command string) string {
 	t.Helper()
 	var out []byte
 	in(t, ns, func() (err error) {
@@ -155,8 +160,7 @@ func output(t *testing.T, ns nsfd.NsHandle, command string) string {
 
 func wantFault(t *testing.T, err error, kind netns.Kind, words ...string) {
 	t.Helper()
-	var f *netns.Fault
-	if !errors.As(err, &f) || f.Kind != kind {
+	if !errors.Is(err, &netns.Fault{Kind: kind}) {
 		t.Fatalf("got %v, want %s", err, kind)
 	}
 	for _, w := range words {
@@ -241,7 +245,7 @@ func TestAnAddressThatSomebodyElseHasIsNotUsed(t *testing.T) {
 		_, err := w.hosts[0].EnsureTask(t.Context(), a)
 		address, _, _ := strings.Cut(taken, "/")
 		wantFault(t, err, netns.AddressConflict, address, "MAC")
-		if got := output(t, open(t, a.Namespace), "ip addr show dev eth0"); strings.Contains(got, " "+address) {
+		if got := shows(t, open(t, a.Namespace), "ip addr show dev eth0"); strings.Contains(got, " "+address) {
 			t.Errorf("it is used all the same:\n%s", got)
 		}
 		in(t, w.machine, script("ip addr del "+strings.Fields(taken)[0]+" dev br0"))
