@@ -116,15 +116,12 @@ func (a *Agent) hostPieces() []netns.Piece {
 // listenAsked listens where containers ask, and makes that address.
 func (a *Agent) listenAsked(s *asked) (net.Listener, error) {
 	if a.opt.AskedAt != "" {
-		return net.Listen("tcp4", a.opt.AskedAt)
+		return s.listen(a.opt.AskedAt)
 	}
 	if err := s.network.EnsureOnly(linkLocal()); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", taskserver.Address, taskserver.Port))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%w: another container agent seems to run on this host; find it with: ss -ltnp 'sport = :%d'", err, taskserver.Port)
-	}
+	l, err := s.listen(fmt.Sprintf("%s:%d", taskserver.Address, taskserver.Port))
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +131,25 @@ func (a *Agent) listenAsked(s *asked) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// listen listens at an IPv4 address and port, and names who has it already.
+func (s *asked) listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp4", address)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return l, err
+	}
+	at, perr := netip.ParseAddrPort(address)
+	if perr != nil {
+		return nil, err
+	}
+	if holder := s.callers.Listener(at.Addr().As4(), at.Port()); holder != "" {
+		return nil, fmt.Errorf("%w: %s has the port; end it, for there can be one container agent on a host", err, holder)
+	}
+	if l, again := net.Listen("tcp4", address); again == nil { // it ended meanwhile
+		return l, nil
+	}
+	return nil, fmt.Errorf("%w: another container agent seems to run on this host; find it with: ss -ltnp 'sport = :%d'", err, at.Port())
 }
 
 // tryAsked tries to listen where containers ask; nil when that can't be.
@@ -244,6 +260,18 @@ func (a *Agent) prepares() []engine.Prepare {
 	return append(all, metadata.Environment(a.asked.ids.Of), a.asked.addCredentials, a.asked.addLogCredentials)
 }
 
+// ready says what keeps a container from being created for now: nobody answers it for its task's credentials.
+func (a *Agent) ready(t *acs.Task, container string) error {
+	if a.asked == nil || t.RoleCredentials == nil && !logsByRole(t, container) {
+		return nil
+	}
+	_, problem := a.asked.state()
+	if problem == nil {
+		return nil
+	}
+	return fmt.Errorf("the credentials of the task's role can't be served to containers, and this is tried again: %w", problem)
+}
+
 // refuseRoles refuses what can't be had where nothing is served to containers.
 func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
 	if t.RoleCredentials != nil {
@@ -259,7 +287,7 @@ func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
 func (s *asked) addCredentials(t *acs.Task, _ string, spec *engine.Spec) error {
 	if c := t.RoleCredentials; c != nil {
 		if _, problem := s.state(); problem != nil {
-			return fmt.Errorf("the task has a taskRoleArn, and this agent can't serve credentials to containers now: %w", problem)
+			return fmt.Errorf("the task has a taskRoleArn, and this agent can't serve credentials to containers now: %w: %w", engine.ErrNotReady, problem)
 		}
 		if s.hostMode != nil && spec.NetworkMode == "host" {
 			return fmt.Errorf("the task has a taskRoleArn and the host network mode, and its processes can't be told from others on this host: %w", s.hostMode)
@@ -275,7 +303,7 @@ func (s *asked) addLogCredentials(t *acs.Task, container string, spec *engine.Sp
 		return nil
 	}
 	if _, problem := s.state(); problem != nil {
-		return fmt.Errorf("the awslogs driver is to have the execution role's credentials, and this agent can't serve them now: %w", problem)
+		return fmt.Errorf("the awslogs driver is to have the execution role's credentials, and this agent can't serve them now: %w: %w", engine.ErrNotReady, problem)
 	}
 	if !s.engine || s.hostMode != nil {
 		return errors.New("the awslogs driver is to have the execution role's credentials, and the container engine can't be told from other processes of this host: DOCKER_HOST must be a local socket of Docker")

@@ -2,12 +2,16 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/ids"
@@ -58,12 +62,13 @@ func TestWhatCanNotBeServedIsRefusedByName(t *testing.T) {
 	down.set(errors.New("address already in use"))
 	blind.hostMode, alone.engine, late.ExecutionRoleCredentials = errors.New("no sock_diag"), false, nil
 	for want, err := range map[string]error{
-		"taskRoleArn, and this agent serves no credentials": refuseRoles(asking(), "web", &log),
-		"serve credentials to containers now: address":      down.addCredentials(asking(), "web", &log),
-		"serve them now: address already in use":            down.addLogCredentials(asking(), "web", &log),
-		"can't be told from others on this host":            blind.addCredentials(asking(), "web", &log),
-		"DOCKER_HOST must be a local socket":                alone.addLogCredentials(asking(), "web", &log),
-		"the control plane has sent none":                   newAsked(t).addLogCredentials(late, "web", &log),
+		"taskRoleArn, and this agent serves no credentials":                                refuseRoles(asking(), "web", &log),
+		"serve credentials to containers now: " + engine.ErrNotReady.Error() + ": address": down.addCredentials(asking(), "web", &log),
+		"serve them now: " + engine.ErrNotReady.Error() + ": address already in use":       down.addLogCredentials(asking(), "web", &log),
+		"can't be served to containers, and this is tried again: address":                  (&Agent{asked: down}).ready(asking(), "web"),
+		"can't be told from others on this host":                                           blind.addCredentials(asking(), "web", &log),
+		"DOCKER_HOST must be a local socket":                                               alone.addLogCredentials(asking(), "web", &log),
+		"the control plane has sent none":                                                  newAsked(t).addLogCredentials(late, "web", &log),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
@@ -128,9 +133,13 @@ func TestAPortThatIsTakenAtTheStartIsHadOnceItIsFreeAndRolesAreOfferedThen(t *te
 		}
 		return s.Containers.Problem
 	}
-	if got := problem(); c.offers(awsCapability+"task-iam-role") || !strings.Contains(got, "address already in use") {
+	if got := problem(); c.offers(awsCapability+"task-iam-role") || !strings.Contains(got, "address already in use") || !strings.Contains(got, fmt.Sprintf("(pid %d) has the port", os.Getpid())) {
 		t.Errorf("roles are offered, or the status says %q", got)
 	}
+	// A task with a role that comes all the same waits, and says for what.
+	arn := "arn:aws:ecs:us-west-2:123456789012:task/daemonset/0123456789abcdef0123456789abcdef"
+	c.sendWith(first, arn, "RUNNING", `"roleCredentials":{"credentialsId":"id-1","roleArn":"arn:aws:iam::123456789012:role/app","accessKeyId":"AK","secretAccessKey":"s","sessionToken":"t","expiration":"2036-01-01T00:00:00Z"},`)
+	h.waitsFor(arn, "container web waits for what this host lacks: the credentials of the task's role can't be served to containers")
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +147,7 @@ func TestAPortThatIsTakenAtTheStartIsHadOnceItIsFreeAndRolesAreOfferedThen(t *te
 	if got := problem(); !c.offers(awsCapability+"task-iam-role") || got != "" {
 		t.Errorf("roles are not offered, or the status says %q", got)
 	}
+	c.expect("submit " + arn + " RUNNING")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := client.Get("http://" + h.asked + "/v2/credentials/")
 	if err != nil {
@@ -152,5 +162,23 @@ func TestAPortThatIsTakenAtTheStartIsHadOnceItIsFreeAndRolesAreOfferedThen(t *te
 	}
 	if n := strings.Count(h.log(), "Containers on this host get neither credentials nor metadata"); n != 1 || !strings.Contains(h.log(), "Containers get credentials and metadata now") {
 		t.Errorf("it is said %d times:\n%s", n, h.log())
+	}
+}
+
+// waitsFor asks the agent until a task waits for something that begins so.
+func (h *testHost) waitsFor(arn, what string) {
+	h.t.Helper()
+	timeout := time.After(patience)
+	for {
+		var e local.Explanation
+		err := (local.Client{Dir: h.dir}).Call(h.t.Context(), http.MethodGet, "/v1/explain?"+url.Values{"task": {arn}}.Encode(), nil, &e)
+		if slices.ContainsFunc(e.Waits, func(w string) bool { return strings.HasPrefix(w, what) }) {
+			return
+		}
+		select {
+		case <-timeout:
+			h.t.Fatalf("it does not wait for %q: %+v, %v", what, e, err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }

@@ -173,11 +173,17 @@ func (c *controlPlane) tcs(w http.ResponseWriter, r *http.Request) {
 // send sends a payload with one task.
 func (c *controlPlane) send(arn, task, status string) {
 	c.t.Helper()
+	c.sendWith(arn, task, status, "")
+}
+
+// sendWith is send with further members of the task, each with a comma after it.
+func (c *controlPlane) sendWith(arn, task, status, more string) {
+	c.t.Helper()
 	c.mu.Lock()
 	ws := c.socket
 	c.mu.Unlock()
 	frame := fmt.Sprintf(`{"type":"PayloadMessage","message":{"clusterArn":"c","containerInstanceArn":%q,"messageId":"m","seqNum":1,"tasks":[
-		{"arn":%q,"taskClusterArn":"arn:aws:ecs:us-west-2:123456789012:cluster/daemonset","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, task, status)
+		{%s"arn":%q,"taskClusterArn":"arn:aws:ecs:us-west-2:123456789012:cluster/daemonset","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, more, task, status)
 	if err := ws.Write(c.ctx, websocket.MessageText, []byte(frame)); err != nil {
 		c.t.Error(err)
 	}

@@ -43,7 +43,7 @@ func TestAContainerWaitsForWhatTheHostLacks(t *testing.T) {
 		if s := w.status(a.Arn); !w.running(a, "app") || !slices.Equal(waitsFor(s), []string{"done: nobody answers"}) {
 			t.Errorf("%q\n%s", waitsFor(s), w.explain(a.Arn))
 		}
-		w.want(a.Arn, "RUNNING")
+		w.want(a.Arn, "PENDING", "PENDING", "RUNNING")
 	}, func(c *engine.Config) {
 		c.Ready = func(_ *acs.Task, container string) error {
 			if container == "other" || there.Load() {

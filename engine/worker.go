@@ -169,6 +169,9 @@ func (w *worker) turn(ctx context.Context) (time.Duration, bool) {
 		w.giveBack()
 	}
 	saved := w.save(next, changes, now)
+	if len(w.lacking) > 0 { // a wait may have ended with the container
+		w.lookReady(now)
+	}
 	if !saved && w.retrySave.Before(orNever(p.Wake)) {
 		p.Wake = w.retrySave
 	}

@@ -51,6 +51,7 @@ func Explain(s *engine.TaskStatus, now time.Time) *Explanation {
 // remedies are what to do about texts of errors and waits, the most telling first. A text gets one.
 var remedies = []struct{ in, do string }{
 	{"no space left", "Free space on the disk; \"longshore-agent doctor\" says which one is full."},
+	{"has the port", "Another process has the port at which containers ask for credentials: end it. The agent tries again every 10 s, and the task goes on then."},
 	{"429", "The registry limits pulls. Give the agent credentials for it (ECS_ENGINE_AUTH_DATA), or serve the image from a registry of your own."},
 	{"toomanyrequests", "The registry limits pulls. Give the agent credentials for it (ECS_ENGINE_AUTH_DATA), or serve the image from a registry of your own."},
 	{"unauthorized", "The registry does not accept the credentials: see ECS_ENGINE_AUTH_TYPE and ECS_ENGINE_AUTH_DATA in ecs.config, or the container's repositoryCredentials."},
