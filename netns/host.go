@@ -50,29 +50,37 @@ func (s *sides) close() {
 }
 
 // open opens both sides.
-func (h Host) open(namespace string) (s *sides, err error) {
-	if s, err = h.openHost(); err != nil {
+func (h Host) open(namespace string) (*sides, error) {
+	s, err := h.openHost()
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
+	if err := s.openTask(namespace); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *sides) openTask(namespace string) (err error) {
 	if s.taskNS, err = openNamespace(namespace); err != nil {
-		return nil, err
+		return err
 	}
-	if same, err := sameFile(s.hostNS, s.taskNS); err != nil || same {
-		// The process of the task has ended, and a process of the host has got its id.
-		return nil, errors.Join(fault(NamespaceGone, "%s is the host's own network namespace", namespace), err)
+	same, err := sameFile(s.hostNS, s.taskNS)
+	if err != nil {
+		return err
+	}
+	if same { // the process of the task has ended, and one of the host's has got its id
+		return fault(NamespaceGone, "%s is the host's own network namespace", namespace)
 	}
 	s.task, err = handle(s.taskNS)
-	return s, err
+	return err
 }
 
 // openHost opens the host's side alone.
-func (h Host) openHost() (s *sides, err error) {
-	s = &sides{}
+func (h Host) openHost() (*sides, error) {
+	s := &sides{}
+	var err error
 	if h.Namespace == 0 {
 		s.hostNS, err = openNamespace("/proc/thread-self/ns/net")
 	} else {

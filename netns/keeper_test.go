@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os/exec"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -70,6 +72,24 @@ func (k *kept) untilRight(id string) {
 func (k *kept) untilFault(id string, kind netns.Kind) {
 	k.t.Helper()
 	k.until(id, func(err error) bool { return errors.Is(err, &netns.Fault{Kind: kind}) })
+}
+
+// untilShown waits until a command in a namespace shows something.
+func (k *kept) untilShown(ns nsfd.NsHandle, command, text string) {
+	k.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		var out []byte
+		in(k.t, ns, func() error {
+			out, _ = exec.Command("sh", "-c", command).CombinedOutput()
+			return nil
+		})
+		if strings.Contains(string(out), text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			k.t.Fatalf("%s shows\n%s", command, out)
+		}
+	}
 }
 
 // an hour, in which only the kernel's events are reasons to look.

@@ -123,10 +123,10 @@ func (s *sides) empty(t Task) error {
 func (s *sides) moveOut(l netlink.Link) error {
 	name := nameBefore(l.Attrs().Alias)
 	err := move(s.taskNS, l, s.hostNS, name)
-	if errors.Is(err, unix.EEXIST) { // its name is somebody else's now
+	if errors.Is(err, unix.EEXIST) { // its name is somebody else's now; if the one it has here is free there, it is moved all the same
 		err = move(s.taskNS, l, s.hostNS, "card%d")
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("move %s back to the host: %w", l.Attrs().Name, err)
 	}
 	s.did("moved %s back to the host", l.Attrs().Name)
