@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +35,7 @@ const (
 	fetchTimeout     = 3 * time.Minute  // of which the role's credentials may take one
 	removeTimeout    = 10 * time.Minute // the wait for the removals before it included
 	removeTurn       = 30 * time.Second // for how long a removal keeps others waiting
+	startTurn        = 10 * time.Second // … and a create or start
 	progressInterval = 5 * time.Second
 	portPatience     = 3 * time.Second // how long a foreign listener may take to go away
 	portInterval     = 100 * time.Millisecond
@@ -402,8 +402,13 @@ func (w *worker) create(c *Container, img *Image) deed {
 
 // make has the engine make a container. One that is seen although the engine does not say so is taken.
 func (w *worker) make(ctx context.Context, spec Spec) (string, error) {
+	next, err := turn(ctx, w.e.starting, startTurn)
+	if err != nil {
+		return "", err
+	}
+	defer next()
 	var id, seen string
-	err := watch(ctx, func(ctx context.Context) (err error) { id, err = w.e.cfg.Runtime.Create(ctx, spec); return err }, func(ctx context.Context) bool {
+	err = watch(ctx, func(ctx context.Context) (err error) { id, err = w.e.cfg.Runtime.Create(ctx, spec); return err }, func(ctx context.Context) bool {
 		return w.shows(ctx, spec.Name, func(st *State) bool {
 			if st != nil {
 				seen = st.ID
@@ -428,10 +433,15 @@ func (w *worker) startUp(id string, from time.Time) deed {
 				return nil, err
 			}
 		}
+		next, err := turn(ctx, e.starting, startTurn)
+		if err != nil {
+			return nil, err
+		}
 		failpoint.Hit("engine/start-before")
-		err := watch(ctx, func(ctx context.Context) error { return start(ctx, id) }, func(ctx context.Context) bool {
+		err = watch(ctx, func(ctx context.Context) error { return start(ctx, id) }, func(ctx context.Context) bool {
 			return w.shows(ctx, id, func(st *State) bool { return st != nil && !st.StartedAt.IsZero() && !st.StartedAt.Equal(from) })
 		})
+		next()
 		failpoint.Hit("engine/start-after")
 		return w.lookAfter(ctx, look, err)
 	}
@@ -506,16 +516,13 @@ func (w *worker) noteState(st *State) {
 func (w *worker) remove(id string) deed {
 	t := w.task
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
-		select { // one at a time: tasks that ended together do not keep the engine from its other work
-		case w.e.removing <- struct{}{}:
-			next := sync.OnceFunc(func() { <-w.e.removing })
-			defer next()
-			defer time.AfterFunc(removeTurn, next).Stop()
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		next, err := turn(ctx, w.e.removing, removeTurn) // one at a time: tasks that ended together do not keep the engine from its other work
+		if err != nil {
+			return nil, err
 		}
+		defer next()
 		failpoint.Hit("engine/remove-before")
-		err := watch(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Remove(ctx, id) }, func(ctx context.Context) bool {
+		err = watch(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Remove(ctx, id) }, func(ctx context.Context) bool {
 			return w.shows(ctx, id, func(st *State) bool { return st == nil })
 		})
 		failpoint.Hit("engine/remove-after")

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -263,6 +264,29 @@ func TestARemovalWithoutAnAnswerKeepsOthersWaitingForHalfAMinuteAtMost(t *testin
 		pass(3*time.Hour + time.Minute)
 		if _, there := w.fake.Container(b.Arn, "app"); there {
 			t.Error(w.explain(b.Arn))
+		}
+	})
+}
+
+func TestStartsTakeTurnsAndOneWithoutAnAnswerGivesItsPlaceUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.fake.Hang("Start")
+		atOnce := 4 * runtime.NumCPU()
+		for i := range atOnce + 3 {
+			w.accept(task(fmt.Sprintf("t%d", i)))
+		}
+		w.settled()
+		if n := w.fake.Calls("Start"); n != atOnce {
+			t.Errorf("%d starts at once, want %d", n, atOnce)
+		}
+		pass(11 * time.Second)
+		if n := w.fake.Calls("Start"); n != atOnce+3 {
+			t.Errorf("%d starts after the first had their turn, want %d", n, atOnce+3)
+		}
+		w.fake.Heal("Start")
+		w.settled()
+		if n := w.fake.Running(); n != atOnce+3 {
+			t.Errorf("%d run", n)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,10 @@ import (
 
 // maxInspects bounds the looks at single containers that run at once.
 const maxInspects = 8
+
+// startsAtOnce bounds the containers that are made and started at once. More than a few for each core only make the engine
+// slower: a start is mostly its CPU time, and what it does side by side it does not do sooner.
+func startsAtOnce() int { return 4 * runtime.NumCPU() }
 
 // Engine makes the host's containers match the tasks it was given. All methods may be called concurrently.
 type Engine struct {
@@ -29,6 +34,7 @@ type Engine struct {
 	inspecting chan struct{}
 	doubting   chan struct{} // looks at containers about which the engine did not answer
 	removing   chan struct{}
+	starting   chan struct{} // creates and starts
 	past       past
 	orphans    orphans
 	ready      chan struct{} // closed when containers without a record were looked for
@@ -48,7 +54,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), ready: make(chan struct{}), workers: map[string]*worker{}}
+	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), starting: make(chan struct{}, startsAtOnce()), ready: make(chan struct{}), workers: map[string]*worker{}}
 	if e.cfg.Networks == nil {
 		e.cfg.Networks = noNetworks{e}
 	}
