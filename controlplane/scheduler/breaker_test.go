@@ -83,6 +83,21 @@ func TestAHealthyTaskEndsTheCircuitBreakersCountUnlessItSaysOtherwise(t *testing
 	}
 }
 
+func TestACountThatNothingEndsIsKeptWhenTheDeploymentIsComplete(t *testing.T) {
+	w := newWorld(t, 1)
+	w.create(w.define(), func(s *types.Service) {
+		s.DeploymentConfiguration.DeploymentCircuitBreaker = &types.DeploymentCircuitBreaker{Enable: true, ResetOnHealthyTask: aws.Bool(false)}
+	})
+	w.agents = bad("1")
+	w.settle()
+	w.agents = nil
+	w.after(time.Hour)
+	w.expectSteady(t)
+	if d := w.svc.Object.Deployments[0]; d.RolloutState != types.DeploymentRolloutStateCompleted || d.FailedTasks != 1 {
+		t.Errorf("the deployment is %s with failedTasks %d", d.RolloutState, d.FailedTasks)
+	}
+}
+
 func TestTheCircuitBreakersThreshold(t *testing.T) {
 	for _, c := range []struct {
 		kind                 types.ThresholdType

@@ -129,6 +129,7 @@ type pass struct {
 	places   []*place
 	refusals []*placement.Refusal // why tasks could not be placed
 	spare    int                  // how many healthy tasks may be stopped for the roll-out
+	rooms    map[string]bool      // places where room was to be made, and whether there will be
 	waiting  map[string]bool      // places whose old task runs until the images of the new one are there
 }
 
@@ -167,7 +168,7 @@ func newPass(s snapshot, cfg *Config) *pass {
 	if s.preparations == nil {
 		s.preparations = map[string]*store.Preparation{}
 	}
-	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}, waiting: map[string]bool{}}
+	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}, waiting: map[string]bool{}, rooms: map[string]bool{}}
 }
 
 // readDeployments finds the service's deployments and compiles what they need.
@@ -421,12 +422,15 @@ func (p *pass) start() {
 		}
 		interfaces, refusal := pl.target.req.Take(pl.host)
 		if refusal != nil {
-			if surge { // the old one stays, until the roll-out stops it first
+			if surge { // the old one stays, until there is room or the roll-out stops it first
 				p.plan.waits[pl.id] = true
 				continue
 			}
 			p.refuse(pl, refusal)
-			p.makeRoom(pl)
+			p.makeRoom(pl, pl.target.req)
+			continue
+		}
+		if surge && !p.prepared(pl) {
 			continue
 		}
 		made := task.ForService(p.svc, &pl.target.object, pl.target.def, pl.host.Instance, p.now)

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"pgregory.net/rapid"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -70,7 +71,15 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 			}
 			return task.Running
 		}
-		w.create(w.define(), constrained("attribute:env==prod"), minimum(rapid.SampledFrom([]int32{0, 0, 50, 67}).Draw(t, "minimum")), surging(rapid.SampledFrom([]string{"true", "false"}).Draw(t, "surge")))
+		w.create(w.define(), constrained("attribute:env==prod"), minimum(rapid.SampledFrom([]int32{0, 0, 50, 67}).Draw(t, "minimum")), surging(rapid.SampledFrom([]string{"true", "false"}).Draw(t, "surge")), func(s *types.Service) {
+			if rapid.Bool().Draw(t, "makes room") {
+				s.Tags = append(s.Tags, types.Tag{Key: aws.String(policy.MakeRoom), Value: aws.String("true")})
+			}
+			s.DeploymentConfiguration.DeploymentCircuitBreaker = &types.DeploymentCircuitBreaker{
+				Enable: rapid.IntRange(0, 3).Draw(t, "breaker") == 0, Rollback: rapid.Bool().Draw(t, "rollback"), ResetOnHealthyTask: aws.Bool(rapid.Bool().Draw(t, "resets"))}
+		})
+		images := rapid.SampledFrom([]string{"", store.PreparationReady, store.PreparationFailed}) // the answers of those that prepare them
+		w.images = func(*store.Preparation) string { return images.Draw(t, "images") }
 		host := func() string {
 			if len(w.hosts) == 0 {
 				return ""
@@ -82,7 +91,11 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 			"a host joins": func(t *rapid.T) {
 				if len(w.hosts) < 8 {
 					joined++
-					w.connect(w.join(fmt.Sprintf("host-%d", joined)).inst.ID, rapid.Bool().Draw(t, "connected"))
+					h := w.join(fmt.Sprintf("host-%d", joined))
+					w.connect(h.inst.ID, rapid.Bool().Draw(t, "connected"))
+					if rapid.Bool().Draw(t, "prepares") {
+						w.prepares(h.inst.ID)
+					}
 				}
 			},
 			"a host is lost": func(t *rapid.T) {
@@ -111,7 +124,8 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 			"a task takes the room": func(t *rapid.T) {
 				if id := host(); id != "" && w.host(id).Free.Memory >= 600 {
 					w.tasks = append(w.tasks, &store.Task{Cluster: "c", ID: fmt.Sprint("other-", len(w.tasks)), Instance: id, Reserved: store.Resources{Memory: 600},
-						Object: types.Task{DesiredStatus: aws.String(task.Running), LastStatus: aws.String(task.Running)}})
+						Service: rapid.SampledFrom([]string{"", "web"}).Draw(t, "of"),
+						Object:  types.Task{DesiredStatus: aws.String(task.Running), LastStatus: aws.String(task.Running)}})
 				}
 			},
 			"a task is stopped by a user": func(t *rapid.T) {
@@ -135,6 +149,14 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 					}
 				}))
 			},
+			"a replica makes room": func(*rapid.T) {
+				for _, l := range w.tasks {
+					if n := task.Stop(l, types.TaskStopCodeServiceSchedulerInitiated, "", w.now); l.MakesRoomFor != "" && n != nil {
+						w.replace(n)
+						return
+					}
+				}
+			},
 			"the agents report": func(*rapid.T) { w.report() },
 			"time passes": func(t *rapid.T) {
 				w.now = w.now.Add(time.Duration(rapid.SampledFrom([]int{1, 5, 10, 60, 600}).Draw(t, "seconds")) * time.Second)
@@ -143,7 +165,7 @@ func TestARandomHistoryKeepsEveryPromise(t *testing.T) {
 		})
 
 		// However it went: when all is well again, all arrive.
-		w.agents = nil
+		w.agents, w.images = nil, always(store.PreparationReady)
 		for id := range w.hosts {
 			w.connect(id, true)
 		}
@@ -214,6 +236,14 @@ func TestACrashingImageNeverReachesTwoHosts(t *testing.T) {
 			"a host joins": func(*rapid.T) {
 				if len(w.hosts) < 10 {
 					w.join(fmt.Sprintf("joined-%d", len(w.hosts)))
+				}
+			},
+			"a replica makes room": func(*rapid.T) {
+				for _, l := range w.tasks {
+					if n := task.Stop(l, types.TaskStopCodeServiceSchedulerInitiated, "", w.now); l.MakesRoomFor != "" && n != nil {
+						w.replace(n)
+						return
+					}
 				}
 			},
 			"the agents report": func(*rapid.T) { w.report() },

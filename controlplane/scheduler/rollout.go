@@ -289,7 +289,7 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 		if picked == size {
 			break
 		}
-		if pl.healthy() && p.spare == 0 && !p.beside(pl) {
+		if pl.healthy() && p.spare == 0 && !p.beside(pl) && !p.roomComes(pl) {
 			limited = true
 			if p.asked(pl) { // it goes on when there is room for both
 				p.refuse(pl, p.primary.req.Check(pl.host))
@@ -336,7 +336,7 @@ func (p *pass) replace(pl *place) {
 	if !pl.belongs || !pl.runs() || pl.of == p.primary || !pl.host.Connected || p.protected(pl) {
 		return
 	}
-	if pl.old != nil || p.beside(pl) {
+	if pl.old != nil || p.beside(pl) || p.roomComes(pl) {
 		p.waiting[pl.id] = true
 		return
 	}
@@ -378,7 +378,7 @@ func (p *pass) settle() {
 	if o.RolloutState == types.DeploymentRolloutStateInProgress && alone && arrived {
 		o.RolloutState = types.DeploymentRolloutStateCompleted
 		o.UpdatedAt = aws.Time(p.now.UTC().Truncate(time.Millisecond))
-		p.svc.Rollouts = map[string]store.Rollout{p.primary.id: {}}
+		p.svc.Rollouts = map[string]store.Rollout{p.primary.id: {Failed: p.svc.Rollouts[p.primary.id].Failed}}
 		p.say("(service %s) (deployment %s) deployment completed.", p.name, p.primary.id)
 	}
 	if reason := p.reasonOf(o); aws.ToString(o.RolloutStateReason) != reason {

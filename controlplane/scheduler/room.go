@@ -49,11 +49,20 @@ func (p *pass) complainHostByHost() {
 
 // makeRoom has replicas replaced elsewhere that keep the daemon from a place where it finds no room, when its service is
 // tagged so: the newest first, as few as are enough, none when all would not be. Their services do that start-first and
-// within their percentages, as in a drain. Meanwhile the room is kept, so that no other replica takes it.
-func (p *pass) makeRoom(pl *place) {
+// within their percentages, as in a drain. Meanwhile the room is kept, so that no other replica takes it. It tells whether
+// there will be room.
+func (p *pass) makeRoom(pl *place, req *placement.Request) bool {
 	if !policy.MakesRoom(p.svc.Object.Tags) {
-		return
+		return false
 	}
+	if comes, asked := p.rooms[pl.id]; asked {
+		return comes
+	}
+	p.rooms[pl.id] = p.moveReplicas(pl, req)
+	return p.rooms[pl.id]
+}
+
+func (p *pass) moveReplicas(pl *place, req *placement.Request) bool {
 	var movable []*store.Task
 	after := pl.host
 	for _, t := range pl.host.Tasks {
@@ -69,17 +78,21 @@ func (p *pass) makeRoom(pl *place) {
 	})
 	var moves []*store.Task
 	for _, t := range movable {
-		if pl.target.req.Check(after) == nil {
+		if req.Check(after) == nil {
 			break
 		}
 		after = after.Without(t)
 		n := *t
-		n.MakesRoomFor = p.name
+		n.MakesRoomFor, n.MakesRoomSince = p.name, p.now
 		moves = append(moves, &n)
 	}
-	if len(moves) == 0 || pl.target.req.Check(after) != nil {
-		return
+	if req.Check(after) != nil {
+		return false
+	}
+	if len(moves) == 0 {
+		return true
 	}
 	p.plan.moves = append(p.plan.moves, moves...)
 	p.sayOnce("(service %s) has %d tasks of other services replaced elsewhere to find room on (container-instance %s).", p.name, len(moves), pl.id)
+	return true
 }

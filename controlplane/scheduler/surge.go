@@ -16,7 +16,9 @@ import (
 // beside the old one ([store.Task].Beside), and the old one is stopped when the new one is healthy. The new task takes the
 // service's slot on the instance over in the transaction that creates it, and the slot names the old one as long as that
 // lasts; so there are never more than these two, and never two of one deployment. A new task that fails leaves the old one.
-// Where there is no room for both the old one is stopped first, as it is without the tag, and an event says what is short.
+// The images of the new one are prepared before, as they are without the tag: an image that can't be had takes no room. Where
+// there is no room for both, replicas are moved if the service is tagged for that too, and that is waited for; else the old one
+// is stopped first, as it is without the tag, and an event says what is short.
 
 // SurgeRefusal tells why two tasks of the definition can't be on one instance at a time, for a service with these tags;
 // empty: they can, or the service does not ask for it.
@@ -85,6 +87,25 @@ func (p *pass) asked(pl *place) bool {
 
 // beside tells whether the new task is to be started beside the old one of a place that a wave reached.
 func (p *pass) beside(pl *place) bool { return p.asked(pl) && p.primary.req.Check(pl.host) == nil }
+
+// roomComes tells whether replicas leave a place so that the new task can be started beside the old one, and has them do so.
+// It takes no longer than RolloutPatience from the first of them on, when that is not the only way.
+func (p *pass) roomComes(pl *place) bool {
+	if !p.asked(pl) {
+		return false
+	}
+	since := p.now
+	for _, t := range pl.host.Tasks {
+		if t.MakesRoomFor == p.name && t.MakesRoomSince.Before(since) {
+			since = t.MakesRoomSince
+		}
+	}
+	if p.spare > 0 && !p.notYet(since.Add(p.cfg.RolloutPatience)) {
+		return false
+	}
+	p.plan.waits[pl.id] = true
+	return p.makeRoom(pl, p.primary.req)
+}
 
 // stopsFirst tells why the old task of a place is stopped before the new one is started, though the service is tagged.
 func (p *pass) stopsFirst(pl *place) {

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -180,6 +181,120 @@ func TestADaemonThatMayNotStopAndHasNoRoomForTwoWaitsForRoom(t *testing.T) {
 	w.expect("2 2")
 }
 
+func TestASurgeWaitsForTheImages(t *testing.T) {
+	w := newWorld(t, 2)
+	for id := range w.hosts {
+		w.prepares(id)
+	}
+	w.create(w.define(), surging("true"))
+	w.settle()
+	w.after(time.Hour)
+	w.deploy(w.define())
+	w.images = always(store.PreparationFailed)
+	w.settle()
+	w.after(2 * time.Second)
+	w.expectOn("host-1", "1 RUNNING")
+	if o := w.svc.Object.Deployments[0]; o.FailedTasks < 2 || !strings.Contains(*o.RolloutStateReason, "can't have the images") {
+		t.Errorf("%d failures, %s", o.FailedTasks, *o.RolloutStateReason)
+	}
+	w.images = nil
+	w.after(time.Minute)
+	w.expectOn("host-1", "1 RUNNING")
+	w.images = always(store.PreparationReady)
+	w.agents = func(t *store.Task) string {
+		if revisionOf(t) == "2" {
+			return ""
+		}
+		return task.Running
+	}
+	w.settle()
+	w.expectOn("host-1", "1 RUNNING, 2 PENDING")
+	w.agents = nil
+	w.settle()
+	w.after(time.Hour)
+	w.expect("2 2")
+	w.expectSteady(t)
+	w.expectTold(0, "before it starts the new one")
+	if len(w.preparations) != 0 {
+		t.Errorf("preparations are left: %+v", w.preparations)
+	}
+}
+
+// crowded is a service that is rolled out start-first, with room made for it, on hosts where a replica leaves no room for two.
+func crowded(t *testing.T, hosts int, change ...func(*types.Service)) *world {
+	t.Helper()
+	w := newWorld(t, hosts)
+	w.create(w.define(), append(change, func(s *types.Service) {
+		s.Tags = []types.Tag{{Key: aws.String(policy.DaemonSurge), Value: aws.String("true")}, {Key: aws.String(policy.MakeRoom), Value: aws.String("true")}}
+	})...)
+	w.settle()
+	w.after(time.Hour)
+	for i := range hosts {
+		w.take(fmt.Sprint("host-", i+1), 300)
+		w.tasks[len(w.tasks)-1].Service = "web"
+	}
+	w.deploy(w.define())
+	w.settle()
+	return w
+}
+
+// leave has the replicas leave that are to make room, and counts them.
+func (w *world) leave() (n int) {
+	for _, o := range w.tasks {
+		if o.MakesRoomFor == "agent" && !task.IsStopped(o) {
+			w.replace(task.Lost(o, "", "", w.now))
+			n++
+		}
+	}
+	return n
+}
+
+func TestReplicasMakeRoomForASurge(t *testing.T) {
+	for _, least := range []int32{0, 100} {
+		w := crowded(t, 2, minimum(least))
+		w.after(time.Minute)
+		w.expectOn("host-1", "1 RUNNING")
+		w.expectTold(1, "has 1 tasks of other services replaced elsewhere to find room on (container-instance host-1).")
+		kept := placement.Daemons{Services: []*store.Service{w.svc}, Definition: func(arn string) *store.TaskDefinition { return w.defs[arn] },
+			Connection: func(string) *store.Connection { return nil }}
+		if hosts, _ := kept.First([]*placement.Host{w.host("host-1"), w.host("host-2")}, w.now); hosts[0].Free.Memory != 1024-512-300-512 || hosts[1].Free.Memory != 1024-512-300 {
+			t.Errorf("room is kept for the new task where a wave has been: %d and %d are free", hosts[0].Free.Memory, hosts[1].Free.Memory)
+		}
+		if n := w.leave(); n != 1 {
+			t.Fatalf("%d replicas are to leave for the first wave", n)
+		}
+		w.agents = func(t *store.Task) string {
+			if revisionOf(t) == "2" {
+				return ""
+			}
+			return task.Running
+		}
+		w.settle()
+		w.expectOn("host-1", "1 RUNNING, 2 PENDING")
+		w.agents = nil
+		w.settle()
+		w.after(time.Minute)
+		w.leave()
+		w.settle()
+		w.after(time.Minute)
+		w.expect("2 2")
+		w.expectSteady(t)
+		w.expectTold(0, "before it starts the new one")
+	}
+}
+
+func TestASurgeWaitsForReplicasNoLongerThanItMust(t *testing.T) {
+	w := crowded(t, 1, minimum(0))
+	w.after(119 * time.Second)
+	w.expectOn("host-1", "1 RUNNING")
+	w.after(time.Second)
+	w.expect("2")
+	w.expectTold(1, "stops the old task on (container-instance host-1) before it starts the new one")
+	w = crowded(t, 1, minimum(100))
+	w.after(time.Hour)
+	w.expectOn("host-1", "1 RUNNING")
+}
+
 func TestADrainDuringASurgeKeepsTheOldDaemonUntilTheEnd(t *testing.T) {
 	w := surge(t, 1)
 	w.agents = func(t *store.Task) string {
@@ -316,6 +431,30 @@ func TestASurgeOnARealStoreHandsTheSlotOver(t *testing.T) {
 	if beside < 6 {
 		t.Errorf("%d tasks were started beside another", beside)
 	}
+}
+
+func TestASurgeOnARealStoreHasReplicasMakeRoom(t *testing.T) {
+	s := newStage(t, 2)
+	s.cfg.HealthyAfter = 1
+	s.schedule()
+	s.create("agent", s.define(400), minimum(100), func(o *types.Service) {
+		o.Tags = []types.Tag{{Key: aws.String(policy.DaemonSurge), Value: aws.String("true")}, {Key: aws.String(policy.MakeRoom), Value: aws.String("true")}}
+	})
+	s.wait("each host runs it", func(v *store.View) bool { return runs(v, "agent") == "host-1:1 host-2:1" && steady(v, "agent") })
+	s.create("web", s.define(300), replicas(1))
+	s.scale("web", 1)
+	s.wait("a replica is on one of them", func(v *store.View) bool { return steady(v, "web") && runs(v, "web") != "" })
+	s.update("agent", s.define(400))
+	s.wait("both run the new one, and the replica runs", func(v *store.View) bool {
+		return runs(v, "agent") == "host-1:3 host-2:3" && steady(v, "agent") && strings.HasSuffix(runs(v, "web"), ":2") && steady(v, "web")
+	})
+	s.st.Peek(func(v *store.View) {
+		for own := range v.TasksOf("c", "agent") {
+			if revisionOf(own) == "3" && own.Beside == "" {
+				t.Errorf("the new daemon on %s was not started beside the old one", own.Instance)
+			}
+		}
+	})
 }
 
 func TestASlotOfTwoIsLeftByEachAndByBothAtOnce(t *testing.T) {

@@ -181,7 +181,8 @@ type Task struct {
 	// Warnings are lines that the agent or the control plane attached to the task.
 	Warnings []string
 	// MakesRoomFor is the DAEMON service for whose task this one is to be replaced elsewhere; empty: it may stay.
-	MakesRoomFor string
+	MakesRoomFor   string
+	MakesRoomSince time.Time
 	// ProtectedUntil is until when the task is protected from scale-in and roll-outs; zero: it is not.
 	ProtectedUntil time.Time
 	// Beside is the task of the service on the same instance that this daemon was started beside, to replace it; empty: none.

@@ -116,7 +116,7 @@ type daemon struct {
 // it, a copy when it is another one than bare.
 func (d *daemon) come(bare, n *Host, now time.Time) (_ *Host, gate *Gate) {
 	own := d.on(bare)
-	lacks, lacking := d.lacks(own)
+	lacks, lacking := d.lacks(bare, own)
 	joined := bare.Instance.JoinedAt
 	until := joined.Add(d.limit)
 	young := !joined.IsZero() && now.Before(until)
@@ -158,15 +158,23 @@ func does(t *store.Task) (n int) {
 	return n
 }
 
-// lacks is what the daemon needs beyond what its task has; false: nothing.
-func (d *daemon) lacks(own *store.Task) (r store.Resources, lacking bool) {
+// lacks is what the daemon needs beyond what its task has; false: nothing. One that is to be started beside its old task, and
+// for which replicas leave the instance, needs all of it.
+func (d *daemon) lacks(h *Host, own *store.Task) (r store.Resources, lacking bool) {
 	r = d.req.Need
-	if own != nil {
+	if own != nil && !d.comesBeside(h, own) {
 		has := own.Reserved
 		r.CPU, r.Memory, r.Interfaces = max(r.CPU-has.CPU, 0), max(r.Memory-has.Memory, 0), max(r.Interfaces-has.Interfaces, 0)
 		r.PortsTCP, r.PortsUDP = without(r.PortsTCP, has.PortsTCP), without(r.PortsUDP, has.PortsUDP)
 	}
 	return r, own == nil || r.CPU > 0 || r.Memory > 0 || r.Interfaces > 0 || len(r.PortsTCP)+len(r.PortsUDP) > 0
+}
+
+// comesBeside tells whether a roll-out has reached the instance that starts the new task beside the old one, with room made.
+func (d *daemon) comesBeside(h *Host, own *store.Task) bool {
+	tags, primary := d.svc.Object.Tags, aws.ToString(d.primary().Id)
+	return policy.Surges(tags) != policy.NoSurge && policy.MakesRoom(tags) && own.Deployment != primary && task.Wanted(own) &&
+		h.holds(d.req.Service) == 1 && slices.Contains(d.svc.Rollouts[primary].Instances, h.Instance.ID)
 }
 
 func without(ports, these []int32) []int32 {
