@@ -56,6 +56,7 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 	}
 	out := &ecs.RunTaskOutput{}
 	last := false
+	var turn *placement.Turn
 	decide := func(v *store.View, txn *store.Txn) error {
 		out.Tasks, out.Failures = []types.Task{}, []types.Failure{}
 		cluster, err := s.activeCluster(v, in.Cluster)
@@ -76,7 +77,7 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		if err != nil {
 			return err
 		}
-		chosen, refusals, none := s.rooms.ChooseOf(v, name, s.cfg.Now(), req, in.PlacementStrategy, count)
+		chosen, refusals, none := turn.Choose(v, name, s.cfg.Now(), req, count)
 		if none {
 			return invalid("No Container Instances were found in your cluster.")
 		}
@@ -95,13 +96,12 @@ func (s *Server) runTask(ctx context.Context, c *call, in *ecs.RunTaskInput) (*e
 		txn.Unchanged(cluster)
 		return err
 	}
-	err := s.atGate(ctx, func(now bool) error {
+	err := s.atGate(ctx, func(now bool) (err error) {
 		last, c.now = now, s.cfg.Now().UTC().Truncate(time.Millisecond)
-		done, err := s.rooms.Turn(ctx, in.PlacementStrategy)
-		if err != nil {
+		if turn, err = s.rooms.Turn(ctx, in.PlacementStrategy); err != nil {
 			return err
 		}
-		defer done()
+		defer turn.Done()
 		return s.change(ctx, decide)
 	})
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
@@ -54,4 +56,76 @@ func TestHostsThatAreKeptUpToDateAreAsIfTheyWereMadeAnew(t *testing.T) {
 	check("it runs")
 	s.setStatus("host-3", inactive)
 	check("a host is gone")
+}
+
+func TestPlacementsThatAreUnderWayAtOnceChooseDifferentHostsWhereAnyWillDo(t *testing.T) {
+	s := newStage(t, 4)
+	rooms := placement.NewRooms(s.st, nil)
+	req, err := placement.NewRequest(placement.Request{Need: store.Resources{Memory: 1}, Group: "g"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen := map[string]int{}
+	var turns []*placement.Turn
+	choose := func() (turn *placement.Turn) {
+		t.Helper()
+		turn, err := rooms.Turn(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.st.Read(t.Context(), func(v *store.View) error {
+			hosts, refusals, none := turn.Choose(v, "c", time.Now(), req, 1)
+			if len(hosts) != 1 || len(refusals) > 0 || none {
+				t.Fatalf("%d hosts were chosen, %d refused", len(hosts), len(refusals))
+			}
+			chosen[hosts[0].Instance.ID]++
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return turn
+	}
+	for range 4 {
+		turns = append(turns, choose())
+	}
+	if len(chosen) != 4 {
+		t.Errorf("four placements that are under way at once are on %v", chosen)
+	}
+	turns = append(turns, choose()) // the fifth finds no host of its own, and goes where others go
+	for _, turn := range turns {
+		turn.Done()
+	}
+}
+
+func TestAPlacementSeesTheOneBeforeIt(t *testing.T) {
+	s := newStage(t, 3)
+	rooms := placement.NewRooms(s.st, nil)
+	req, err := placement.NewRequest(placement.Request{Need: store.Resources{Memory: 100}, Group: "family:other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spread := []types.PlacementStrategy{{Type: types.PlacementStrategyTypeSpread, Field: aws.String("instanceId")}}
+	on := map[string]int{}
+	for i := range 9 {
+		turn, err := rooms.Turn(t.Context(), spread)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var at string
+		if err := s.st.Read(t.Context(), func(v *store.View) error {
+			for range 2 { // as after a conflict: what was chosen before is given up
+				hosts, _, _ := turn.Choose(v, "c", time.Now(), req, 1)
+				at = hosts[0].Instance.ID
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s.place(fmt.Sprint("t", i), at, "", 100)
+		turn.Done()
+		on[at]++
+	}
+	if on["host-1"] != 3 || on["host-2"] != 3 || on["host-3"] != 3 {
+		t.Errorf("nine tasks that are spread over three hosts are on %v", on)
+	}
 }

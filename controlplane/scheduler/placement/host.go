@@ -53,6 +53,11 @@ func HostsForDaemons(v *store.View, cluster string) (hosts []*Host) {
 	return hosts
 }
 
+// takesPart tells whether an instance is one of its cluster's.
+func takesPart(inst *store.Instance) bool {
+	return inst.InactiveSince.IsZero() && aws.ToString(inst.Object.Status) != "INACTIVE"
+}
+
 // HostOf is one instance (INACTIVE too) as it is for a task that was sent there by name, or nil when there is none: with
 // room kept for the daemons that belong there, but no gate.
 func HostOf(v *store.View, net *network.Network, cluster, id string) *Host {

@@ -3,7 +3,9 @@ package placement
 import (
 	"cmp"
 	"container/heap"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -27,17 +29,20 @@ func DefaultStrategies() []types.PlacementStrategy {
 
 // A Picker picks instances for the tasks of a request, one after the other: each is reserved on a copy of its host before
 // the next is picked, so an instance may be picked more than once and never beyond what it has. Of the instances that fit,
-// each strategy in turn keeps those it likes best; of what is left any may be picked.
+// each strategy in turn keeps those it likes best; of what is left any is picked.
 //
-// The hosts that can't differ in what they spread over are one cell, with an ordered heap: a pick costs the number of
-// cells and a step in one heap, not the number of hosts.
+// The hosts that can't differ in what they spread over are one cell, with an ordered heap: a pick, as a host that is put
+// anew, costs the number of cells and a step in one heap, not the number of hosts. So a Picker may be kept: what it was
+// made from is put in again as it changes.
 type Picker struct {
 	req        *Request
 	strategies []types.PlacementStrategy
-	hosts      []*Host // with what was picked so far
-	refused    []*Refusal
-	refuse     func(*Host) *Refusal
+	o          Options
+	entries    []*entry          // in the order in which they came
+	at         map[string]*entry // by instance
+	counts     []map[string]*int64
 	cells      []*cell
+	cellAt     map[string]*cell
 }
 
 // Options change how a [Picker] picks. Each may be nil.
@@ -46,147 +51,216 @@ type Options struct {
 	Refuse func(*Host) *Refusal
 	// Rank comes before all strategies: hosts of a lower one are picked first.
 	Rank func(*Host) int64
-	// Tie orders hosts that are equal otherwise. Default random.
+	// Tie orders hosts that are equal otherwise. Default random, for each pick anew.
 	Tie func(*Host) uint64
 }
 
-// A candidate is a host that fits.
-type candidate struct {
-	i      int
-	rank   int64
-	spread []*int64 // for each strategy that spreads: how many fellows count with this host
-	tie    uint64
+// An entry is a host that the picker knows.
+type entry struct {
+	host    *Host // with what was picked so far
+	fellows int64
+	spread  []*int64 // for each strategy that spreads: how many fellows count with this host
+	refused *Refusal // why the next task can't be placed there; nil: it is a candidate
+	rank    int64
+	tie     uint64
+	cell    *cell // nil: it is no candidate
+	heapAt  int
 }
 
 // A cell is the candidates that share their counts, as a heap.
 type cell struct {
 	p          *Picker
-	candidates []*candidate
+	key        string
+	at         int // in p.cells
+	candidates []*entry
 }
 
 // NewPicker looks at all hosts once.
 func NewPicker(hosts []*Host, req *Request, strategies []types.PlacementStrategy, o Options) *Picker {
-	p := &Picker{req: req, strategies: strategies, hosts: append([]*Host(nil), hosts...), refused: make([]*Refusal, len(hosts)), refuse: o.Refuse}
-	counts := make([]map[string]*int64, len(strategies))
-	cells := map[string]*cell{}
-	for i, h := range p.hosts {
-		c := &candidate{i: i, spread: make([]*int64, len(strategies))}
-		fellows := int64(0)
-		for _, t := range h.Tasks {
-			if task.Wanted(t) && req.fellow(t) {
-				fellows++
-			}
-		}
-		var at strings.Builder
-		for k, s := range strategies {
-			if s.Type != types.PlacementStrategyTypeSpread {
-				continue
-			}
-			field := aws.ToString(s.Field)
-			if isInstanceField(field) {
-				n := fellows
-				c.spread[k] = &n
-				continue
-			}
-			v := spreadValue(h, field)
-			at.WriteString(v)
-			at.WriteByte(0)
-			if counts[k] == nil {
-				counts[k] = map[string]*int64{}
-			}
-			if counts[k][v] == nil {
-				counts[k][v] = new(int64)
-			}
-			*counts[k][v] += fellows
-			c.spread[k] = counts[k][v]
-		}
-		if p.refused[i] = p.check(h); p.refused[i] != nil {
-			continue
-		}
-		if o.Rank != nil {
-			c.rank = o.Rank(h)
-			at.WriteByte(byte(c.rank))
-		}
-		if c.tie = rand.Uint64(); o.Tie != nil {
-			c.tie = o.Tie(h)
-		}
-		in := cells[at.String()]
-		if in == nil {
-			in = &cell{p: p}
-			cells[at.String()] = in
-			p.cells = append(p.cells, in)
-		}
-		in.candidates = append(in.candidates, c)
+	p := &Picker{
+		req: req, strategies: strategies, o: o, entries: make([]*entry, 0, len(hosts)), at: make(map[string]*entry, len(hosts)),
+		counts: make([]map[string]*int64, len(strategies)), cellAt: map[string]*cell{},
 	}
-	for _, c := range p.cells {
-		heap.Init(c)
+	for _, h := range hosts {
+		p.Put(h)
 	}
 	return p
 }
 
+// Put has the picker know a host as it is now, whatever was picked there.
+func (p *Picker) Put(h *Host) {
+	e := p.at[h.Instance.ID]
+	if e == nil {
+		e = &entry{spread: make([]*int64, len(p.strategies))}
+		p.at[h.Instance.ID] = e
+		p.entries = append(p.entries, e)
+	} else {
+		p.leave(e)
+	}
+	p.enter(e, h)
+}
+
+// Drop has the picker forget an instance. It costs the number of hosts.
+func (p *Picker) Drop(instance string) {
+	if e := p.at[instance]; e != nil {
+		p.leave(e)
+		delete(p.at, instance)
+		p.entries = slices.DeleteFunc(p.entries, func(x *entry) bool { return x == e })
+	}
+}
+
+// enter counts a host, and makes it a candidate when the task fits.
+func (p *Picker) enter(e *entry, h *Host) {
+	e.host, e.fellows = h, 0
+	for _, t := range h.Tasks {
+		if task.Wanted(t) && p.req.fellow(t) {
+			e.fellows++
+		}
+	}
+	var key strings.Builder
+	for k, s := range p.strategies {
+		if s.Type != types.PlacementStrategyTypeSpread {
+			continue
+		}
+		field := aws.ToString(s.Field)
+		if isInstanceField(field) {
+			e.spread[k] = &e.fellows
+			continue
+		}
+		v := spreadValue(h, field)
+		key.WriteString(v)
+		key.WriteByte(0)
+		if p.counts[k] == nil {
+			p.counts[k] = map[string]*int64{}
+		}
+		if p.counts[k][v] == nil {
+			p.counts[k][v] = new(int64)
+		}
+		*p.counts[k][v] += e.fellows
+		e.spread[k] = p.counts[k][v]
+	}
+	if e.refused = p.check(h); e.refused != nil {
+		return
+	}
+	if p.o.Rank != nil {
+		e.rank = p.o.Rank(h)
+		fmt.Fprint(&key, e.rank)
+	}
+	e.tie = p.tie(h)
+	in := p.cellAt[key.String()]
+	if in == nil {
+		in = &cell{p: p, key: key.String(), at: len(p.cells)}
+		p.cellAt[in.key] = in
+		p.cells = append(p.cells, in)
+	}
+	e.cell = in
+	heap.Push(in, e)
+}
+
+// leave is the reverse of enter.
+func (p *Picker) leave(e *entry) {
+	for _, count := range e.spread {
+		if count != nil && count != &e.fellows {
+			*count -= e.fellows
+		}
+	}
+	if e.cell != nil {
+		p.refuse(e)
+	}
+}
+
+// refuse makes a candidate none.
+func (p *Picker) refuse(e *entry) {
+	c := e.cell
+	heap.Remove(c, e.heapAt)
+	e.cell = nil
+	if len(c.candidates) > 0 {
+		return
+	}
+	last := p.cells[len(p.cells)-1]
+	p.cells[c.at], last.at = last, c.at
+	p.cells = p.cells[:len(p.cells)-1]
+	delete(p.cellAt, c.key)
+}
+
+func (p *Picker) tie(h *Host) uint64 {
+	if p.o.Tie != nil {
+		return p.o.Tie(h)
+	}
+	return rand.Uint64()
+}
+
 func (p *Picker) check(h *Host) *Refusal {
-	if r := p.req.Check(h); r != nil || p.refuse == nil {
+	if r := p.req.Check(h); r != nil || p.o.Refuse == nil {
 		return r
 	}
-	return p.refuse(h)
+	return p.o.Refuse(h)
 }
 
 // Pick picks the next instance and reserves a task there, and says what of it. It is nil when none is left that fits.
 func (p *Picker) Pick() (*Host, store.Resources) {
 	best := p.best()
-	for best != nil && p.req.Claim != nil && !p.req.Claim.Pick(p.host(best).Instance.ID, p.host(best).Subject()) {
-		p.refused[best.candidates[0].i] = p.check(p.host(best)) // the last address went to a task elsewhere
-		heap.Pop(best)
+	for best != nil && p.req.Claim != nil {
+		e := best.candidates[0]
+		if p.req.Claim.Pick(e.host.Instance.ID, e.host.Subject()) {
+			break
+		}
+		e.refused = p.check(e.host) // the last address went to a task elsewhere
+		p.refuse(e)
 		best = p.best()
 	}
 	if best == nil {
 		return nil, store.Resources{}
 	}
-	c := best.candidates[0]
-	h := p.hosts[c.i]
-	n := h.With(p.req)
-	p.hosts[c.i] = n
-	for _, count := range c.spread {
-		if count != nil {
+	e := best.candidates[0]
+	h := e.host
+	e.host = h.With(p.req)
+	e.fellows++
+	for _, count := range e.spread {
+		if count != nil && count != &e.fellows {
 			*count++
 		}
 	}
-	if p.refused[c.i] = p.check(n); p.refused[c.i] != nil {
-		heap.Pop(best)
+	if e.refused = p.check(e.host); e.refused != nil {
+		p.refuse(e)
 	} else {
-		heap.Fix(best, 0)
+		e.tie = p.tie(h)
+		heap.Fix(best, e.heapAt)
 	}
-	return h, n.Tasks[len(n.Tasks)-1].Reserved
+	return h, e.host.Tasks[len(e.host.Tasks)-1].Reserved
 }
 
 // best is the cell whose first candidate is picked next, nil when there is none.
 func (p *Picker) best() (best *cell) {
 	for _, c := range p.cells {
-		if len(c.candidates) > 0 && (best == nil || p.less(c.candidates[0], best.candidates[0])) {
+		if best == nil || p.less(c.candidates[0], best.candidates[0]) {
 			best = c
 		}
 	}
 	return best
 }
 
-// host is that of a cell's first candidate.
-func (p *Picker) host(c *cell) *Host { return p.hosts[c.candidates[0].i] }
-
 // Hosts are the instances with what was picked on them.
-func (p *Picker) Hosts() []*Host { return p.hosts }
+func (p *Picker) Hosts() []*Host {
+	hosts := make([]*Host, len(p.entries))
+	for i, e := range p.entries {
+		hosts[i] = e.host
+	}
+	return hosts
+}
 
 // Refusals has one entry for each instance that the next task can't be placed on.
 func (p *Picker) Refusals() (refusals []*Refusal) {
-	for _, r := range p.refused {
-		if r != nil {
-			refusals = append(refusals, r)
+	for _, e := range p.entries {
+		if e.refused != nil {
+			refusals = append(refusals, e.refused)
 		}
 	}
 	return refusals
 }
 
 // less tells whether a is to be picked before b.
-func (p *Picker) less(a, b *candidate) bool {
+func (p *Picker) less(a, b *entry) bool {
 	if a.rank != b.rank {
 		return a.rank < b.rank
 	}
@@ -199,27 +273,37 @@ func (p *Picker) less(a, b *candidate) bool {
 }
 
 // cost is what the k-th strategy holds against a candidate: the least is best.
-func (p *Picker) cost(c *candidate, k int) int64 {
+func (p *Picker) cost(e *entry, k int) int64 {
 	switch s := &p.strategies[k]; {
-	case c.spread[k] != nil:
-		return *c.spread[k]
+	case e.spread[k] != nil:
+		return *e.spread[k]
 	case s.Type == types.PlacementStrategyTypeBinpack && strings.EqualFold(aws.ToString(s.Field), "memory"):
-		return p.hosts[c.i].Free.Memory
+		return e.host.Free.Memory
 	case s.Type == types.PlacementStrategyTypeBinpack:
-		return p.hosts[c.i].Free.CPU
+		return e.host.Free.CPU
 	}
 	return 0
 }
 
 func (c *cell) Len() int           { return len(c.candidates) }
 func (c *cell) Less(i, j int) bool { return c.p.less(c.candidates[i], c.candidates[j]) }
-func (c *cell) Swap(i, j int)      { c.candidates[i], c.candidates[j] = c.candidates[j], c.candidates[i] }
-func (c *cell) Push(x any)         { c.candidates = append(c.candidates, x.(*candidate)) }
+func (c *cell) Swap(i, j int) {
+	c.candidates[i], c.candidates[j] = c.candidates[j], c.candidates[i]
+	c.candidates[i].heapAt, c.candidates[j].heapAt = i, j
+}
+
+func (c *cell) Push(x any) {
+	e := x.(*entry)
+	e.heapAt = len(c.candidates)
+	c.candidates = append(c.candidates, e)
+}
+
 func (c *cell) Pop() any {
 	last := len(c.candidates) - 1
-	x := c.candidates[last]
+	e := c.candidates[last]
+	c.candidates[last] = nil
 	c.candidates = c.candidates[:last]
-	return x
+	return e
 }
 
 // Surplus picks n of the tasks to stop, as the mirror of placement: each strategy in turn keeps those that it would place
