@@ -159,7 +159,10 @@ func (b Bridged) uplink(s *sides, bridge *netlink.LinkAttrs) error {
 	if len(own) != 0 {
 		return fault(ParentBusy, "the uplink %s has addresses of the host's own (%s), which would be cut off: move them to a bridge and name that in ECS_TASK_NETWORK, or use macvlan:%s", b.Uplink, strings.Join(own, ", "), b.Uplink)
 	}
-	if err := s.host.LinkSetMasterByIndex(l, bridge.Index); err != nil {
+	switch err := s.host.LinkSetMasterByIndex(l, bridge.Index); {
+	case errors.Is(err, unix.EBUSY):
+		return &Fault{Kind: ParentBusy, Detail: fmt.Sprintf("the uplink %s has macvlans on it, or is used otherwise", b.Uplink), Err: err}
+	case err != nil:
 		return fmt.Errorf("make the uplink %s a port of %s: %w", b.Uplink, b.Bridge, err)
 	}
 	s.did("made the uplink %s a port of %s", b.Uplink, b.Bridge)

@@ -101,15 +101,17 @@ func TestWhatAnInterfaceHangsOnIsNamedWhenItIsMissingDownOrTaken(t *testing.T) {
 		words  []string
 		heal   []string
 	}{
-		"no parent":                      {netns.Macvlan{Parent: "eth7"}, nil, netns.ParentMissing, []string{"eth7"}, []string{"ip link set eth1 down", "ip link set eth1 name eth7", "ip link set eth7 up"}},
-		"a parent that is down":          {netns.Macvlan{Parent: "eth1"}, []string{"ip link set eth1 down"}, netns.ParentDown, []string{"ip link set eth1 up"}, []string{"ip link set eth1 up"}},
-		"no uplink":                      {netns.Bridged{Bridge: "longshore-task", Uplink: "eth7"}, nil, netns.ParentMissing, []string{"eth7"}, []string{"ip link set eth1 down", "ip link set eth1 name eth7", "ip link set eth7 up"}},
-		"an uplink that is down":         {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip link set eth1 down"}, netns.ParentDown, []string{"eth1"}, []string{"ip link set eth1 up"}},
-		"an uplink with addresses":       {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip addr add 10.7.0.77/24 dev eth1"}, netns.ParentBusy, []string{"10.7.0.77/24", "macvlan:eth1"}, []string{"ip addr del 10.7.0.77/24 dev eth1"}},
-		"an uplink of another bridge":    {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip link add br9 type bridge", "ip link set eth1 master br9"}, netns.ParentBusy, []string{"eth1"}, []string{"ip link set eth1 nomaster"}},
-		"a bridge's name that is taken":  {netns.Bridged{Bridge: "br-lan", Uplink: "eth1"}, []string{"ip link add br-lan type veth peer name x"}, netns.NameTaken, []string{"br-lan", "veth"}, []string{"ip link del br-lan"}},
-		"somebody's bridge that is down": {netns.Bridged{Bridge: "br-lan", Uplink: "eth1"}, []string{"ip link add br-lan type bridge"}, netns.ParentDown, []string{"br-lan"}, []string{"ip link set br-lan up"}},
-		"no trunk":                       {netns.Branch{Trunk: net.HardwareAddr{6, 0, 0, 0, 0, 1}, VLAN: 7}, nil, netns.ParentMissing, []string{"06:00:00:00:00:01"}, nil},
+		"no parent":                        {netns.Macvlan{Parent: "eth7"}, nil, netns.ParentMissing, []string{"eth7"}, []string{"ip link set eth1 down", "ip link set eth1 name eth7", "ip link set eth7 up"}},
+		"a parent that is down":            {netns.Macvlan{Parent: "eth1"}, []string{"ip link set eth1 down"}, netns.ParentDown, []string{"ip link set eth1 up"}, []string{"ip link set eth1 up"}},
+		"no uplink":                        {netns.Bridged{Bridge: "longshore-task", Uplink: "eth7"}, nil, netns.ParentMissing, []string{"eth7"}, []string{"ip link set eth1 down", "ip link set eth1 name eth7", "ip link set eth7 up"}},
+		"an uplink that is down":           {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip link set eth1 down"}, netns.ParentDown, []string{"eth1"}, []string{"ip link set eth1 up"}},
+		"an uplink with addresses":         {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip addr add 10.7.0.77/24 dev eth1"}, netns.ParentBusy, []string{"10.7.0.77/24", "macvlan:eth1"}, []string{"ip addr del 10.7.0.77/24 dev eth1"}},
+		"an uplink of another bridge":      {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip link add br9 type bridge", "ip link set eth1 master br9"}, netns.ParentBusy, []string{"eth1"}, []string{"ip link set eth1 nomaster"}},
+		"an uplink with a macvlan":         {netns.Bridged{Bridge: "longshore-task", Uplink: "eth1"}, []string{"ip link add mv0 link eth1 type macvlan"}, netns.ParentBusy, []string{"eth1"}, []string{"ip link del mv0", "ip link set eth1 down", "ip link set eth1 up"}},
+		"a parent that is a bridge's port": {netns.Macvlan{Parent: "eth1"}, []string{"ip link add br9 type bridge", "ip link set eth1 master br9"}, netns.ParentBusy, []string{"eth1"}, []string{"ip link set eth1 nomaster"}},
+		"a bridge's name that is taken":    {netns.Bridged{Bridge: "br-lan", Uplink: "eth1"}, []string{"ip link add br-lan type veth peer name x"}, netns.NameTaken, []string{"br-lan", "veth"}, []string{"ip link del br-lan"}},
+		"somebody's bridge that is down":   {netns.Bridged{Bridge: "br-lan", Uplink: "eth1"}, []string{"ip link add br-lan type bridge"}, netns.ParentDown, []string{"br-lan"}, []string{"ip link set br-lan up"}},
+		"no trunk":                         {netns.Branch{Trunk: net.HardwareAddr{6, 0, 0, 0, 0, 1}, VLAN: 7}, nil, netns.ParentMissing, []string{"06:00:00:00:00:01"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newLAN(t)

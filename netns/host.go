@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/longshore-project/longshore/internal/failpoint"
 )
 
 // answerTime is how long the kernel may take for one answer.
@@ -32,7 +34,9 @@ type sides struct {
 	changed        []string
 }
 
+// did notes what was changed.
 func (s *sides) did(format string, args ...any) {
+	failpoint.Hit("netns/step")
 	s.changed = append(s.changed, fmt.Sprintf(format, args...))
 }
 

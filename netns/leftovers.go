@@ -178,10 +178,14 @@ func (s *sides) removeBridge() error {
 	if err != nil {
 		return err
 	}
+	ports := 0
 	for _, l := range all {
-		if l.Attrs().MasterIndex == bridge.Attrs().Index && l.Type() == "veth" {
-			return nil
+		if l.Attrs().MasterIndex == bridge.Attrs().Index {
+			ports++
 		}
+	}
+	if ports > 1 { // somebody else's
+		return nil
 	}
 	return s.remove(s.host, bridge)
 }

@@ -55,6 +55,8 @@ func (s *sides) make(l link, made netlink.Link) (netlink.Link, error) {
 	switch err := s.host.LinkAdd(made); {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return nil, &Fault{Kind: Unsupported, Detail: fmt.Sprintf("the kernel can't make a %s", made.Type()), Err: err}
+	case errors.Is(err, unix.EBUSY):
+		return nil, &Fault{Kind: ParentBusy, Detail: fmt.Sprintf("what a %s hangs on is a port of a bridge, or used otherwise", l.Origin), Err: err}
 	case err != nil:
 		return nil, fmt.Errorf("make %s, a %s: %w", l.Name, l.Origin, err)
 	}

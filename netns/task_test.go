@@ -62,9 +62,14 @@ func namespace(t *testing.T) string {
 // task is a task with the nth address of the lan.
 func task(t *testing.T, n int, origin netns.Origin) netns.Task {
 	t.Helper()
+	a := taskAt(n, origin)
+	a.Namespace = namespace(t)
+	return a
+}
+
+func taskAt(n int, origin netns.Origin) netns.Task {
 	return netns.Task{
-		ID:        fmt.Sprintf("%032x", n),
-		Namespace: namespace(t),
+		ID: fmt.Sprintf("%032x", n),
 		Interfaces: []netns.Interface{{
 			Name: "eth0", MAC: net.HardwareAddr{2, 0, 10, 7, 0, byte(n)}, Origin: origin,
 			Addresses: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.7.0.%d/24", n)), netip.MustParsePrefix(fmt.Sprintf("fd00:7::%x/64", n))},
