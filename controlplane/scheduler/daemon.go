@@ -420,6 +420,9 @@ func (p *pass) start() {
 		if f := p.failure(pl, pl.target); f.Count > 0 && p.notYet(f.NotBefore) {
 			continue
 		}
+		if surge && p.beside(pl) && !p.prepared(pl) {
+			continue
+		}
 		interfaces, refusal := pl.target.req.Take(pl.host)
 		if refusal != nil {
 			if surge { // the old one stays, until there is room or the roll-out stops it first
@@ -428,9 +431,6 @@ func (p *pass) start() {
 			}
 			p.refuse(pl, refusal)
 			p.makeRoom(pl, pl.target.req)
-			continue
-		}
-		if surge && !p.prepared(pl) {
 			continue
 		}
 		made := task.ForService(p.svc, &pl.target.object, pl.target.def, pl.host.Instance, p.now)

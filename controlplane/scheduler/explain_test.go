@@ -14,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 // model is the world as the explanations see it.
@@ -96,6 +97,24 @@ func TestAServiceIsExplainedHostByHost(t *testing.T) {
 	if _, err := w.model().Service("web"); !errors.As(err, &unknown) {
 		t.Errorf("a service that does not exist: %v", err)
 	}
+}
+
+func TestInterfaceSlotsAreCountedAndExplained(t *testing.T) {
+	w := newReplicaWorld(t, 2)
+	for _, h := range w.hosts {
+		h.inst.Object.Attributes = append(h.inst.Object.Attributes, types.Attribute{Name: aws.String(acs.CapabilitySecurityGroups)},
+			types.Attribute{Name: aws.String(acs.AttributeInterfaceSlots), Value: aws.String("1")})
+	}
+	w.create(w.define(func(d *types.TaskDefinition) {
+		d.NetworkMode, d.ContainerDefinitions[0].Memory = types.NetworkModeAwsvpc, aws.Int32(1)
+	}), replicas(3))
+	w.settle()
+	if wanted, _, _ := w.counts(); wanted != 2 {
+		t.Errorf("%d tasks are placed on two hosts of one interface each", wanted)
+	}
+	w.expectTold(1, "has 0 of 1 network interfaces free, 1 are needed (1 more)")
+	e, err := w.model().Service("agent")
+	contains(t, e, err, "wants 3 tasks", "it has 0 of 1 network interfaces free, 1 are needed (1 more)", "To change that, free a network interface for tasks on host-")
 }
 
 func TestATaskAndAHostAreExplained(t *testing.T) {

@@ -91,6 +91,10 @@ func (r *Refusal) Change() string {
 		return "free the port" + at + ", or use another one: " + r.Detail
 	case ReasonGPU:
 		return fmt.Sprintf("free %d GPUs%s", r.Short, at)
+	case ReasonENI:
+		return "free a network interface for tasks" + at + ", or give it more, and its subnets more addresses: " + r.Detail
+	case ReasonLocation:
+		return "name a subnet that reaches the container instance" + strings.Replace(at, " on ", " ", 1) + ": " + r.Detail
 	case ReasonDaemon:
 		return "wait for the daemons" + at + ", or switch their gate off with the tag longshore:daemon-gate"
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -70,6 +72,13 @@ func memberOfConstraint(expr string) []types.PlacementConstraint {
 
 var distinctConstraint = []types.PlacementConstraint{{Type: types.PlacementConstraintTypeDistinctInstance}}
 
+// slots is a host that can have so many network interfaces for tasks, with these tasks.
+func slots(n int, tasks ...*store.Task) *Host {
+	return having(aHost("h", func(i *store.Instance) {
+		i.Object.Attributes = append(i.Object.Attributes, types.Attribute{Name: aws.String(acs.AttributeInterfaceSlots), Value: aws.String(strconv.Itoa(n))})
+	}), tasks...)
+}
+
 func TestEachFilterSaysWhyItRefuses(t *testing.T) {
 	attribute := func(name, value string) *types.TaskDefinition {
 		a := types.Attribute{Name: aws.String(name)}
@@ -120,6 +129,9 @@ func TestEachFilterSaysWhyItRefuses(t *testing.T) {
 		"port of the agent":             {having(aHost("h"), web), Request{Need: store.Resources{PortsTCP: []int32{22}}}, "RESOURCE:PORTS", "host port 22/tcp is taken by the agent's reservation", 1},
 		"udp port":                      {having(aHost("h"), web), Request{Need: store.Resources{PortsUDP: []int32{53}}}, "RESOURCE:PORTS", "host port 53/udp is taken by task t1", 1},
 		"gpu":                           {having(aHost("h"), web), Request{Definition: gpus}, "RESOURCE:GPU", "it has 1 of 2 GPUs free, 2 are needed (1 more)", 1},
+		"interfaces":                    {slots(1, aTask("t4", "", "g", store.Resources{Interfaces: 1})), Request{Need: store.Resources{Interfaces: 1}}, "RESOURCE:ENI", "it has 0 of 1 network interfaces free, 1 are needed (1 more)", 1},
+		"an interface is free":          {slots(2, aTask("t4", "", "g", store.Resources{Interfaces: 1})), Request{Need: store.Resources{Interfaces: 1}}, "", "", 0},
+		"it needs no interface":         {slots(0), Request{}, "", "", 0},
 		"gpus there":                    {having(aHost("h")), Request{Definition: gpus}, "", "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
