@@ -384,7 +384,7 @@ func TestAMemberWhoComesOrGoesIsOneElementOfASet(t *testing.T) {
 	handles := func() string {
 		var out string
 		in(t, ns, func() (err error) {
-			out, err = output("nft", "-a", "list", "table", "inet", "longshore")
+			out, err = said("nft", "-a", "list", "table", "inet", "longshore")
 			return err
 		})
 		return elementLines.ReplaceAllString(out, "")

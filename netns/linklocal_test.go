@@ -86,7 +86,7 @@ func in(t *testing.T, ns nsfd.NsHandle, f func() error) {
 	}
 }
 
-func newNamespace(t *testing.T) nsfd.NsHandle {
+func newNamespace(t testing.TB) nsfd.NsHandle {
 	t.Helper()
 	made := make(chan any)
 	go func() {

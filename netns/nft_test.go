@@ -41,8 +41,8 @@ func sameAsNft(t *testing.T, r netns.Ruleset) {
 // elementLines are what nft shows of sets' elements.
 var elementLines = regexp.MustCompile(`(?s)elements = \{.*?\}`)
 
-// output is what a command says.
-func output(argv ...string) (string, error) {
+// said is what a command says.
+func said(argv ...string) (string, error) {
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
