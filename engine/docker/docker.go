@@ -11,6 +11,7 @@
 //	state.go       Docker's answers → engine.State
 //	events.go      Events
 //	image.go       Image, Images, Pull, RemoveImage
+//	shared.go      … one request for those who ask the same at the same time
 //	files.go       ReadFile, Stat
 //	overlay.go     … where the image's layers lie on this host
 //	asked.go       what running containers have of the host
@@ -29,6 +30,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/system"
 	"github.com/moby/sys/user"
 	"go.uber.org/zap"
@@ -52,6 +54,7 @@ type Runtime struct {
 	remote bool // the engine's files are not this host's
 	known  known
 	images readers
+	asked  shared[image.InspectResponse] // images, by reference
 }
 
 var _ engine.Runtime = (*Runtime)(nil)

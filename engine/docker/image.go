@@ -19,17 +19,19 @@ import (
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
-// Image returns a local image: one request, and a second for a digest without a repository, which Docker does not know
-// by itself.
+// Image returns a local image: one request, which those share who ask at the same time, and a second for a digest without a
+// repository, which Docker does not know by itself.
 func (r *Runtime) Image(ctx context.Context, ref string) (engine.Image, error) {
 	if ref == "" {
 		return engine.Image{}, refuse(errdefs.ErrInvalidArgument, "no image reference given")
 	}
-	img, err := r.link.api(ctx).ImageInspect(ctx, ref)
+	img, err := r.asked.do(ctx, ref, func(ctx context.Context) (image.InspectResponse, error) {
+		img, err := r.link.api(ctx).ImageInspect(ctx, ref)
+		return img, classify(ctx, err)
+	})
 	if err == nil {
 		return fromImage(img, ref), nil
 	}
-	err = classify(ctx, err)
 	if errdefs.IsInvalidArgument(err) { // not even a possible reference
 		return engine.Image{}, withClass(err, errdefs.ErrNotFound)
 	}
@@ -60,7 +62,7 @@ func fromImage(img image.InspectResponse, ref string) engine.Image {
 		return out
 	}
 	out.Config = engine.ImageConfig{
-		User: c.User, WorkingDir: c.WorkingDir, Env: c.Env, EntryPoint: c.Entrypoint, Command: c.Cmd, Labels: c.Labels, StopSignal: c.StopSignal,
+		User: c.User, WorkingDir: c.WorkingDir, Env: slices.Clip(c.Env), EntryPoint: slices.Clip(c.Entrypoint), Command: slices.Clip(c.Cmd), Labels: c.Labels, StopSignal: c.StopSignal,
 	}
 	for v := range c.Volumes {
 		out.Config.Volumes = append(out.Config.Volumes, v)
