@@ -3,9 +3,11 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,6 +17,7 @@ import (
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/docker"
+	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/statemgr"
 )
@@ -28,13 +31,15 @@ func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
 	}
 	opt.Root = cmp.Or(opt.Root, "/")
 	a := &Agent{opt: opt, cfg: cfg, log: zap.NewNop()}
-	if a.client, err = httpClient(cfg, opt.AnyTLS); err != nil {
-		return nil, &TerminalError{err}
-	}
-	defer a.client.CloseIdleConnections()
-	transport, ok := a.client.Transport.(*http.Transport)
-	if !ok {
-		return nil, fmt.Errorf("the control plane is reached by a %T", a.client.Transport)
+	var transport http.Transport
+	var astray error
+	if a.client, astray = httpClient(cfg, opt.AnyTLS); astray == nil {
+		defer a.client.CloseIdleConnections()
+		made, ok := a.client.Transport.(*http.Transport)
+		if !ok {
+			return nil, fmt.Errorf("the control plane is reached by a %T", a.client.Transport)
+		}
+		transport.TLSClientConfig, transport.Proxy = made.TLSClientConfig, made.Proxy
 	}
 	p := &doctor.Patient{
 		Config: cfg, File: cmp.Or(opt.Config.File, config.DefaultFile), Warnings: warnings, Root: opt.Root, Now: time.Now,
@@ -42,13 +47,36 @@ func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
 			var s local.Status
 			return &s, local.Client{Dir: cfg.DataDir}.Call(ctx, http.MethodGet, "/v1/status", nil, &s)
 		},
+		Registries: func(ctx context.Context, path string) []imagecache.Finding {
+			return lookAtRegistries(ctx, cfg, cmp.Or(opt.Config.File, config.DefaultFile), path)
+		},
 		Engine: a.lookAtEngine, TLS: transport.TLSClientConfig, Proxy: transport.Proxy, Sign: a.signedCall,
 		Introspection: cmp.Or(opt.Introspect, cfg.HealthcheckHost+":51678"), Credentials: "169.254.170.2:80",
 	}
-	if p.Endpoint, err = endpointURL(cfg); err != nil {
-		return nil, &TerminalError{err}
+	var nowhere error
+	if p.Endpoint, nowhere = endpointURL(cfg); nowhere != nil { // an EC2 instance knows its region
+		if a.settle(ctx) == nil {
+			p.Endpoint, nowhere = endpointURL(cfg)
+		}
 	}
+	p.Astray = errors.Join(astray, nowhere)
 	return p.Examine(ctx), nil
+}
+
+// lookAtRegistries looks at where the host's registry credentials come from. path is the PATH of the agent that runs, if any.
+func lookAtRegistries(ctx context.Context, cfg *config.Config, file, path string) []imagecache.Finding {
+	environment := cfg.HelperEnvironment()
+	for i, v := range environment {
+		if path != "" && strings.HasPrefix(v, "PATH=") {
+			environment[i] = "PATH=" + path
+		}
+	}
+	var out []imagecache.Finding
+	keyring, err := imagecache.ParseKeyring(cfg.EngineAuthType, string(cfg.EngineAuthData))
+	if err != nil {
+		out = append(out, imagecache.Finding{Source: "ECS_ENGINE_AUTH_DATA", Says: "can't be used, and the agent does not start with it: " + err.Error(), Mend: "correct it in " + file, Dead: true})
+	}
+	return append(append(out, keyring.Examine()...), imagecache.NewDockerConfig(cfg.DockerConfigFile(), environment).Examine(ctx)...)
 }
 
 // endpointURL is the URL of the ECS API.
@@ -78,14 +106,7 @@ func (a *Agent) lookAtEngine(ctx context.Context) (engine.Info, error) {
 
 // signedCall asks where to poll, which changes nothing.
 func (a *Agent) signedCall(ctx context.Context) error {
-	identity, err := statemgr.LoadIdentity(a.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	a.identity = identity
-	a.lookout = &lookout{answered: make(chan struct{})}
-	a.lookOut(ctx)
-	if err := a.settleRegion(ctx); err != nil {
+	if err := a.settle(ctx); err != nil {
 		return err
 	}
 	api, err := a.api(a.credentials(), 1)
@@ -94,8 +115,18 @@ func (a *Agent) signedCall(ctx context.Context) error {
 	}
 	cluster, none := a.cfg.ClusterOrDefault(), ""
 	in := &agentapi.DiscoverPollEndpointInput{Cluster: &cluster, ZoneId: &none}
-	if identity != nil {
-		in.ContainerInstance = &identity.ContainerInstanceArn
+	if a.identity != nil {
+		in.ContainerInstance = &a.identity.ContainerInstanceArn
 	}
 	return api.Call(ctx, "DiscoverPollEndpoint", in, &agentapi.DiscoverPollEndpointOutput{})
+}
+
+// settle finds out who this host is and in which region.
+func (a *Agent) settle(ctx context.Context) (err error) {
+	if a.identity, err = statemgr.LoadIdentity(a.cfg.DataDir); err != nil {
+		return err
+	}
+	a.lookout = &lookout{answered: make(chan struct{})}
+	a.lookOut(ctx)
+	return a.settleRegion(ctx)
 }

@@ -34,6 +34,17 @@ func (c *Credentials) origin(now time.Time) string {
 	return "they came from " + c.Source + " and expire at " + c.Expires.UTC().Format(time.RFC3339)
 }
 
+// source says where they came from, for the log.
+func (c *Credentials) source() string {
+	switch {
+	case c == nil:
+		return "none"
+	case c.Source == "":
+		return "of a source without a name"
+	}
+	return c.Source
+}
+
 // same reports whether a registry would see no difference.
 func (c *Credentials) same(other *Credentials) bool { return c.fingerprint() == other.fingerprint() }
 

@@ -118,7 +118,7 @@ func (c *Cache[I]) tries(f *flight[I]) (img I, err error) {
 				return img, c.failure(f, 0, began, err)
 			}
 		}
-		log.Info("pulling", f.forWhom(), zap.Int("try", try), zap.Bool("credentials", f.auth != nil), zap.Duration("waited", time.Since(began)))
+		log.Info("pulling", f.forWhom(), zap.Int("try", try), zap.String("credentials", f.auth.source()), zap.Duration("waited", time.Since(began)))
 		img, err = c.try(f, log)
 		c.places.give(f.claim)
 		if err == nil {

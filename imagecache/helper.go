@@ -104,16 +104,33 @@ var helperName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 // run asks a helper: the registry's name goes to its standard input, and JSON comes back. The error continues a sentence
 // about the helper.
 func (h *helpers) run(ctx context.Context, key helperKey) (*Credentials, error) {
-	if !helperName.MatchString(key.name) {
+	out, err := h.call(ctx, key.name, "get", key.server)
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && unknownTo(out.buf.String()):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	c, err := parseHelperAnswer(out.buf.Bytes())
+	if c != nil {
+		c.ServerAddress, c.Source = key.server, "docker-credential-"+key.name
+	}
+	return c, err
+}
+
+// call runs a helper. The error continues a sentence about it; one that it ended with itself has an *exec.ExitError.
+func (h *helpers) call(ctx context.Context, name, verb, input string) (*bounded, error) {
+	if !helperName.MatchString(name) {
 		return nil, errors.New("has a name of other characters than a-z, 0-9 and -, and is not run")
 	}
-	path, err := h.look("docker-credential-" + key.name)
+	path, err := h.look("docker-credential-" + name)
 	if err != nil {
 		return nil, err
 	}
 	out := &bounded{}
-	cmd := exec.CommandContext(ctx, path, "get") //nolint:gosec // the name was checked, and root's own file has it
-	cmd.Stdin, cmd.Stdout, cmd.Env, cmd.Dir = strings.NewReader(key.server), out, h.environment, "/"
+	cmd := exec.CommandContext(ctx, path, verb) //nolint:gosec // the name was checked, and root's own file has it
+	cmd.Stdin, cmd.Stdout, cmd.Env, cmd.Dir = strings.NewReader(input), out, h.environment, "/"
 	if cmd.Env == nil {
 		cmd.Env = []string{} // nil would be the agent's, with its secrets
 	}
@@ -126,16 +143,10 @@ func (h *helpers) run(ctx context.Context, key helperKey) (*Credentials, error) 
 		return nil, fmt.Errorf("did not answer within %s and was killed", h.deadline)
 	case out.full:
 		return nil, fmt.Errorf("answered more than %d bytes", maxHelperAnswer)
-	case err != nil && unknownTo(out.buf.String()):
-		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("failed (%w)%s", err, said(out.buf.Bytes()))
+		return out, fmt.Errorf("failed (%w)%s", err, said(out.buf.Bytes()))
 	}
-	c, err := parseHelperAnswer(out.buf.Bytes())
-	if c != nil {
-		c.ServerAddress, c.Source = key.server, "docker-credential-"+key.name
-	}
-	return c, err
+	return out, nil
 }
 
 // look finds a program in the PATH that helpers get.

@@ -28,6 +28,10 @@ const expiresSoon = 14 * 24 * time.Hour
 
 // control goes the way to the control plane as the agent does, and stops at the step that fails.
 func (e *examination) control(ctx context.Context) {
+	if e.Astray != nil {
+		e.add(Fail, "control plane", "Correct it in "+e.File+" or the environment: ECS_BACKEND_HOST is the control plane's URL, AWS_CA_BUNDLE the CA of its certificate.", "there is no way to it: %v", e.Astray)
+		return
+	}
 	u, err := url.Parse(e.Endpoint)
 	if err != nil || u.Host == "" {
 		e.add(Fail, "control plane", "Set ECS_BACKEND_HOST in "+e.File+" to the control plane's URL.", "%q is no URL", e.Endpoint)

@@ -5,6 +5,7 @@
 //	doctor.go   the report
 //	host.go     disks, permissions, clock
 //	kernel.go   what the kernel offers
+//	registry.go where registry credentials come from
 //	control.go  the way to the control plane, step by step: name, TCP, TLS, clock, signature
 package doctor
 
@@ -22,6 +23,7 @@ import (
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/imagecache"
 )
 
 // Verdict is what is thought of a thing.
@@ -64,8 +66,12 @@ type Patient struct {
 	Ask func(ctx context.Context) (*local.Status, error)
 	// Engine asks the container engine about itself.
 	Engine func(ctx context.Context) (engine.Info, error)
-	// Endpoint is the URL of the ECS API, TLS and Proxy are how the agent reaches it.
+	// Registries looks at where registry credentials come from; path, unless empty, is the PATH of the agent that runs. May be nil.
+	Registries func(ctx context.Context, path string) []imagecache.Finding
+	// Endpoint is the URL of the ECS API, TLS and Proxy are how the agent reaches it. Astray is why there is no way to it, nil if
+	// there is one.
 	Endpoint string
+	Astray   error
 	TLS      *tls.Config
 	Proxy    func(*http.Request) (*url.URL, error)
 	// Sign makes a signed call that changes nothing, once.
@@ -96,6 +102,7 @@ func (p *Patient) Examine(ctx context.Context) *Report {
 	e.disks(root)
 	e.permissions()
 	e.kernel()
+	e.registries(ctx)
 	e.control(ctx)
 	e.localAddresses(ctx)
 	for _, c := range e.Checks {

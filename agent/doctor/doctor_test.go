@@ -20,6 +20,7 @@ import (
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
@@ -195,5 +196,46 @@ func TestTheRealKernelIsAsked(t *testing.T) {
 	}
 	if !names["nftables"] || !names["time service"] {
 		t.Errorf("%+v", r.Checks)
+	}
+}
+
+func TestSourcesOfRegistryCredentialsAreLookedAtWithTheAgentsPath(t *testing.T) {
+	p := well(t)
+	if err := os.WriteFile(filepath.Join(p.Root, "proc/7/environ"), []byte("HOME=/root\x00PATH=/opt/helpers:/usr/bin\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked := ""
+	p.Registries = func(_ context.Context, path string) []imagecache.Finding {
+		asked = path
+		return []imagecache.Finding{
+			{Source: "/root/.docker/config.json", Says: "has credentials for r.example", Mend: "chmod 600 it"}, {Source: "docker-credential-x", Says: "did not answer", Mend: "run it", Dead: true},
+			{Source: "docker-credential-y", Says: "answers"},
+		}
+	}
+	var verdicts []string
+	for _, c := range p.Examine(t.Context()).Checks {
+		if c.Name == "registries" {
+			verdicts = append(verdicts, string(c.Verdict)+" "+c.Says+" "+c.Mend)
+		}
+	}
+	want := "WARN /root/.docker/config.json has credentials for r.example Chmod 600 it.|FAIL docker-credential-x did not answer Run it.|OK docker-credential-y answers "
+	if got := strings.Join(verdicts, "|"); got != want || asked != "/opt/helpers:/usr/bin" {
+		t.Errorf("%s; the PATH is %s", got, asked)
+	}
+}
+
+func TestWithoutAWayToTheControlPlaneTheRestIsLookedAt(t *testing.T) {
+	p := well(t)
+	all := len(p.Examine(t.Context()).Checks)
+	p.Endpoint, p.TLS, p.Proxy, p.Astray = "", nil, nil, errors.New("neither ECS_BACKEND_HOST nor AWS_DEFAULT_REGION is set")
+	r := p.Examine(t.Context())
+	control := 0
+	for _, c := range r.Checks {
+		if c.Name == "control plane" && c.Verdict == Fail && strings.Contains(c.Says, "neither ECS_BACKEND_HOST") {
+			control++
+		}
+	}
+	if control != 1 || r.Failed != 1 || len(r.Checks) < all-7 {
+		t.Errorf("%d checks of %d, %+v", len(r.Checks), all, r)
 	}
 }
