@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the measurements and prints them as a table, with floors, aims and the load of the machine. What may be set:
 #
-#   PARTS       join,boot,start,many,rest,asked,restart,pull   which of them; the control plane's fleet only where it is not set
+#   PARTS       join,boot,start,many,rest,asked,restart,pull,net   which of them; the control plane's fleet only where it is not set
 #   ROUNDS      40      how often each start is measured
 #   BEHAVIOURS  prefer-cached,once,default,always   with which pull behaviours
 #   CONTAINERS  100     how many tasks run at once
@@ -15,7 +15,10 @@
 #   STEPS               everywhere,picky,gate-off,pressure,strategies,replicas   which measurements of the fleet, after gathering it; all where it is not set
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [[ -z ${FLEET:-} ]]; then
+if [[ -z ${FLEET:-} && ${PARTS:-net} == *net* ]]; then
+	go test -tags bench -count=1 -timeout 30m -v -run '^TestNet$' ./bench
+fi
+if [[ -z ${FLEET:-} && ${PARTS:-} != net ]]; then
 	go test -tags bench -count=1 -timeout 90m -v -run '^TestBench$' ./bench
 fi
 if [[ -z ${PARTS:-} ]]; then
