@@ -77,29 +77,30 @@ type Agent struct {
 	log   *zap.Logger
 	state *State
 
-	reserve  *reserve
-	client   *http.Client
-	guard    *policy.Guard
-	identity *statemgr.Identity // nil before the first registration
-	runtime  engine.Runtime
-	engine   *engine.Engine
-	host     Host
-	gpus     map[string]engine.GPU       // by id
-	lookout  *lookout                    // is this an EC2 instance?
-	info     atomic.Pointer[engine.Info] // as the engine answered last
-	arn      atomic.Pointer[string]
-	roles    *poll.Credentials // of tasks; in memory only
-	cache    *imagecache.Cache[engine.Image]
-	preparer *preparer
-	secrets  *secrets.Resolver
-	asked    *asked    // what containers ask; nil where that is switched off
-	offered  abilities // as registered last
-	measured *measured
-	metrics  *metrics.Metrics
-	reporter *report.Reporter
-	telling  atomic.Pointer[telemetry.Publisher]
-	polling  atomic.Pointer[poll.Poller]
-	link     link // with the control plane
+	reserve    *reserve
+	client     *http.Client
+	guard      *policy.Guard
+	identity   *statemgr.Identity // nil before the first registration
+	runtime    engine.Runtime
+	engine     *engine.Engine
+	host       Host
+	gpus       map[string]engine.GPU       // by id
+	lookout    *lookout                    // is this an EC2 instance?
+	info       atomic.Pointer[engine.Info] // as the engine answered last
+	arn        atomic.Pointer[string]
+	roles      *poll.Credentials // of tasks; in memory only
+	cache      *imagecache.Cache[engine.Image]
+	preparer   *preparer
+	secrets    *secrets.Resolver
+	asked      *asked      // what containers ask; nil where that is switched off
+	offered    abilities   // as registered last
+	networking *networking // of tasks; nil where that is switched off
+	measured   *measured
+	metrics    *metrics.Metrics
+	reporter   *report.Reporter
+	telling    atomic.Pointer[telemetry.Publisher]
+	polling    atomic.Pointer[poll.Poller]
+	link       link // with the control plane
 }
 
 // errRegisterAnew ends a session so that the host registers as a new container instance.
@@ -310,6 +311,11 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group.Go(func() error { return a.reporter.Run(ctx) })
 	group.Go(func() error { return a.serveAsked(ctx) })
 	group.Go(func() error { return a.runMeasured(ctx) })
+	if a.networking != nil {
+		group.Go(func() error { return a.networking.Run(ctx) })
+		group.Go(func() error { return a.networking.keeper.Keep(ctx) })
+		group.Go(func() error { return a.sweepNetworks(ctx) })
+	}
 	group.Go(func() error { return a.belong(ctx, patient, once, session.NewSigV4(credentials, a.cfg.Region)) })
 	return group.Wait()
 }
@@ -456,12 +462,16 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 		EngineVersion: a.engineVersion, MetricsDisabled: a.cfg.MetricsDisabled,
 	})
 	a.telling.Store(publisher)
-	poller, err := poll.New(poll.Config{
+	pc := poll.Config{
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
 		Inactive: a.inactive,
-	})
+	}
+	if a.networking != nil {
+		pc.Networks = a.networking
+	}
+	poller, err := poll.New(pc)
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,8 @@ type abilities struct {
 	taskRoles     bool // credentials of tasks' roles
 	hostTaskRoles bool // in the host network mode, too
 	roleLogs      bool // the awslogs driver has the execution role's credentials
+
+	taskNetworks bool // networks of tasks' own
 }
 
 func abilitiesOf(r engine.Runtime) (can abilities) {
@@ -96,6 +98,12 @@ func capabilities(cfg *config.Config, info engine.Info, can abilities) map[strin
 		add(ecsCapability, "container-restart-policy")
 	}
 	addRoles(add, can, newest)
+	if can.taskNetworks {
+		add(ecsCapability, "task-eni", "task-eni.ipv6")
+		if cfg.AwsvpcBlockIMDS {
+			add(ecsCapability, "task-eni-block-instance-metadata")
+		}
+	}
 	if can.namespaces {
 		add(ecsCapability, "pid-ipc-namespace-sharing")
 	}
@@ -166,6 +174,12 @@ func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, 
 	all[acs.CapabilityPrepareImages] = ""
 	if can.restarts && cfg.ResumeOnBoot == "daemons" {
 		all[attributeResume] = cfg.ResumeOnBoot
+	}
+	if can.taskNetworks {
+		all[acs.CapabilitySecurityGroups], all[acs.AttributeInterfaceSlots] = "", strconv.FormatInt(cfg.TaskInterfaces, 10)
+		if ec2 != nil && cfg.TaskTrunks {
+			all[ecsCapability+"task-eni-trunking"] = ""
+		}
 	}
 	maps.Copy(all, capabilities(cfg, info, can))
 	if first {

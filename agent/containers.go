@@ -262,7 +262,7 @@ func (a *Agent) prepares() []engine.Prepare {
 
 // ready says what keeps a container from being created for now: nobody answers it for its task's credentials.
 func (a *Agent) ready(t *acs.Task, container string) error {
-	if a.asked == nil || t.RoleCredentials == nil && !logsByRole(t, container) {
+	if a.asked == nil || (t.RoleCredentials == nil || hasNetwork(t)) && !logsByRole(t, container) {
 		return nil
 	}
 	_, problem := a.asked.state()
@@ -271,6 +271,9 @@ func (a *Agent) ready(t *acs.Task, container string) error {
 	}
 	return fmt.Errorf("the credentials of the task's role can't be served to containers, and this is tried again: %w", problem)
 }
+
+// hasNetwork reports whether a task has a network of its own, in which it is answered.
+func hasNetwork(t *acs.Task) bool { return len(t.ElasticNetworkInterfaces) > 0 }
 
 // refuseRoles refuses what can't be had where nothing is served to containers.
 func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
@@ -286,7 +289,7 @@ func refuseRoles(t *acs.Task, container string, _ *engine.Spec) error {
 // addCredentials says where the credentials of the task's role are.
 func (s *asked) addCredentials(t *acs.Task, _ string, spec *engine.Spec) error {
 	if c := t.RoleCredentials; c != nil {
-		if _, problem := s.state(); problem != nil {
+		if _, problem := s.state(); problem != nil && !hasNetwork(t) {
 			return fmt.Errorf("the task has a taskRoleArn, and this agent can't serve credentials to containers now: %w: %w", engine.ErrNotReady, problem)
 		}
 		if s.hostMode != nil && spec.NetworkMode == "host" {
@@ -355,6 +358,7 @@ func Cleanup(ctx context.Context, say func(string)) error {
 
 // offers adds what this agent can serve to containers to what its engine can do.
 func (a *Agent) offers(can abilities) abilities {
+	can.taskNetworks = a.networking != nil
 	if s := a.asked; s != nil {
 		if _, problem := s.state(); problem != nil {
 			return can

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/agent/tasknet"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/statemgr"
@@ -47,10 +49,26 @@ func frozenChanges() []*engine.StateChange {
 		{Sequence: 1, TaskArn: "arn:a", Status: "RUNNING", PullStartedAt: at, PullStoppedAt: at, Time: at,
 			Containers: []engine.ContainerChange{{Name: "app", RuntimeID: "abc", ImageDigest: "sha256:1", Status: "RUNNING", NetworkBindings: frozenBindings(), Health: "HEALTHY"}}},
 		{Sequence: 2, TaskArn: "arn:b", Status: "STOPPED", Reason: "why", ExecutionStoppedAt: at, Time: at, Containers: []engine.ContainerChange{{Name: "app", Status: "STOPPED", ExitCode: &code, Reason: "why"}}},
+		{Sequence: 3, TaskArn: "arn:task/c", Time: at, Expires: at.Add(5 * time.Minute), Attachments: []engine.AttachmentChange{{Arn: "arn:attachment/c", Status: "ATTACHED"}}},
 	}
 }
 
 const frozenSequence = 77
+
+// frozenAttachments are one that is attached, and one of the instance that is not.
+func frozenAttachments() []tasknet.Attachment {
+	at := time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC)
+	return []tasknet.Attachment{{Arn: "arn:attachment/c", MAC: "02:00:00:00:00:01", TaskArn: "arn:task/c", Made: true, ExpiresAt: at.Add(5 * time.Minute), Attached: at},
+		{Arn: "arn:attachment/trunk", MAC: "02:00:00:00:00:02", ExpiresAt: at}}
+}
+
+func frozenGroups() *acs.SecurityGroupsMessage {
+	rule := func(group string) []*acs.SecurityGroupRule {
+		return []*acs.SecurityGroupRule{{Protocol: "tcp", FromPort: 80, ToPort: 81, Cidrs: []string{"10.0.0.0/8"}, Groups: []string{group}}}
+	}
+	return &acs.SecurityGroupsMessage{MessageID: "m", ClusterArn: "arn:c", ContainerInstanceArn: "arn:i", Generation: 7,
+		Groups: []*acs.SecurityGroup{{GroupID: "sg-a", Ingress: rule("sg-a"), Egress: rule("sg-a"), Members: []string{"10.0.0.1", "2001:db8::1"}}}}
+}
 
 // filled notes the members of structs that have a value somewhere below v.
 func filled(v reflect.Value, into map[string]bool) {
@@ -111,7 +129,9 @@ func TestTheFrozenStateOfThisVersionIsReadWhole(t *testing.T) {
 	if *freeze {
 		changes := map[string][]*engine.StateChange{}
 		for _, c := range frozenChanges() {
-			changes[c.TaskArn] = append(changes[c.TaskArn], c)
+			if len(c.Attachments) == 0 {
+				changes[c.TaskArn] = append(changes[c.TaskArn], c)
+			}
 		}
 		for _, rec := range want {
 			if err := s.Save(rec, changes[rec.Task.Arn]...); err != nil {
@@ -120,6 +140,15 @@ func TestTheFrozenStateOfThisVersionIsReadWhole(t *testing.T) {
 		}
 		if err := s.SaveSequence(frozenSequence); err != nil {
 			t.Fatal(err)
+		}
+		waiting := frozenAttachments()
+		waiting[0].Attached = time.Time{}
+		for _, step := range []func() error{
+			func() error { return s.SaveAttachments(waiting...) }, func() error { return s.SaveAttachments(frozenAttachments()[:1]...) }, func() error { return s.SaveGroups(frozenGroups()) },
+		} {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		data, err := os.ReadFile(filepath.Join(dir, statemgr.DatabaseName))
 		if err == nil {
@@ -152,5 +181,13 @@ func TestTheFrozenStateOfThisVersionIsReadWhole(t *testing.T) {
 	}
 	if n, err := s.LoadSequence(); err != nil || n != frozenSequence {
 		t.Errorf("sequence %d %v", n, err)
+	}
+	attachments, err := s.Attachments()
+	if d := cmp.Diff(frozenAttachments(), attachments); err != nil || d != "" {
+		t.Errorf("%v\n%s", err, d)
+	}
+	groups, err := s.Groups()
+	if d := cmp.Diff(frozenGroups(), groups); err != nil || d != "" {
+		t.Errorf("%v\n%s", err, d)
 	}
 }

@@ -10,8 +10,10 @@ import (
 
 	"github.com/longshore-project/longshore/agent/poll"
 	"github.com/longshore-project/longshore/agent/report"
+	"github.com/longshore-project/longshore/agent/tasknet"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/statemgr"
 )
 
@@ -31,15 +33,22 @@ var (
 	_ engine.TaskState = (*State)(nil)
 	_ report.Queue     = (*State)(nil)
 	_ poll.Sequence    = (*State)(nil)
+	_ tasknet.State    = (*State)(nil)
 )
 
 var (
 	taskBucket    = statemgr.NewBucket[*engine.TaskRecord]("tasks")
 	changeQueue   = statemgr.NewQueue[*engine.StateChange]("changes")
 	sessionBucket = statemgr.NewBucket[int64]("session")
+
+	attachmentBucket = statemgr.NewBucket[tasknet.Attachment]("attachments")
+	groupBucket      = statemgr.NewBucket[*acs.SecurityGroupsMessage]("security-groups")
 )
 
-const manifestSequence = "manifest-sequence"
+const (
+	manifestSequence = "manifest-sequence"
+	lastGroups       = "last"
+)
 
 // NewState reads the changes that wait in the database.
 func NewState(db *statemgr.DB, log *zap.Logger) (*State, error) {
@@ -73,22 +82,34 @@ func (s *State) Save(rec *engine.TaskRecord, changes ...*engine.StateChange) err
 		if err := taskBucket.Put(tx, rec.Task.Arn, rec); err != nil {
 			return err
 		}
-		for _, c := range changes {
-			if _, err := changeQueue.Append(tx, func(n uint64) *engine.StateChange { c.Sequence = n; return c }); err != nil {
-				return err
-			}
-		}
-		return nil
+		return appendChanges(tx, changes)
 	})
 	failpoint.Hit("state/save-after")
-	if err != nil || len(changes) == 0 {
-		return err
+	if err == nil {
+		s.queued(changes)
+	}
+	return err
+}
+
+// appendChanges gives changes their numbers and puts them into the queue.
+func appendChanges(tx *statemgr.Tx, changes []*engine.StateChange) error {
+	for _, c := range changes {
+		if _, err := changeQueue.Append(tx, func(n uint64) *engine.StateChange { c.Sequence = n; return c }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queued notes that changes are in the queue.
+func (s *State) queued(changes []*engine.StateChange) {
+	if len(changes) == 0 {
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pending = append(s.pending, changes...)
 	slices.SortFunc(s.pending, func(a, b *engine.StateChange) int { return cmp.Compare(a.Sequence, b.Sequence) })
-	return nil
 }
 
 // Load returns every task's record. One that can't be read is left out, which is logged: its containers are then found

@@ -77,6 +77,12 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 		StopTimeout: a.cfg.ContainerStopTimeout, CleanupWait: a.cfg.TaskCleanupWait, CreateTimeout: a.cfg.ContainerCreateTimeout,
 		StartTimeout: a.cfg.ContainerStartTimeout, PullTimeout: a.cfg.ImagePullTimeout,
 	}
+	if a.networking, err = a.newNetworking(); err != nil {
+		return nil, err
+	}
+	if a.networking != nil {
+		c.Networks = a.networking
+	}
 	if a.opt.Engine != nil {
 		a.opt.Engine(&c)
 	}

@@ -14,6 +14,16 @@ type StateChange struct {
 	PullStoppedAt      time.Time
 	ExecutionStoppedAt time.Time
 	Time               time.Time // when it was observed
+	// Attachments are what this change is about, if there are any; it says nothing of the task then, and without a task they are the
+	// instance's. After Expires it is not submitted any more.
+	Attachments []AttachmentChange `json:",omitempty"`
+	Expires     time.Time          `json:",omitzero"`
+}
+
+// AttachmentChange is an attachment of a [StateChange].
+type AttachmentChange struct {
+	Arn    string
+	Status string // ATTACHED
 }
 
 // ContainerChange is one container of a [StateChange].

@@ -11,7 +11,9 @@
 //	├── tasks                         by task ARN: the engine's record of the task, and for a while of what is left of one that was cleaned up
 //	├── changes                       by sequence number, 8 bytes big-endian: state changes the control plane has not accepted yet;
 //	│                                 the bucket's own sequence is the last number given, so that numbers never come back
-//	└── session                       manifest-sequence: the greatest timeline of a task manifest that was obeyed
+//	├── session                       manifest-sequence: the greatest timeline of a task manifest that was obeyed
+//	├── attachments                   by attachment ARN: network interfaces that were announced, and whether they were reported
+//	└── security-groups               last: the last message on them, which holds until the next
 //
 // [DB.Update] is durable when it returns nil: the data is on the disk, not only with the kernel. Updates that come while
 // another one is being written are written together. When the disk is full an update fails as a whole, the old state
@@ -201,7 +203,7 @@ func locked(path string) error {
 }
 
 // parts are the buckets of the layout.
-var parts = []string{metaBucket, "tasks", "changes", "session"}
+var parts = []string{metaBucket, "tasks", "changes", "session", "attachments", "security-groups"}
 
 // prepare checks what a database is and makes what is missing. Where nothing is, nothing is written, so that a database on a
 // full disk can be opened.

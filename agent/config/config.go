@@ -81,6 +81,11 @@ type Config struct {
 	RoleLogs               bool
 	TaskEndpointsOff       bool
 	BridgeBlockIMDS        bool
+	AwsvpcBlockIMDS        bool
+	TaskENI                bool // networks of tasks' own
+	TaskNetwork            TaskNetwork
+	TaskInterfaces         int64
+	TaskTrunks             bool
 	MetadataRate           int64 // requests a second of each client
 	MetadataBurst          int64
 	AuditFile              string

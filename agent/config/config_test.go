@@ -49,7 +49,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		ImageCleanupInterval: 30 * time.Minute, ImageCleanupAge: time.Hour, ForeignImageCleanupAge: time.Hour, ImagesPerCleanup: 5, ForeignContainersPerCleanup: 5, ManifestPullTimeout: time.Minute, ImageHighPercent: 85, ImageLowPercent: 80, ImageSizeCheck: true,
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
-		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
+		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, AwsvpcBlockIMDS: true, TaskENI: true, TaskNetwork: TaskNetwork{Bridge: "longshore-task"}, TaskInterfaces: 250, TaskTrunks: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
 		ResumeOnBoot: "daemons", OrphanPolicy: "keep", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
 	if d := cmp.Diff(want, *c); d != "" {
@@ -95,7 +95,7 @@ func TestAValueThatMakesNoSenseIsReplacedByTheDefaultWithAWarning(t *testing.T) 
 		"ECS_ZZZZZZZZZZZZZZZZZZZZZ=x":           `unknown setting ECS_ZZZZZZZZZZZZZZZZZZZZZ in FILE line 1 is ignored`,
 		"HOST_VOLUME_CHECK=off":                 `unknown setting HOST_VOLUME_CHECK in FILE line 1 is ignored; did you mean ECS_HOST_VOLUME_CHECK?`,
 		"AWS_ACCESS_KEY_ID=AKIA":                `only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: both are ignored, and the next source of credentials is asked`,
-		"ECS_ENABLE_TASK_ENI=true":              `ECS_ENABLE_TASK_ENI (FILE line 1): not supported yet: it has no effect in this version`,
+		"ECS_UPDATES_ENABLED=true":              `ECS_UPDATES_ENABLED (FILE line 1): not supported yet: it has no effect in this version`,
 		"ECS_AGENT_RUN_PRIVILEGED=true":         `ECS_AGENT_RUN_PRIVILEGED (FILE line 1): has no effect: it configures the container that the agent runs in, and this agent runs on the host itself`,
 		"ECS_CHECKPOINT=false":                  `ECS_CHECKPOINT (FILE line 1): has no effect: this agent always keeps its state`,
 		"ECS_CLUSTER a":                         `FILE: line 1 has no '=' and is ignored`,
@@ -109,7 +109,7 @@ func TestAValueThatMakesNoSenseIsReplacedByTheDefaultWithAWarning(t *testing.T) 
 }
 
 func TestAnUnsupportedSettingThatAsksForWhatHappensAnywayIsNotWarnedAbout(t *testing.T) {
-	_, warnings, err := load(t, []string{"ECS_ENABLE_TASK_ENI=0", "ECS_CHECKPOINT=1", "ECS_IMAGE_CLEANUP_INTERVAL=30m"}, "PATH=/bin\nAWS_STS_REGIONAL_ENDPOINTS=x\n")
+	_, warnings, err := load(t, []string{"ECS_UPDATES_ENABLED=0", "ECS_CHECKPOINT=1", "ECS_IMAGE_CLEANUP_INTERVAL=30m"}, "PATH=/bin\nAWS_STS_REGIONAL_ENDPOINTS=x\n")
 	if err != nil || len(warnings) != 0 {
 		t.Errorf("%q %v", warnings, err)
 	}
@@ -121,6 +121,10 @@ func TestASettingThatMustNotBeGuessedIsAnError(t *testing.T) {
 		`ECS_INSTANCE_ATTRIBUTES={"a":1}`:             `: not the JSON that is expected: json: cannot unmarshal number into Go value of type string; set it to a json map (such as {"key":"value"}), or remove it`,
 		`ECS_CONTAINER_INSTANCE_TAGS={"a":"b"} x`:     `: not the JSON that is expected: there is more behind the value; set it to a json map (such as {"key":"value"}), or remove it`,
 		"ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES=10.0.0.0": `: not the JSON that is expected: json: cannot unmarshal number into Go value of type []string; set it to a json list, or remove it`,
+		"ECS_TASK_NETWORK=ipvlan:eth0":                `: "ipvlan" is neither bridge nor macvlan; set it to a network (bridge, bridge:NAME, bridge:NAME,uplink=INTERFACE or macvlan:INTERFACE), or remove it`,
+		"ECS_TASK_NETWORK=macvlan":                    `: "" is not a name of an interface; set it to`,
+		"ECS_TASK_NETWORK=bridge:a/b":                 `: "a/b" is not a name of an interface; set it to`,
+		"ECS_TASK_NETWORK=bridge:a,eth0":              `: "eth0" is not uplink=INTERFACE; set it to`,
 		"ECS_HOST_VOLUME_CHECK=enforced":              `: "enforced" is not one of enforce, warn, off; set it to one of enforce, warn, off, or remove it`,
 	} {
 		_, _, err := load(t, nil, file+"\n")
@@ -267,6 +271,21 @@ func TestReservedMemoryIsANumberOrMeasured(t *testing.T) {
 		c, warnings, err := Load(Options{Environ: []string{"ECS_RESERVED_MEMORY=" + text, "AWS_DEFAULT_REGION=us-west-2"}})
 		if err != nil || len(warnings) != 0 || c.ReservedMemory != want.ReservedMemory || c.ReservedMemoryAuto != want.ReservedMemoryAuto {
 			t.Errorf("%s: %v %v %v", text, c, warnings, err)
+		}
+	}
+}
+
+func TestWhatTasksInterfacesHangOnIsReadInEachForm(t *testing.T) {
+	for text, want := range map[string]TaskNetwork{
+		"bridge":                    {Bridge: "longshore-task"},
+		"bridge:br0":                {Bridge: "br0"},
+		"bridge:br0,uplink=eth1":    {Bridge: "br0", Uplink: "eth1"},
+		"bridge,uplink=eth1":        {Bridge: "longshore-task", Uplink: "eth1"},
+		"macvlan:enp1s0f0":          {Macvlan: "enp1s0f0"},
+		"bridge:br0,uplink=eth0.12": {Bridge: "br0", Uplink: "eth0.12"},
+	} {
+		if c, warnings, err := load(t, nil, "ECS_TASK_NETWORK="+text+"\n"); err != nil || len(warnings) != 0 || c.TaskNetwork != want {
+			t.Errorf("%s: %+v %q %v", text, c.TaskNetwork, warnings, err)
 		}
 	}
 }

@@ -282,6 +282,49 @@ func portRange(name, member, meaning string, field func(*Config) *PortRange) Kno
 	}}
 }
 
+// TaskNetwork is what the interfaces hang on that the agent makes for tasks: Macvlan is the parent's name; else it is a bridge.
+type TaskNetwork struct {
+	Bridge, Uplink string
+	Macvlan        string
+}
+
+func taskNetwork(name, def, meaning string, field func(*Config) *TaskNetwork) Knob {
+	return Knob{Name: name, Type: "network", Default: def, Bounds: "bridge, bridge:NAME, bridge:NAME,uplink=INTERFACE or macvlan:INTERFACE", Meaning: meaning, parse: func(c *Config, v string) error {
+		var n TaskNetwork
+		kind, rest, _ := strings.Cut(v, ":")
+		kind, option, _ := strings.Cut(kind, ",")
+		if option != "" {
+			rest = "," + option
+		}
+		switch kind {
+		case "bridge":
+			var uplink string
+			n.Bridge, uplink, _ = strings.Cut(rest, ",")
+			n.Uplink = strings.TrimPrefix(uplink, "uplink=")
+			if uplink != "" && (n.Uplink == uplink || !interfaceName(n.Uplink)) {
+				return fmt.Errorf("%q is not uplink=INTERFACE", truncate(uplink))
+			}
+			if n.Bridge == "" {
+				n.Bridge = "longshore-task"
+			}
+		case "macvlan":
+			n.Macvlan = rest
+		default:
+			return fmt.Errorf("%q is neither bridge nor macvlan", truncate(kind))
+		}
+		if parent := n.Bridge + n.Macvlan; !interfaceName(parent) {
+			return fmt.Errorf("%q is not a name of an interface", truncate(parent))
+		}
+		*field(c) = n
+		return nil
+	}}
+}
+
+// interfaceName reports whether the kernel takes a name for an interface (net/core/dev.c, dev_valid_name).
+func interfaceName(n string) bool {
+	return n != "" && len(n) < 16 && n != "." && n != ".." && !strings.ContainsAny(n, "/: \t\n")
+}
+
 func address(name, member, meaning string, field func(*Config) *string) Knob {
 	return Knob{Name: name, JSON: member, Type: "address", Bounds: "IPv4 or IPv6", Meaning: meaning, parse: func(c *Config, v string) error {
 		a, err := netip.ParseAddr(v)

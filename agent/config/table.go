@@ -137,12 +137,14 @@ var Knobs = []Knob{
 	boolean("ECS_ENABLE_TASK_IAM_ROLE", "TaskIAMRoleEnabled", "true", "offer task roles: containers get their credentials at 169.254.170.2 (the Amazon ECS agent's own default is false, and its host service sets true)", func(c *Config) *bool { return &c.TaskRoles }),
 	boolean("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST", "TaskIAMRoleEnabledForNetworkHost", "true", "offer task roles to tasks in the host network mode, too (default as above)", func(c *Config) *bool { return &c.HostTaskRoles }),
 	boolean("ECS_DISABLE_TASK_ENDPOINTS", "", "false", "serve containers neither credentials nor metadata, and leave the host's network as it is", func(c *Config) *bool { return &c.TaskEndpointsOff }),
-	later("ECS_ENABLE_TASK_ENI", "boolean", "false", "the awsvpc network mode"),
-	later("ECS_ENABLE_HIGH_DENSITY_ENI", "boolean", "true", "trunk interfaces"),
-	later("ECS_CNI_PLUGINS_PATH", "path", "/amazon-ecs-cni-plugins", "CNI plugins"),
+	boolean("ECS_ENABLE_TASK_ENI", "TaskENIEnabled", "true", "offer the awsvpc network mode: tasks have network namespaces, interfaces and addresses of their own (default as above)", func(c *Config) *bool { return &c.TaskENI }),
+	strict(taskNetwork("ECS_TASK_NETWORK", "bridge:longshore-task", "what the interfaces hang on that the agent makes: a bridge, which is made if it is not there, with an interface of the host as its port to the other hosts (uplink); or macvlan on an interface of the host. On Amazon's hosts the interfaces are network cards, and this is not used", func(c *Config) *TaskNetwork { return &c.TaskNetwork })),
+	integer("ECS_TASK_INTERFACES", "", "250", 0, 4096, "interfaces of tasks that this host may have: attribute longshore.interface-slots", func(c *Config) *int64 { return &c.TaskInterfaces }),
+	boolean("ECS_ENABLE_HIGH_DENSITY_ENI", "ENITrunkingEnabled", "true", "on an EC2 instance offer branches of a trunk interface", func(c *Config) *bool { return &c.TaskTrunks }),
+	{Name: "ECS_CNI_PLUGINS_PATH", Type: "path", Default: "/amazon-ecs-cni-plugins", Meaning: "CNI plugins", Support: "has no effect: this agent makes networks itself"},
 	boolean("ECS_BRIDGE_BLOCK_IMDS", "", "true", "keep containers on bridges, Docker's too, from the host's instance metadata; what is refused is 169.254.169.254 and fd00:ec2::254", func(c *Config) *bool { return &c.BridgeBlockIMDS }),
-	later("ECS_AWSVPC_BLOCK_IMDS", "boolean", "false", "keep awsvpc tasks from the instance metadata"),
-	strict(Knob{Name: "ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES", Type: "json list", Meaning: "routes of awsvpc tasks", Support: Later, parse: func(_ *Config, v string) error {
+	boolean("ECS_AWSVPC_BLOCK_IMDS", "AWSVPCBlockInstanceMetdata", "true", "keep tasks in the awsvpc network mode from the host's instance metadata (the Amazon ECS agent's own default is false)", func(c *Config) *bool { return &c.AwsvpcBlockIMDS }),
+	strict(Knob{Name: "ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES", Type: "json list", Meaning: "networks that awsvpc tasks reach through the host instead of their interface", Support: "has no effect: tasks have no way into the host's network beside their interface", parse: func(_ *Config, v string) error {
 		var routes []string
 		return decode(v, &routes)
 	}}),

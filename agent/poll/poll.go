@@ -75,6 +75,8 @@ type Config struct {
 
 	// Prepare is called for a request to make images local; it must return at once, and answers with [Poller.Say].
 	Prepare func(*acs.PrepareImagesMessage)
+	// Networks takes what concerns tasks' own networks; nil: this host has none, and such messages are not acknowledged.
+	Networks Networks
 	// Refused is called for a task that can't be understood; it must return at once.
 	Refused func(taskArn, reason string)
 	// Connected is called with true when a connection stands, and with false when it has ended; it must return at once.
@@ -205,7 +207,13 @@ func (p *Poller) handle(ctx context.Context, u *unsaved, answer func(any) error,
 		p.cfg.Log.Error("The control plane sent an error", zap.String("type", m.Type), zap.String("reason", m.Message))
 	case *acs.ErrorMessage:
 		p.cfg.Log.Error("The control plane sent an error", zap.String("reason", m.Message))
-	case *acs.AttachTaskNetworkInterfacesMessage, *acs.AttachInstanceNetworkInterfacesMessage, *acs.ConfirmAttachmentMessage:
+	case *acs.AttachTaskNetworkInterfacesMessage:
+		return true, p.network(m.MessageID, m.ClusterArn, m.ContainerInstanceArn, m, func() error { return p.cfg.Networks.AttachTask(m) }, answer)
+	case *acs.AttachInstanceNetworkInterfacesMessage:
+		return true, p.network(m.MessageID, m.ClusterArn, m.ContainerInstanceArn, m, func() error { return p.cfg.Networks.AttachInstance(m) }, answer)
+	case *acs.SecurityGroupsMessage:
+		return true, p.network(m.MessageID, m.ClusterArn, m.ContainerInstanceArn, m, func() error { return p.cfg.Networks.SecurityGroups(m) }, answer)
+	case *acs.ConfirmAttachmentMessage:
 		p.cfg.Log.Warn("The control plane announced an attachment; this version attaches none, so it is not acknowledged", zap.String("type", acs.TypeOf(m)))
 	default:
 		p.cfg.Log.Warn("The control plane sent a message that is not for an agent; it is ignored", zap.String("type", acs.TypeOf(m)))

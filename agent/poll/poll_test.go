@@ -108,6 +108,7 @@ type world struct {
 	server   *sessiontest.Server
 	poller   *Poller
 	mu       sync.Mutex
+	networks Networks
 	refused  []string
 	updown   []bool
 	beats    int
@@ -129,6 +130,7 @@ func inBubble(t *testing.T, prepare func(*world), f func(*world), scripts ...ses
 			}), "us-west-2"),
 			Endpoints: &session.Endpoints{API: discover{}, Cluster: "daemonset", InstanceArn: instance}, Limits: session.DefaultLimits(),
 			Cluster: "daemonset", InstanceArn: instance, AgentVersion: "0.1.0", AgentHash: "1234567", EngineVersion: func() string { return "DockerVersion: 20.10.24" },
+			Networks: w.networks,
 			Refused: func(arn, reason string) {
 				w.mu.Lock()
 				defer w.mu.Unlock()

@@ -155,7 +155,7 @@ func (r *Reporter) launch(ctx context.Context, refused map[string]*engine.StateC
 	const idle = time.Minute
 	changes, err := r.cfg.Queue.Changes()
 	if err == nil {
-		changes, err = r.withoutSuperseded(changes)
+		changes, err = r.withoutPast(changes)
 	}
 	if err != nil {
 		r.cfg.Log.Error("The queue of state changes can't be read; trying again", zap.String("step", "report"), zap.Error(err), zap.Duration("retry", time.Second))
@@ -198,18 +198,25 @@ func (r *Reporter) launch(ctx context.Context, refused map[string]*engine.StateC
 
 const pending = "PENDING"
 
-// withoutSuperseded forgets the changes to PENDING that a later change of their task includes and that are not being sent.
-func (r *Reporter) withoutSuperseded(changes []*engine.StateChange) ([]*engine.StateChange, error) {
-	newest := map[string]uint64{}
+// withoutPast forgets the changes to PENDING that a later change of their task includes, and those whose time is over, as far as
+// they are not being sent.
+func (r *Reporter) withoutPast(changes []*engine.StateChange) ([]*engine.StateChange, error) {
+	newest, now := map[string]uint64{}, time.Now()
 	for _, c := range changes {
-		newest[c.TaskArn] = c.Sequence
+		if len(c.Attachments) == 0 {
+			newest[c.TaskArn] = c.Sequence
+		}
 	}
 	left := changes[:0:0]
 	for _, c := range changes {
 		l := r.lanes[c.TaskArn]
-		if c.Status != pending || c.Sequence == newest[c.TaskArn] || l != nil && l.inFlight {
+		expired := !c.Expires.IsZero() && now.After(c.Expires)
+		if !expired && (c.Status != pending || c.Sequence == newest[c.TaskArn]) || l != nil && l.inFlight {
 			left = append(left, c)
 			continue
+		}
+		if expired {
+			r.cfg.Log.Warn("The control plane could not be told in time that a network interface is attached", zap.String("task", c.TaskArn), zap.Time("expired", c.Expires))
 		}
 		if err := r.cfg.Queue.Accepted(c.Sequence); err != nil {
 			return nil, err
@@ -221,9 +228,25 @@ func (r *Reporter) withoutSuperseded(changes []*engine.StateChange) ([]*engine.S
 // submit makes one call.
 func (r *Reporter) submit(ctx context.Context, c *engine.StateChange) error {
 	failpoint.Hit("report/submit-before")
-	err := r.cfg.API.Call(ctx, "SubmitTaskStateChange", r.input(c), nil)
+	operation, input := "SubmitTaskStateChange", any(r.input(c))
+	if len(c.Attachments) > 0 {
+		operation, input = r.attachments(c)
+	}
+	err := r.cfg.API.Call(ctx, operation, input, nil)
 	failpoint.Hit("report/submit-after")
 	return err
+}
+
+// attachments is the call that says what became of attachments: of a task's, or of the instance's own.
+func (r *Reporter) attachments(c *engine.StateChange) (operation string, input any) {
+	var list []agentapi.AttachmentStateChange
+	for i := range c.Attachments {
+		list = append(list, agentapi.AttachmentStateChange{AttachmentArn: &c.Attachments[i].Arn, Status: &c.Attachments[i].Status})
+	}
+	if c.TaskArn == "" {
+		return "SubmitAttachmentStateChanges", &agentapi.SubmitAttachmentStateChangesInput{Cluster: &r.cfg.Cluster, Attachments: list}
+	}
+	return "SubmitTaskStateChange", &agentapi.SubmitTaskStateChangeInput{Cluster: &r.cfg.Cluster, Task: &c.TaskArn, Attachments: list}
 }
 
 // settle takes the outcome of a submission, and says whether the change is done with.

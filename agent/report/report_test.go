@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -73,7 +74,10 @@ type api struct {
 }
 
 func (a *api) Call(ctx context.Context, operation string, in, _ any) error {
-	input := in.(*agentapi.SubmitTaskStateChangeInput)
+	input, ok := in.(*agentapi.SubmitTaskStateChangeInput)
+	if !ok || len(input.Attachments) > 0 {
+		return a.attach(operation, in)
+	}
 	a.mu.Lock()
 	n := len(a.calls)
 	a.calls = append(a.calls, *input.Task+" "+*input.Status)
@@ -385,5 +389,51 @@ func TestAChangeIsSaidInTheServicesWordsAndWithinItsBounds(t *testing.T) {
 	}
 	if *side.Status != "PENDING" || side.Reason != nil || side.ExitCode != nil || side.RuntimeId != nil {
 		t.Errorf("%+v", side)
+	}
+}
+
+// attach records a call that is about attachments: who it is about, and whatever else it says.
+func (a *api) attach(operation string, in any) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	said, err := json.Marshal(in)
+	a.calls = append(a.calls, operation+" "+string(said))
+	return err
+}
+
+func TestAnAttachmentIsReportedAloneBeforeWhatFollowsAndNotAfterItsTime(t *testing.T) {
+	attached := func(n uint64, task string, expires time.Time) *engine.StateChange {
+		return &engine.StateChange{Sequence: n, TaskArn: task, Expires: expires, Attachments: []engine.AttachmentChange{{Arn: "arn:att", Status: "ATTACHED"}}}
+	}
+	a := &api{}
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		q := &queue{changes: []*engine.StateChange{attached(1, "a", now.Add(time.Minute)), {Sequence: 2, TaskArn: "a", Status: "RUNNING", Time: now}, attached(3, "", now.Add(time.Minute)), attached(4, "late", now.Add(-time.Second))}}
+		r := New(Config{API: a, Queue: q, Log: zap.NewNop(), Cluster: "daemonset"})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		<-time.After(time.Second)
+		if n := q.len(); n != 0 {
+			t.Errorf("%d changes are left", n)
+		}
+		cancel()
+		<-done
+	})
+	var got []string
+	for _, c := range a.seen() {
+		got = append(got, strings.NewReplacer(`"Containers":null,`, "", `"ExecutionStoppedAt":null,`, "", `"ManagedAgents":null,`, "", `"PullStartedAt":null,`, "", `"PullStoppedAt":null,`, "", `"Reason":null,`, "", `"Status":null,`, "").Replace(c))
+	}
+	slices.Sort(got)
+	want := []string{
+		`SubmitAttachmentStateChanges {"Attachments":[{"AttachmentArn":"arn:att","Status":"ATTACHED"}],"Cluster":"daemonset"}`,
+		`SubmitTaskStateChange {"Attachments":[{"AttachmentArn":"arn:att","Status":"ATTACHED"}],"Cluster":"daemonset","Task":"a"}`,
+		"a RUNNING",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if seen := a.seen(); slices.Index(seen, "a RUNNING") < slices.IndexFunc(seen, func(c string) bool { return strings.HasSuffix(c, `"Task":"a"}`) }) {
+		t.Errorf("RUNNING went first: %q", seen)
 	}
 }

@@ -6,6 +6,7 @@
 // to another machine, whatever they know. An unguessable id in a URL says what is asked for; the [Finder] says who asks, from
 // what the kernel knows of the connection and not from what the caller sends:
 //
+//	the socket is in the network of one task (awsvpc)  that task
 //	the peer's address is a running container's        that container
 //	the peer's socket is one of the host's own         its inode (sock_diag(7)) → the process that holds it (/proc/PID/fd)
 //	                                                   → the container whose control group the process is in
@@ -36,7 +37,7 @@ import (
 // Caller is who asks.
 type Caller struct {
 	TaskArn   string
-	Container string // its name in the task definition
+	Container string // its name in the task definition; empty where only the task is known
 	RuntimeID string // its id on the engine
 	// Engine: the container engine itself, which asks for its log driver; the other fields are empty.
 	Engine bool
@@ -52,6 +53,19 @@ type Refused struct {
 func (r *Refused) Error() string { return r.Reason }
 
 func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+
+type taskKey struct{}
+
+// OfTask marks what comes through a socket in the network of one task.
+func OfTask(ctx context.Context, taskArn string) context.Context {
+	return context.WithValue(ctx, taskKey{}, taskArn)
+}
+
+// TaskOf is the task in whose network the socket is; empty: it is the host's.
+func TaskOf(ctx context.Context) string {
+	arn, _ := ctx.Value(taskKey{}).(string)
+	return arn
+}
 
 // Config configures a [Finder].
 type Config struct {
@@ -101,7 +115,11 @@ func (f *Finder) Is(r *http.Request, taskArn string) (Caller, error) {
 	case c.Engine:
 		return c, refuse("the caller is the container engine (process %d), and this is for the containers of %s only", c.Pid, taskArn)
 	case c.TaskArn != taskArn:
-		return c, refuse("the caller at %s is the container %s of another task, %s, and this is for the containers of %s only", r.RemoteAddr, c.Container, c.TaskArn, taskArn)
+		who := "a container"
+		if c.Container != "" {
+			who = "the container " + c.Container
+		}
+		return c, refuse("the caller at %s is %s of another task, %s, and this is for the containers of %s only", r.RemoteAddr, who, c.TaskArn, taskArn)
 	}
 	return c, nil
 }
@@ -142,6 +160,9 @@ func (f *Finder) members() []member {
 // find finds the caller. want is the task that it should be of, or empty: its containers are looked at again when the
 // caller seems to be somebody else.
 func (f *Finder) find(r *http.Request, want string) (Caller, error) {
+	if task := TaskOf(r.Context()); task != "" {
+		return Caller{TaskArn: task}, nil
+	}
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return Caller{}, refuse("the caller's address %q can't be read", r.RemoteAddr)

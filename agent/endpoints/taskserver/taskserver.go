@@ -5,7 +5,10 @@
 //	/v2/metadata, /v2/stats, /v3/<id>, /v4/<id>              agent/endpoints/metadata
 //	/api/<id>/task-protection/v1/state                       agent/endpoints/protection
 //
-// It listens on port 51679 of that address; netns has the address on the loopback interface and sends port 80 of it here. What a
+// In the network of a task of its own (awsvpc) it listens on port 80 of that address, which leads nowhere else, so that a request
+// there is of that task; a client is the task then.
+//
+// Elsewhere it listens on port 51679 of that address; netns has the address on the loopback interface and sends port 80 of it here. What a
 // handler answers to whom is the handler's own business: [caller.Finder] tells it who asks. Here is what all have in common: time-outs,
 // bounds, and a rate for each client, beyond which the answer is 429. A client is an address; the host's own address stands for many,
 // the containers in the host network mode and the container engine, so there a client is an address and a path.
@@ -27,6 +30,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/longshore-project/longshore/agent/endpoints/audit"
+	"github.com/longshore-project/longshore/agent/endpoints/caller"
 )
 
 // Address is where containers ask, and Port where the server behind it listens.
@@ -89,8 +93,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Serve serves on a listener until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.serve(ctx, l, context.Background())
+}
+
+// ServeTask serves on a listener in the network of one task, whose containers alone can reach it.
+func (s *Server) ServeTask(ctx context.Context, l net.Listener, taskArn string) error {
+	return s.serve(ctx, l, caller.OfTask(context.Background(), taskArn))
+}
+
+// serve gives each request the context base.
+func (s *Server) serve(ctx context.Context, l net.Listener, base context.Context) error {
 	server := &http.Server{
-		Handler: s, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, MaxHeaderBytes: maxHeaders,
+		BaseContext: func(net.Listener) context.Context { return base },
+		Handler:     s, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, MaxHeaderBytes: maxHeaders,
 		ErrorLog: zap.NewStdLog(s.cfg.Log.With(zap.String("source", "task endpoints"))),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -134,6 +149,9 @@ func (s *Server) forget(now time.Time) {
 
 // clientOf is whose rate a request counts for.
 func clientOf(r *http.Request) string {
+	if task := caller.TaskOf(r.Context()); task != "" {
+		return task
+	}
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return ""
