@@ -128,6 +128,7 @@ type pass struct {
 	base     *deployment   // of the older ones that which is kept up where no wave has been; nil: the primary goes everywhere
 	places   []*place
 	refusals []*placement.Refusal // why tasks could not be placed
+	later    []*placement.Refusal // why tasks could not be replaced in the wave that this pass begins
 	spare    int                  // how many healthy tasks may be stopped for the roll-out
 	rooms    map[string]bool      // places where room was to be made, and whether there will be
 	waiting  map[string]bool      // places whose old task runs until the images of the new one are there
@@ -218,7 +219,7 @@ func (p *pass) deployment(id string) *deployment {
 
 // locate finds the service's tasks on the hosts, and where it belongs.
 func (p *pass) locate() {
-	p.places, p.refusals = nil, nil
+	p.places, p.refusals, p.later = nil, nil, nil
 	at := make(map[string]*place, len(p.hosts))
 	for _, h := range p.hosts {
 		pl := &place{host: h, id: h.Instance.ID}
@@ -458,17 +459,20 @@ func (p *pass) refuse(pl *place, r *placement.Refusal) {
 	}
 }
 
-// complain tells why tasks could not be placed: once for all of them, and not again while ECS's part of the text is the
-// same.
+// complain tells why tasks could not be placed or replaced: once for all of them, and not again while ECS's part of the text is
+// the same. What only the begin of a wave tells is apart from what each pass does.
 func (p *pass) complain() {
-	if len(p.refusals) == 0 {
-		return
+	for _, refusals := range [][]*placement.Refusal{p.refusals, p.later} {
+		if len(refusals) == 0 {
+			continue
+		}
+		message := placement.Event(p.name, refusals)
+		same := strings.TrimSuffix(message, placement.Explain(refusals))
+		if !p.said(same) && !slices.ContainsFunc(p.plan.events, func(e string) bool { return strings.HasPrefix(e, same) }) {
+			p.say("%s", message)
+		}
+		p.complainHostByHost(refusals)
 	}
-	message := placement.Event(p.name, p.refusals)
-	if same := strings.TrimSuffix(message, placement.Explain(p.refusals)); !p.said(same) {
-		p.say("%s", message)
-	}
-	p.complainHostByHost()
 }
 
 func (p *pass) say(format string, args ...any) {

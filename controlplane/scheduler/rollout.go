@@ -49,18 +49,16 @@ func (p *pass) rollOut() {
 		}
 	}
 	p.askAllAgain(reached)
-	r.Held = p.held(reached)
-	if r.Continued && p.object(p.primary).RolloutState != types.DeploymentRolloutStateFailed {
-		r.Held = ""
-	}
-	if r.Held == "" {
+	if r.Held = p.heldUnlessContinued(&r, reached); r.Held == "" {
 		p.catchUp(&r, reached)
 	} else {
 		p.sayHeld(&r, reached)
 	}
 	next, size := p.judge(&r, reached)
-	if next {
-		p.wave(&r, reached, size)
+	if next && p.wave(&r, reached, size) { // it may have come to a place where the new task has failed before
+		if r.Held = p.heldUnlessContinued(&r, reached); r.Held != "" {
+			p.sayHeld(&r, reached)
+		}
 	}
 	for _, pl := range p.places {
 		pl.target = p.base
@@ -199,6 +197,14 @@ func (p *pass) look(pl *place) (outcome, string) {
 		t.ID, pl.id, p.cfg.RolloutPatience, task.LastStatus(t), t.Object.HealthStatus, pl.host.Connected)
 }
 
+// heldUnlessContinued is held, of which nothing counts but the circuit breaker when somebody has said so.
+func (p *pass) heldUnlessContinued(r *store.Rollout, reached map[string]bool) string {
+	if r.Continued && p.object(p.primary).RolloutState != types.DeploymentRolloutStateFailed {
+		return ""
+	}
+	return p.held(reached)
+}
+
 // held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time.
 func (p *pass) held(reached map[string]bool) string {
 	if p.object(p.primary).RolloutState == types.DeploymentRolloutStateFailed {
@@ -271,8 +277,9 @@ func (p *pass) sayHeld(r *store.Rollout, reached map[string]bool) {
 		head, r.Held, healthy, len(reached)+left, left)
 }
 
-// wave begins the next wave, of up to size instances: those first that have no healthy task to lose.
-func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
+// wave begins the next wave, of up to size instances: those first that have no healthy task to lose. It tells whether there
+// were any.
+func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) bool {
 	var candidates []*place
 	for _, pl := range p.places {
 		if pl.belongs && pl.host.Connected && !reached[pl.id] && (pl.task == nil || task.Wanted(pl.task)) && pl.old == nil && !p.protected(pl) {
@@ -292,19 +299,22 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 		if pl.healthy() && p.spare == 0 && !p.beside(pl) && !p.roomComes(pl) {
 			limited = true
 			if p.asked(pl) { // it goes on when there is room for both
-				p.refuse(pl, p.primary.req.Check(pl.host))
+				p.later = append(p.later, p.primary.req.Check(pl.host))
 			}
 			continue
 		}
 		if refusal := p.primary.req.Check(pl.after()); refusal != nil {
 			refused = append(refused, refusal)
-			p.refuse(pl, refusal)
 			continue
 		}
 		reached[pl.id] = true
 		r.Instances = append(r.Instances, pl.id)
 		p.replace(pl)
 		picked++
+	}
+	p.later = append(p.later, refused...)
+	for _, r := range p.later {
+		p.plan.waits[r.Host.Instance.ID] = true
 	}
 	switch {
 	case picked > 0:
@@ -317,6 +327,7 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) {
 	case len(refused) > 0:
 		r.Held = "nowhere is room for it. " + placement.Explain(refused)
 	}
+	return picked > 0
 }
 
 // underWay tells whether some place that a wave reached has not arrived yet.

@@ -370,6 +370,42 @@ func TestAnOldTaskIsNotStoppedWhereTheNewOneHasNoRoom(t *testing.T) {
 	w.expectSteady(t)
 }
 
+// What keeps the wave from one host, and what keeps any task from another, are told at once, and not the one after the other.
+func TestWhatAWaveMetIsToldBesideWhatIsMissing(t *testing.T) {
+	w := newWorld(t, 2)
+	w.create(w.define())
+	w.settle()
+	w.after(time.Hour)
+	w.take("host-1", 500)
+	w.join("host-3")
+	w.connect("host-3", false)
+	w.now = w.now.Add(time.Hour)
+	w.deploy(w.define(func(d *types.TaskDefinition) { d.ContainerDefinitions[0].Memory = aws.Int32(600) }))
+	w.pass()
+	w.expectTold(1, "The closest matching (container-instance host-1) has insufficient memory available")
+	w.expectTold(1, `The closest matching (container-instance host-3) encountered error "AGENT"`)
+	if p := w.pass(); !p.empty() {
+		t.Errorf("a second pass changes nothing: it told %q", p.events)
+	}
+}
+
+func TestAWaveThatComesBackToWhereItFailedHoldsAtOnce(t *testing.T) {
+	w := updated(t, 2, constrained("attribute:env==prod"))
+	w.connect("host-2", false) // where the old one runs on
+	w.agents = bad("2")
+	w.settle()
+	w.setAttribute("host-1", "dev")
+	w.settle()
+	w.setAttribute("host-1", "prod")
+	w.pass()
+	if r := w.svc.Rollouts[*w.svc.Object.Deployments[0].Id]; r.Held == "" || len(r.Instances) != 1 {
+		t.Errorf("%+v", r)
+	}
+	if p := w.pass(); !p.empty() {
+		t.Errorf("a second pass changes nothing: it makes %s", show(p.service))
+	}
+}
+
 func TestADefinitionThatNoHostCanRunStopsNothing(t *testing.T) {
 	w := newWorld(t, 3)
 	w.create(w.define())

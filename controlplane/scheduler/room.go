@@ -20,12 +20,12 @@ const mostHostEvents, passEvents = 40, 8
 
 // complainHostByHost tells for each instance without room what is short there, when there are several: of one alone the
 // event about all tells that.
-func (p *pass) complainHostByHost() {
+func (p *pass) complainHostByHost(refusals []*placement.Refusal) {
 	if p.svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon {
 		return // any instance does
 	}
 	var short []*placement.Refusal
-	for _, r := range p.refusals {
+	for _, r := range refusals {
 		if strings.HasPrefix(r.Reason, "RESOURCE:") {
 			short = append(short, r)
 		}
