@@ -57,8 +57,19 @@ func (s *Server) submit(ctx context.Context, c *call, clusterRef, ref *string, c
 	if aws.ToString(ref) == "" {
 		return nil, errTaskNotFound
 	}
-	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
-		t, err := s.reportedTask(v, c, clusterRef, *ref)
+	more := true // what a report makes of a task with an interface may be two steps; an agent that hears no answer repeats it
+	var err error
+	for more && err == nil {
+		more, err = s.apply(ctx, c, clusterRef, *ref, change)
+	}
+	return acknowledged(c), err
+}
+
+// apply takes one step, and tells whether the report makes another one.
+func (s *Server) apply(ctx context.Context, c *call, clusterRef *string, ref string, change task.StateChange) (more bool, err error) {
+	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		more = false
+		t, err := s.reportedTask(v, c, clusterRef, ref)
 		if err != nil {
 			return err
 		}
@@ -66,6 +77,7 @@ func (s *Server) submit(ctx context.Context, c *call, clusterRef, ref *string, c
 		if !changed {
 			return errNothingToDo
 		}
+		more = task.LastStatus(n) == task.Deprovisioning
 		task.Finish(txn, v, n)
 		if def := placement.Definition(v, aws.ToString(n.Object.TaskDefinitionArn)); def != nil {
 			if fixed := task.FixImages(task.RevisionOf(v, n.Cluster, n.Service, n.Deployment), &def.Object, n); fixed != nil {
@@ -74,7 +86,7 @@ func (s *Server) submit(ctx context.Context, c *call, clusterRef, ref *string, c
 		}
 		return nil
 	})
-	return acknowledged(c), err
+	return more, err
 }
 
 // reportedTask is the task that a report is about.

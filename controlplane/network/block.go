@@ -142,7 +142,7 @@ func least(a, b netip.Addr) netip.Addr {
 func merge(spans []span) (merged []span) {
 	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
 	for _, s := range spans {
-		if n := len(merged); n > 0 && s.first.Compare(merged[n-1].last.Next()) <= 0 {
+		if n := len(merged); n > 0 && (s.first.Compare(merged[n-1].last) <= 0 || s.first == merged[n-1].last.Next()) {
 			if s.last.Compare(merged[n-1].last) > 0 {
 				merged[n-1].last = s.last
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"regexp"
@@ -160,6 +161,8 @@ func decode(data []byte, doc *document) error {
 		var syntax *json.SyntaxError
 		var wrong *json.UnmarshalTypeError
 		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+			return errors.New("it ends before its JSON object does")
 		case errors.As(err, &syntax):
 			return fmt.Errorf("it is no JSON from byte %d on: %w", syntax.Offset, err)
 		case errors.As(err, &wrong):

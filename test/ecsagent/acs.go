@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 )
@@ -75,7 +76,12 @@ func (a *Agent) controlOnce() error {
 	a.mu.Lock()
 	a.sendCredentials = false
 	a.mu.Unlock()
-	return c.serve(controlMessages, c.handle)
+	types := controlMessages
+	if a.cfg.Interfaces != nil {
+		types = maps.Clone(types)
+		types["SecurityGroupsMessage"] = true
+	}
+	return c.serve(types, c.handle)
 }
 
 // handle acts upon one message. What the real agent dies of ends this process.
@@ -90,6 +96,10 @@ func (c *channel) handle(typ string, message json.RawMessage) {
 		err = c.manifest(message)
 	case "TaskStopVerificationAck":
 		err = c.stopVerified(message)
+	case "AttachTaskNetworkInterfacesMessage":
+		err = c.attach(message)
+	case "SecurityGroupsMessage":
+		err = c.securityGroups(message)
 	case "IAMRoleCredentialsMessage":
 		err = c.refresh(message)
 	case "StageUpdateMessage", "PerformUpdateMessage":

@@ -43,6 +43,8 @@ type Config struct {
 	// Identity is an instance identity document, for a machine in EC2; empty for an external one.
 	Identity string
 	Timers   Timers
+	// Interfaces is for an agent whose host can have network interfaces for tasks; nil for one that can not.
+	Interfaces *Interfaces
 	// Lose says of a message about to be sent that it is lost on the way.
 	Lose func(Entry) bool
 	// AnyCertificate is the flag -k.
@@ -211,6 +213,7 @@ func (a *Agent) run() {
 		return
 	}
 	a.recover()
+	a.resumeAttachments()
 	a.wg.Go(a.control)
 	a.wg.Go(a.telemetry)
 	a.wg.Go(a.drain)

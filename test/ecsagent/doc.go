@@ -17,6 +17,6 @@
 //
 // # Left out
 //
-// Network interfaces and attachments (ENI, EBS), agent updates beyond their refusal, and the in-container endpoints: the
-// control plane has none of them yet. Time is scaled by [Timers]; their zero values are the real agent's.
+// Interfaces of the instance (trunks), EBS attachments, agent updates beyond their refusal, and the in-container endpoints: the
+// control plane has none of them. Time is scaled by [Timers]; their zero values are the real agent's.
 package ecsagent

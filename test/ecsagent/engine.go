@@ -169,6 +169,9 @@ func (a *Agent) step(t *managed) bool {
 	if !t.admitted {
 		return a.admit(t)
 	}
+	if !a.interfacesThere(t) {
+		return false
+	}
 	if !t.pulled {
 		a.pull(t)
 		return a.ctx.Err() == nil
@@ -464,8 +467,11 @@ func (t *managed) needs() (cpu, memory int64) {
 	return cpu, memory
 }
 
-// ports are the host's ports that a task's definition fixes.
+// ports are the host's ports that a task's definition fixes. A task with an interface of its own takes none.
 func (t *managed) ports() (out []string) {
+	if deref(t.wire.NetworkMode) == "awsvpc" {
+		return nil
+	}
 	for _, c := range t.wire.Containers {
 		for _, p := range c.PortMappings {
 			port := deref(p.HostPort)

@@ -43,11 +43,18 @@ type disk struct {
 	zone        string
 	manifestSeq int64
 	tasks       map[string]*managed
+	attachments map[string]*attachment // by ARN
+	generation  int64                  // of the security groups
+	groups      []*WireGroup
+}
+
+func emptyDisk() disk {
+	return disk{manifestSeq: -1, tasks: map[string]*managed{}, attachments: map[string]*attachment{}}
 }
 
 // NewMachine makes a machine without containers on which no agent ran yet.
 func NewMachine() *Machine {
-	return &Machine{disk: disk{manifestSeq: -1, tasks: map[string]*managed{}}, containers: map[string]*Container{}, highest: -1, nextPort: 32768}
+	return &Machine{disk: emptyDisk(), containers: map[string]*Container{}, highest: -1, nextPort: 32768}
 }
 
 // Container is a container on the machine's engine.
@@ -101,7 +108,7 @@ func (m *Machine) Zone() string {
 func (m *Machine) Forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.disk = disk{manifestSeq: -1, tasks: map[string]*managed{}}
+	m.disk = emptyDisk()
 }
 
 // Kill ends a task's container as if its process had died.

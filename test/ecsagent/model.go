@@ -79,7 +79,7 @@ type wireTask struct {
 	TrustedExecutionConfiguration json.RawMessage    `json:"trustedExecutionConfiguration"`
 	RoleCredentials               *credentials       `json:"roleCredentials"`
 	ExecutionRoleCredentials      *credentials       `json:"executionRoleCredentials"`
-	ElasticNetworkInterfaces      json.RawMessage    `json:"elasticNetworkInterfaces"`
+	ElasticNetworkInterfaces      []*wireENI         `json:"elasticNetworkInterfaces"`
 	CPU                           *float64           `json:"cpu"`
 	Memory                        *int64             `json:"memory"`
 	NetworkMode                   *string            `json:"networkMode"`

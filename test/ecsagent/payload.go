@@ -81,7 +81,7 @@ func (c *channel) readable(tasks []*wireTask) (good []*wireTask, whole bool, err
 			}
 			continue
 		}
-		for _, fault := range t.lost() {
+		for _, fault := range append(t.lost(), t.lostInterfaces(c.a.cfg.Interfaces != nil)...) {
 			c.a.m.fault("task %s: %s", *t.Arn, fault)
 		}
 		good = append(good, t)

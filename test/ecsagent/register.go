@@ -95,6 +95,9 @@ func (a *Agent) capabilities() []attribute {
 func (a *Agent) register() int {
 	in := &registration{ClientToken: uuid.NewString(), Cluster: a.cluster(), ContainerInstanceArn: a.m.InstanceARN(),
 		InstanceIdentityDocument: a.cfg.Identity, Attributes: a.capabilities()}
+	if a.cfg.Interfaces != nil {
+		in.Attributes = append(in.Attributes, a.cfg.Interfaces.attributes()...)
+	}
 	if in.ContainerInstanceArn == "" {
 		for _, name := range slices.Sorted(maps.Keys(a.cfg.Attributes)) {
 			in.Attributes = append(in.Attributes, attribute{name, a.cfg.Attributes[name]})

@@ -8,14 +8,15 @@ import (
 
 // stateChange is SubmitTaskStateChange, in the order of the wire.
 type stateChange struct {
-	Cluster            string            `json:"cluster"`
-	Containers         []containerChange `json:"containers,omitempty"`
-	ExecutionStoppedAt float64           `json:"executionStoppedAt,omitempty"`
-	PullStartedAt      float64           `json:"pullStartedAt,omitempty"`
-	PullStoppedAt      float64           `json:"pullStoppedAt,omitempty"`
-	Reason             string            `json:"reason"`
-	Status             string            `json:"status"`
-	Task               string            `json:"task"`
+	Attachments        []attachmentChange `json:"attachments,omitempty"`
+	Cluster            string             `json:"cluster"`
+	Containers         []containerChange  `json:"containers,omitempty"`
+	ExecutionStoppedAt float64            `json:"executionStoppedAt,omitempty"`
+	PullStartedAt      float64            `json:"pullStartedAt,omitempty"`
+	PullStoppedAt      float64            `json:"pullStoppedAt,omitempty"`
+	Reason             string             `json:"reason"`
+	Status             string             `json:"status,omitempty"`
+	Task               string             `json:"task"`
 }
 
 type containerChange struct {
