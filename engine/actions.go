@@ -151,6 +151,8 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 		return w.kill(c, id), 4 * cfg.AnswerMargin
 	case VerbRemove:
 		return w.remove(id), removeTimeout
+	case VerbDiscard:
+		return w.discard(id), removeTimeout
 	case VerbLogs:
 		return w.readTail(id), logTimeout
 	default:
@@ -402,7 +404,7 @@ func (w *worker) create(c *Container, img *Image) deed {
 
 // make has the engine make a container. One that is seen although the engine does not say so is taken.
 func (w *worker) make(ctx context.Context, spec Spec) (string, error) {
-	next, err := turn(ctx, w.e.starting, startTurn)
+	next, err := w.e.starting.enter(ctx, false, startTurn)
 	if err != nil {
 		return "", err
 	}
@@ -433,7 +435,7 @@ func (w *worker) startUp(id string, from time.Time) deed {
 				return nil, err
 			}
 		}
-		next, err := turn(ctx, e.starting, startTurn)
+		next, err := e.starting.enter(ctx, true, startTurn) // before what is still to be made: a task begun is finished first
 		if err != nil {
 			return nil, err
 		}
@@ -516,17 +518,7 @@ func (w *worker) noteState(st *State) {
 func (w *worker) remove(id string) deed {
 	t := w.task
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
-		next, err := turn(ctx, w.e.removing, removeTurn) // one at a time: tasks that ended together do not keep the engine from its other work
-		if err != nil {
-			return nil, err
-		}
-		defer next()
-		failpoint.Hit("engine/remove-before")
-		err = watch(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Remove(ctx, id) }, func(ctx context.Context) bool {
-			return w.shows(ctx, id, func(st *State) bool { return st == nil })
-		})
-		failpoint.Hit("engine/remove-after")
-		if err != nil {
+		if err := w.removeOne(ctx, id); err != nil {
 			return nil, err
 		}
 		if err := removeVolumes(ctx, w.e.cfg.Runtime, t); err != nil {
@@ -534,4 +526,28 @@ func (w *worker) remove(id string) deed {
 		}
 		return func(co *ContainerObserved) { co.Removed = true }, nil
 	}
+}
+
+// discard removes a container to make room for the next attempt at it.
+func (w *worker) discard(id string) deed {
+	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		if err := w.removeOne(ctx, id); err != nil {
+			return nil, err
+		}
+		return func(co *ContainerObserved) { co.State, co.Absent, co.Stale = nil, true, false }, nil
+	}
+}
+
+// removeOne removes a container. They go one at a time: tasks that ended together do not keep the engine from its other work.
+func (w *worker) removeOne(ctx context.Context, id string) error {
+	next, err := w.e.removing.enter(ctx, false, removeTurn)
+	if err != nil {
+		return err
+	}
+	defer next()
+	failpoint.Hit("engine/remove-before")
+	defer failpoint.Hit("engine/remove-after")
+	return watch(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Remove(ctx, id) }, func(ctx context.Context) bool {
+		return w.shows(ctx, id, func(st *State) bool { return st == nil })
+	})
 }

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -211,4 +212,61 @@ func TestADaemonWhoseContainerDidNotOutliveAPowerCutIsMadeAgain(t *testing.T) {
 		w.settled() // in the same boot somebody took it away
 		w.want(d.Arn, "PENDING", "RUNNING", "RUNNING", "STOPPED")
 	}, booting)
+}
+
+func TestWhatIsBoundToAContainerThatDidNotOutliveAPowerCutIsMadeAgainWithIt(t *testing.T) {
+	const pause = "~internal~ecs~pause~namespace"
+	for name, c := range map[string]struct {
+		change func(*acs.Task)
+		gone   string
+	}{
+		"its namespaces": {func(d *acs.Task) { d.PidMode, d.IpcMode = "task", "task" }, pause},
+		"its volumes": {func(d *acs.Task) {
+			d.Containers[0].VolumesFrom = []*acs.VolumeFrom{{SourceContainer: "other"}}
+		}, "other"},
+		"its link": {func(d *acs.Task) { d.Containers[0].Links = []string{"other:db"} }, "other"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				d := daemon("d", container("app"), container("other"))
+				c.change(d)
+				w.accept(d)
+				pass(time.Second)
+				old, other := w.id(d, "app"), w.id(d, "other")
+				w.stop()
+				w.fake.Restart(false)
+				w.fake.Vanish(w.id(d, c.gone))
+				w.cfg.BootID = "boot-2"
+				w.fake.Delay("Inspect", 10*time.Millisecond)
+				w.start()
+				pass(5 * time.Second)
+				if !w.running(d, "app") || !w.running(d, c.gone) || !w.running(d, "other") || w.disk.last(d.Arn).Status != "RUNNING" {
+					t.Fatal(w.explain(d.Arn))
+				}
+				again := w.id(d, "app")
+				if again == old || w.id(d, "other") == other {
+					t.Error("a container that was bound to the lost one was only started again")
+				}
+				for _, name := range w.fake.Names() {
+					if w.fake.Creates(name) != 1 {
+						t.Errorf("%s was made %d times", name, w.fake.Creates(name))
+					}
+				}
+				holder, _ := w.fake.Container(d.Arn, c.gone)
+				spec, _ := w.fake.Spec(w.id(d, "app"))
+				if text := spec.HostConfig.PidMode + fmt.Sprint(spec.VolumesFrom, spec.Links); !strings.Contains(text, holder.Name) {
+					t.Errorf("it is bound to %s, want %s", text, holder.Name)
+				}
+				all, err := w.fake.List(t.Context())
+				if n := map[bool]int{true: 3, false: 2}[c.gone == pause]; err != nil || len(all) != n {
+					t.Errorf("%d containers are there, want %d, %v", len(all), n, err)
+				}
+				w.reboot("boot-3") // nothing was lost: all are started again in place
+				pass(5 * time.Second)
+				if w.id(d, "app") != again || !w.running(d, "app") {
+					t.Error(w.explain(d.Arn))
+				}
+			}, booting)
+		})
+	}
 }

@@ -26,7 +26,7 @@ func (v *view) met(d Dependency) meeting {
 		}
 		return unmet(final != nil, d, "it could not be created")
 	case ConditionStart:
-		if final != nil || !cr.StartedAt.IsZero() && !v.rebooted(cr, co) && !(co.ended() && !performed(cr, co.State)) {
+		if final != nil || !cr.StartedAt.IsZero() && !v.bygone(cr) && !(co.ended() && !performed(cr, co.State)) {
 			return meeting{ok: true}
 		}
 		return unmet(false, d, "")

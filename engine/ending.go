@@ -157,22 +157,6 @@ func (d *ending) over(ctx context.Context) func(*ContainerObserved) {
 	return apply
 }
 
-// turn waits for a place in a lane. It is given back by next, and after a time although the call goes on: a call that is not answered
-// keeps others waiting no longer than that.
-func turn(ctx context.Context, lane chan struct{}, atMost time.Duration) (next func(), err error) {
-	select {
-	case lane <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	leave := sync.OnceFunc(func() { <-lane })
-	timer := time.AfterFunc(atMost, leave)
-	return func() {
-		timer.Stop()
-		leave()
-	}, nil
-}
-
 // watch makes a call that brings about something that can be seen. As long as it is not answered, done looks for it in each
 // period, and once it is seen the call is given up.
 func watch(ctx context.Context, call func(context.Context) error, done func(context.Context) bool) error {

@@ -33,8 +33,8 @@ type Engine struct {
 	pause      pauseImage
 	inspecting chan struct{}
 	doubting   chan struct{} // looks at containers about which the engine did not answer
-	removing   chan struct{}
-	starting   chan struct{} // creates and starts
+	removing   *lane
+	starting   *lane // creates and starts
 	past       past
 	orphans    orphans
 	ready      chan struct{} // closed when containers without a record were looked for
@@ -54,7 +54,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: make(chan struct{}, 1), starting: make(chan struct{}, startsAtOnce()), ready: make(chan struct{}), workers: map[string]*worker{}}
+	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: newLane(1), starting: newLane(startsAtOnce()), ready: make(chan struct{}), workers: map[string]*worker{}}
 	if e.cfg.Networks == nil {
 		e.cfg.Networks = noNetworks{e}
 	}

@@ -34,15 +34,17 @@ type taskLabel struct {
 	Siblings     []string       `json:"containers"`        // every container of the task, in the payload's order
 	Need         Need           `json:"need"`
 	Daemon       bool           `json:"daemon,omitempty"`
+	Joins        []string       `json:"joins,omitempty"`   // names of the task's containers whose namespaces, network or volumes it has for good
 	Volumes      []string       `json:"volumes,omitempty"` // those that are made and removed with the task, by their names in it
 	// Interfaces are those of a task with a network namespace of its own.
 	Interfaces []*acs.ElasticNetworkInterface `json:"interfaces,omitempty"`
 }
 
-// labelsOf are the labels of a container: the definition's own, ECS's, and ours. cluster is as the agent is configured.
-func labelsOf(t *Task, c *Container, attempt int, digest, cluster string) (map[string]string, error) {
+// labelsOf are the labels of a container: the definition's own, ECS's, and ours. joins are the names of the containers that it is bound to, and
+// cluster is as the agent is configured.
+func labelsOf(t *Task, c *Container, attempt int, digest, cluster string, joins []string) (map[string]string, error) {
 	l := taskLabel{Version: labelVersion, Attempt: attempt, Essential: c.Essential, DependsOn: c.DependsOn, StartTimeout: c.StartTimeout,
-		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need, Daemon: t.Daemon, Interfaces: t.payload.ElasticNetworkInterfaces}
+		StopTimeout: c.StopTimeout, Restart: c.Restart, NetworkMode: c.NetworkMode, Ports: c.Ports, Ranges: c.Ranges, Image: c.Image, Digest: digest, Cluster: t.Cluster, Need: t.Need, Daemon: t.Daemon, Joins: joins, Interfaces: t.payload.ElasticNetworkInterfaces}
 	for _, s := range t.Containers {
 		l.Siblings = append(l.Siblings, s.Name)
 	}

@@ -61,9 +61,11 @@ const (
 	VerbKill   Verb = "kill"     // end a container whose stop the engine did not answer
 	VerbLogs   Verb = "keep-log" // read the end of the output, before the container is removed
 	VerbRemove Verb = "remove"
-	VerbCancel Verb = "cancel" // end a pull or a check that nobody wants any more
-	VerbUnsent Verb = "unsent" // ask whether state changes of the task are still unsent
-	VerbForget Verb = "forget" // delete the record: the task's life is over
+	// VerbDiscard removes a container that can't run any more, so that it can be made again.
+	VerbDiscard Verb = "discard"
+	VerbCancel  Verb = "cancel" // end a pull or a check that nobody wants any more
+	VerbUnsent  Verb = "unsent" // ask whether state changes of the task are still unsent
+	VerbForget  Verb = "forget" // delete the record: the task's life is over
 )
 
 // ContainerObserved is what is known of one container.

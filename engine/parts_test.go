@@ -180,7 +180,7 @@ func TestATaskIsRebuiltFromItsLabels(t *testing.T) {
 	}
 	var states []State
 	for _, c := range task.Containers[:2] {
-		labels, err := labelsOf(task, c, 1, "sha256:d", "c")
+		labels, err := labelsOf(task, c, 1, "sha256:d", "c", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

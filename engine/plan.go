@@ -145,6 +145,10 @@ func (p *planning) start(c *Container, cr *ContainerRecord, co *ContainerObserve
 		p.wait("the control plane's payload, because the state file was lost and it is not known whether container " + c.Name + " is still to run")
 		return
 	}
+	if p.unbound(co) {
+		p.do(c, VerbDiscard)
+		return
+	}
 	if p.obs.Grant.State == GrantHeld && (co.ended() && !p.rebooted(cr, co) || p.dependenciesMet(c)) {
 		p.order(Action{Verb: VerbStart, Container: c.Name, From: co.State.StartedAt})
 	}

@@ -14,7 +14,7 @@ const (
 // specOf is everything a Runtime needs to make a container. ports are the host's ports as they were granted.
 func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports []Port) (Spec, error) {
 	cr := rec.container(c.Name)
-	labels, err := labelsOf(t, c, cr.Attempt, img.Digest, host.Cluster)
+	labels, err := labelsOf(t, c, cr.Attempt, img.Digest, host.Cluster, joinsOf(t, rec, c))
 	if err != nil {
 		return Spec{}, err
 	}

@@ -50,7 +50,7 @@ type Config struct {
 	IPv6BindingsExcluded bool
 	// Parallel is how many tasks submit at the same time; 0 means 10.
 	Parallel int
-	// Linger is how long a change to PENDING waits for one that says more; 0 means 300 ms.
+	// Linger is how long a change to PENDING waits for one that says more; 0 means 1 s.
 	Linger time.Duration
 	// BackOff is the wait between attempts for one task; the zero value means 100 ms doubling to 30 s.
 	BackOff session.BackOff
@@ -86,7 +86,7 @@ func New(cfg Config) *Reporter {
 		cfg.Parallel = 10
 	}
 	if cfg.Linger == 0 {
-		cfg.Linger = 300 * time.Millisecond
+		cfg.Linger = time.Second
 	}
 	if cfg.BackOff.First == 0 {
 		cfg.BackOff = session.BackOff{First: 100 * time.Millisecond, Most: 30 * time.Second, Factor: 2, Jitter: 0.2}

@@ -212,7 +212,7 @@ func TestWhatIsBeingSentIsNotSuperseded(t *testing.T) {
 	run(t, q, a, func(r *Reporter) {
 		q.add("t1", "PENDING")
 		r.Wake()
-		pass(500 * time.Millisecond)
+		pass(1200 * time.Millisecond)
 		q.add("t1", "RUNNING")
 		r.Wake()
 		pass(5 * time.Second)

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -271,11 +272,30 @@ func (f *Fake) start(ctx context.Context, method, id string) error {
 		c.state.Error, c.state.ExitCode = err.Error(), 128
 		return err
 	}
+	if err := f.joined(c); err != nil {
+		c.state.Error, c.state.ExitCode = err.Error(), 128
+		return err
+	}
 	if err := f.bind(c); err != nil {
 		c.state.Error, c.state.ExitCode = err.Error(), 128
 		return err
 	}
 	f.run(c)
+	return nil
+}
+
+// joined refuses a container that wants the namespaces of one that does not run. The mutex is held.
+func (f *Fake) joined(c *container) error {
+	h := c.spec.HostConfig
+	for _, mode := range []string{c.state.NetworkMode, h.PidMode, h.IpcMode} {
+		name, joins := strings.CutPrefix(mode, "container:")
+		if !joins {
+			continue
+		}
+		if other := f.find(name); other == nil || other.state.Status != engine.StatusRunning {
+			return fmt.Errorf("cannot join the namespace of %s, which does not run: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
 	return nil
 }
 
