@@ -14,7 +14,17 @@ type crew struct {
 	mu      sync.Mutex
 	waiting []*seat
 	working int
+	closed  bool
 	wg      sync.WaitGroup
+}
+
+// close has no turn begin any more, and waits for those under way. A timer of a session that has ended may still fire.
+func (c *crew) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.waiting = nil
+	c.mu.Unlock()
+	c.wg.Wait()
 }
 
 // seat is a session's place in the crew. Its turns never overlap.
@@ -54,6 +64,9 @@ func (s *seat) wake() {
 func (c *crew) join(s *seat) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
 	c.waiting = append(c.waiting, s)
 	c.hire()
 }

@@ -229,7 +229,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel := s.cfg.Store.OnChange(s.changed)
 	defer cancel()
 	defer s.stop()
-	defer s.crew.wg.Wait()
+	defer s.crew.close()
 	var own sync.WaitGroup
 	defer own.Wait()
 	ctx, stop := context.WithCancel(ctx)
