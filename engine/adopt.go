@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -56,6 +57,9 @@ func (e *Engine) adopt(byTask map[string][]State) bool {
 			}
 		}
 		w := e.worker(arn)
+		if w != nil && w.status.Load().StoppedAt.IsZero() && slices.ContainsFunc(ours, func(st State) bool { return st.Status == StatusRunning }) {
+			e.ledger.force(arn, *w.need.Load()) // what runs is accounted for before others are admitted, whoever started it
+		}
 		if len(ours) == 0 || w != nil && !w.bare() {
 			continue
 		}

@@ -238,7 +238,7 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 	co := s.obs.of(c.Name)
 	unwanted := s.stopping() || cr.Fault != ""
 	switch {
-	case co.alive(), s.obs.Engine.LookedAt.IsZero(), starting(co.Busy) && !co.ended():
+	case co.alive(), starting(co.Busy) && !co.ended():
 		// a process may be there
 	case co.ended() && performed(cr, co.State):
 		if again := s.rebooted(cr, co) && s.resumes() && cr.Fault == ""; !again && !s.restarts(c, cr, co.State) {

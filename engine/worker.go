@@ -29,6 +29,7 @@ type worker struct {
 	results chan result
 	actions sync.WaitGroup
 	status  atomic.Pointer[TaskStatus]
+	need    atomic.Pointer[Need]
 
 	mu        sync.Mutex // guards what follows; held for a turn, which may write to disk
 	task      *Task
@@ -121,6 +122,7 @@ func newWorker(e *Engine, t *Task, rec *TaskRecord) *worker {
 
 // prepare makes room for observations of every container.
 func (w *worker) prepare() {
+	w.need.Store(&w.task.Need)
 	for _, c := range w.task.Containers {
 		if w.obs.Containers[c.Name] == nil {
 			w.obs.Containers[c.Name] = &ContainerObserved{Failures: map[Verb]Failure{}}
@@ -373,10 +375,6 @@ func (w *worker) compare(list []State) {
 		case !co.exists():
 			copied := *st // a container of an earlier life of the agent
 			co.State, co.Absent, co.Stale = &copied, false, co.Busy == ""
-			if st.Status == StatusRunning { // what runs is accounted for first
-				w.e.ledger.force(w.arn, w.task.Need)
-				w.obs.Grant = Grant{State: GrantHeld}
-			}
 			w.timeline.note(c.Name, "adopt", OutcomeDone, fmt.Sprintf("found as %s (%s)", st.Status, shortID(st.ID)), time.Now())
 		case co.State.Status != st.Status || co.State.ID != st.ID || st.Health.Status != "" && co.State.Health.Status != st.Health.Status:
 			co.Stale = true
