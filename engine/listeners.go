@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/longshore-project/longshore/internal/sockets"
 )
 
 // listener is a socket of the host that takes connections or datagrams.
@@ -78,23 +80,9 @@ func foreign(proc string, c *Container) string {
 		for _, l := range all {
 			if l.PortKey == (PortKey{p.Host, p.Protocol}) && (c.NetworkMode != "host" || l.addr.IsUnspecified()) {
 				return fmt.Sprintf("host port %s is taken: %s listens on %s; stop it, or choose another hostPort",
-					l.PortKey, owner(proc, l.inode), netip.AddrPortFrom(l.addr, uint16(l.Port)))
+					l.PortKey, sockets.Owner(proc, l.inode), netip.AddrPortFrom(l.addr, uint16(l.Port)))
 			}
 		}
 	}
 	return ""
-}
-
-// owner names the process that holds a socket.
-func owner(proc, inode string) string {
-	target := "socket:[" + inode + "]"
-	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
-	for _, fd := range fds {
-		if link, err := os.Readlink(fd); err == nil && link == target {
-			dir := filepath.Dir(filepath.Dir(fd))
-			name, _ := os.ReadFile(filepath.Join(dir, "comm"))
-			return fmt.Sprintf("process %s (%s)", filepath.Base(dir), strings.TrimSpace(string(name)))
-		}
-	}
-	return "a process that the agent can't see"
 }

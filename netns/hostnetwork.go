@@ -2,13 +2,11 @@ package netns
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	nsfd "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -89,10 +87,22 @@ func (n *HostNetwork) Ensure() (changed []string, err error) {
 	return append(changed, c...), errors.Join(append(errs, err)...)
 }
 
-func (n *HostNetwork) ensureRules(h *netlink.Handle) ([]string, error) {
-	links, err := h.LinkList()
+// EnsureRules makes the rules what they should be, and nothing else.
+func (n *HostNetwork) EnsureRules() (changed []string, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h, err := n.links()
 	if err != nil {
-		return nil, fmt.Errorf("list the interfaces: %w", err)
+		return nil, err
+	}
+	defer h.Close()
+	return n.ensureRules(h)
+}
+
+func (n *HostNetwork) ensureRules(h *netlink.Handle) ([]string, error) {
+	links, err := linkList(h)
+	if err != nil {
+		return nil, err
 	}
 	return n.tables.Ensure(n.Namespace, n.assembled(inward(links)))
 }
@@ -130,8 +140,13 @@ func (n *HostNetwork) Remove() (removed []string, err error) {
 
 // links is a handle of the namespace's interfaces and addresses.
 func (n *HostNetwork) links() (*netlink.Handle, error) {
+	return netlinkAt(n.Namespace, unix.NETLINK_ROUTE)
+}
+
+// inside runs f in the namespace.
+func (n *HostNetwork) inside(f func() error) error {
 	if n.Namespace == 0 {
-		return netlink.NewHandle(unix.NETLINK_ROUTE)
+		return f()
 	}
-	return netlink.NewHandleAt(nsfd.NsHandle(n.Namespace), unix.NETLINK_ROUTE)
+	return inside(n.Namespace, f)
 }

@@ -72,6 +72,10 @@ func (f family) is() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal(f.number)}
 }
 
+func inFamily(f family) part {
+	return part{"meta nfproto " + map[string]string{"ip": "ipv4", "ip6": "ipv6"}[f.name], f.is()}
+}
+
 func equal(b ...byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: b} }
 
 func differs(b ...byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: b} }
@@ -84,6 +88,21 @@ func (f family) load(p peer, register uint32) expr.Any {
 func address(p peer, a netip.Addr) part {
 	f := familyOf(a)
 	return part{fmt.Sprintf("%s %s %s", f.name, p.name, a), append(f.is(), f.load(p, 1), equal(a.AsSlice()...))}
+}
+
+// notAddress matches all others of its family.
+func notAddress(p peer, a netip.Addr) part {
+	f := familyOf(a)
+	return part{fmt.Sprintf("%s %s != %s", f.name, p.name, a), append(f.is(), f.load(p, 1), differs(a.AsSlice()...))}
+}
+
+// leadTo sends to the address and port that a map has for the protocol and port; what it does not have goes on.
+func leadTo(f family, published string) part {
+	return part{fmt.Sprintf("dnat %s to meta l4proto . th dport map @%s", f.name, published), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},
+		&expr.Payload{DestRegister: firstRegister + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: published},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: firstRegister, RegProtoMin: firstRegister + f.length/4, Specified: true}}}
 }
 
 // network matches the addresses of one.

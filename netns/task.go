@@ -37,7 +37,7 @@ type Interface struct {
 	Origin    Origin
 }
 
-// Origin is where an interface comes from: one of [Bridged], [Macvlan], [Card] and [Branch].
+// Origin is where an interface comes from: one of [Bridged], [Macvlan], [Card], [Branch] and [Local].
 type Origin interface {
 	String() string
 	// ensure sees to it that the interface is in the task's namespace, and gives it back. What is wrong outside and

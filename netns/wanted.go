@@ -52,6 +52,8 @@ func (t Task) wanted() wanted {
 			l.outer, l.probed = outerName(t.ID, i), true
 		case Macvlan:
 			l.probed = true
+		case Local:
+			l.outer, l.alias = localName(t.ID), localAlias+t.ID
 		}
 		n.links = append(n.links, l)
 		if i == 0 {
