@@ -3,7 +3,7 @@ package api_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/longshore-project/longshore/controlplane/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { storetest.Main(m) }

@@ -252,7 +252,9 @@ func (s *Server) continueServiceDeployment(ctx context.Context, c *call, in *ecs
 				return exception("ConflictException", "The service deployment can't be rolled back: the service has no earlier deployment that was completed. Update the service.")
 			}
 			r.SteadySince, r.Failures = time.Time{}, nil
-			r.Object.DesiredCount = scheduler.DaemonDesired(v, s.cfg.Scheduling.Network, &r)
+			if isDaemon(&r) {
+				r.Object.DesiredCount = scheduler.DaemonDesired(v, s.cfg.Scheduling.Network, &r)
+			}
 		} else {
 			r.Rollouts = maps.Clone(r.Rollouts)
 			for id, rollout := range r.Rollouts {

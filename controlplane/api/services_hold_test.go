@@ -88,6 +88,20 @@ func TestADaemonDeploymentIsStoppedAndAHeldOneContinued(t *testing.T) {
 	if primary() != first {
 		t.Errorf("PRIMARY is %s after the roll-back, not %s", primary(), first)
 	}
+	// A REPLICA service holds when its images can't be had; going back leaves what is desired.
+	name = "replica"
+	created, err := p.admin.CreateService(p.ctx, &ecs.CreateServiceInput{Cluster: aws.String(testCluster), ServiceName: &name, TaskDefinition: aws.String("agent:1"), DesiredCount: aws.Int32(7)})
+	p.must(err)
+	first = *created.Service.Deployments[0].Id
+	p.schedule(name, instance)
+	p.settle(name)
+	arn = update()
+	hold()
+	p.must(goOn(arn, described(arn).LifecycleHookDetails[0].HookId, types.DeploymentLifecycleHookActionRollback))
+	if got := p.service(name); primary() != first || got.DesiredCount != 7 {
+		t.Errorf("PRIMARY is %s after the roll-back, not %s; desired are %d", primary(), first, got.DesiredCount)
+	}
+
 	fresh("c")
 	arn = update()
 	_, err = p.admin.StopServiceDeployment(p.ctx, &ecs.StopServiceDeploymentInput{ServiceDeploymentArn: arn, StopType: types.StopServiceDeploymentStopTypeAbort})

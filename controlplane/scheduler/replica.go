@@ -253,6 +253,10 @@ func (r *replicaPass) stopSurplus() {
 		}
 		surplus -= n
 	}
+	if kept := r.filter(func(x *replica) bool { return r.keeper(x) && r.protected(x) }); surplus > 0 && len(kept) > 0 {
+		r.sayOnce("(service %s) was unable to scale in: %d tasks more than it wants are protected, (task %s) until %s.",
+			r.name, min(surplus, len(kept)), kept[0].task.ID, kept[0].task.ProtectedUntil.UTC().Format(time.RFC3339))
+	}
 }
 
 // mirror picks n of the replicas as the mirror of placement.

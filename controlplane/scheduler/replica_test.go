@@ -546,6 +546,11 @@ func TestAProtectedReplicaSurvivesScaleInAndRollOuts(t *testing.T) {
 	if left := w.wanted(); len(left) != 1 || left[0].ID != protected.ID {
 		t.Fatalf("left are %s; events: %s", w.where(), w.history())
 	}
+	w.scale(0)
+	w.settle()
+	w.expectTold(1, "was unable to scale in: 1 tasks more than it wants are protected, (task "+protected.ID+") until ")
+	w.scale(1)
+	w.settle()
 	w.deploy(w.define())
 	w.settle()
 	w.after(10 * time.Minute)

@@ -3,10 +3,13 @@ package storetest
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -61,4 +64,27 @@ func OpenWith(t testing.TB, cfg store.Config) *store.Store {
 func New(t testing.TB) *store.Store {
 	t.Helper()
 	return Open(t, Etcd(t))
+}
+
+// Main runs a package's tests, and fails when they leave goroutines behind. Those of an embedded etcd end a moment after it is
+// closed, which a busy machine stretches beyond what goleak waits for: they have half a minute.
+func Main(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if err := left(30 * time.Second); err != nil {
+			fmt.Fprintf(os.Stderr, "the tests succeeded, and left goroutines behind: %v\n", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// left is the goroutines that are still there after a time.
+func left(patience time.Duration) (err error) {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if err = goleak.Find(); err == nil { // it waits by itself
+			return nil
+		}
+	}
+	return err
 }
