@@ -129,6 +129,7 @@ func joinAgents(ctx context.Context, host caller, definition *types.TaskDefiniti
 		for _, required := range definition.RequiresAttributes {
 			in.Attributes = append(in.Attributes, types.Attribute{Name: required.Name, Value: required.Value})
 		}
+		in.Attributes = append(in.Attributes, types.Attribute{Name: aws.String(acs.CapabilitySecurityGroups)})
 		var out ecs.RegisterContainerInstanceOutput
 		if err := host.call(ctx, "RegisterContainerInstance", in, &out); err != nil {
 			a.cancel()
@@ -182,6 +183,10 @@ func (a *agents) connect(ctx context.Context, host caller, instance string) erro
 		switch m := message.(type) {
 		case *acs.HeartbeatMessage:
 			reply = &acs.HeartbeatAckRequest{MessageID: m.MessageID}
+		case *acs.SecurityGroupsMessage:
+			reply = &acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID}
+		case *acs.AttachTaskNetworkInterfacesMessage:
+			reply = &acs.AckRequest{Cluster: m.ClusterArn, ContainerInstance: m.ContainerInstanceArn, MessageID: m.MessageID}
 		case *acs.PayloadMessage:
 			for _, t := range m.Tasks {
 				a.take(ctx, host, instance, t)

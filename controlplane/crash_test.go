@@ -65,7 +65,11 @@ func freeAddress(t *testing.T) string {
 // launch starts the process with further environment variables.
 func (p *process) launch(environment ...string) {
 	p.t.Helper()
-	p.cmd = exec.Command(p.binary, "run", "--data-dir", p.dir, "--listen", p.addr, "--rollout-wave-wait", "20ms", "--log-level", "warn")
+	network := filepath.Join(p.dir, "network.json")
+	if err := os.WriteFile(network, []byte(`{"subnets":{"subnet-a":{"cidrBlock":"10.0.0.0/29","ipv6CidrBlock":"fd00::/64"}}}`), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd = exec.Command(p.binary, "run", "--data-dir", p.dir, "--listen", p.addr, "--network", network, "--rollout-wave-wait", "20ms", "--log-level", "warn")
 	p.cmd.Env = append(os.Environ(), environment...)
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
@@ -193,11 +197,36 @@ func inconsistencies(v *store.View) (broken []string) {
 			}
 		}
 	}
+	broken = append(broken, lostAddresses(v)...)
 	for f := range v.Families() {
 		for revision := int32(1); revision <= f.Latest; revision++ {
 			if v.TaskDefinition(f.Name, revision) == nil {
 				say("%s:%d is missing, the family is at %d", f.Name, revision, f.Latest)
 			}
+		}
+	}
+	return broken
+}
+
+// lostAddresses are addresses that are not exactly one task's which is not STOPPED.
+func lostAddresses(v *store.View) (broken []string) {
+	has := map[string]string{}
+	for c := range v.Clusters() {
+		for t := range v.Tasks(*c.Object.ClusterName) {
+			if aws.ToString(t.Object.LastStatus) == "STOPPED" {
+				continue
+			}
+			for _, a := range store.AddressesOf(t) {
+				if claim := v.Address(a.Address); has[a.Address] != "" || claim == nil || claim.Task != t.ID {
+					broken = append(broken, fmt.Sprintf("%s is task %s's and %q's, and kept: %v", a.Address, t.ID, has[a.Address], claim))
+				}
+				has[a.Address] = t.ID
+			}
+		}
+	}
+	for a := range v.Addresses() {
+		if has[a.Address] == "" {
+			broken = append(broken, a.Address+" is kept for a task that is over: "+a.Task)
 		}
 	}
 	return broken
@@ -225,13 +254,15 @@ func walk(ctx context.Context, p *process) error {
 	if err := admin.call(ctx, "CreateCluster", &ecs.CreateClusterInput{ClusterName: aws.String("daemonset"), Tags: gateOff}, nil); err != nil {
 		return err
 	}
+	modes := []types.NetworkMode{types.NetworkModeBridge, types.NetworkModeAwsvpc}
+	network := []*types.NetworkConfiguration{nil, {AwsvpcConfiguration: &types.AwsVpcConfiguration{Subnets: []string{"subnet-a"}}}}
 	for i := range registered {
-		if err := admin.call(ctx, "RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: aws.String("logging-agent"),
+		if err := admin.call(ctx, "RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: aws.String("logging-agent"), NetworkMode: modes[i],
 			ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("agent"), Image: aws.String("i"), Memory: aws.Int32(64)}}}, &registered[i]); err != nil {
 			return err
 		}
 	}
-	agents, err := joinAgents(ctx, host, registered[0].TaskDefinition)
+	agents, err := joinAgents(ctx, host, registered[1].TaskDefinition)
 	if err != nil {
 		return err
 	}
@@ -247,7 +278,7 @@ func walk(ctx context.Context, p *process) error {
 		return err
 	}
 	update := func(to int) error {
-		in := &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String("logging-agent"), TaskDefinition: registered[to].TaskDefinition.TaskDefinitionArn}
+		in := &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String("logging-agent"), TaskDefinition: registered[to].TaskDefinition.TaskDefinitionArn, NetworkConfiguration: network[to]}
 		return cmp.Or(admin.call(ctx, "UpdateService", in, nil), admin.stable(ctx, *in.TaskDefinition))
 	}
 	agents.keeps(true)
@@ -259,7 +290,8 @@ func walk(ctx context.Context, p *process) error {
 		return err
 	}
 	var ran ecs.RunTaskOutput
-	run := &ecs.RunTaskInput{Cluster: aws.String("daemonset"), ClientToken: aws.String("once"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn}
+	run := &ecs.RunTaskInput{Cluster: aws.String("daemonset"), ClientToken: aws.String("once"), TaskDefinition: registered[1].TaskDefinition.TaskDefinitionArn,
+		NetworkConfiguration: network[1]}
 	// An agent that has not come back yet after a kill gets no task: that is told, and not waited for.
 	for len(ran.Tasks) == 0 {
 		if err := admin.call(ctx, "RunTask", run, &ran); err != nil {

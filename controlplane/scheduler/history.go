@@ -198,7 +198,7 @@ func RollBack(svc *store.Service, why string, now time.Time) bool {
 	reason := aws.String(why + "rolling back to deploymentId " + aws.ToString(back.Id) + ".")
 	failed.Status, failed.RolloutState, failed.RolloutStateReason, failed.UpdatedAt = aws.String(active), types.DeploymentRolloutStateFailed, reason, at
 	back.Status, back.RolloutState, back.RolloutStateReason, back.UpdatedAt = aws.String(primary), types.DeploymentRolloutStateInProgress, reason, at
-	svc.Object.TaskDefinition = back.TaskDefinition
+	svc.Object.TaskDefinition, svc.Object.NetworkConfiguration = back.TaskDefinition, back.NetworkConfiguration
 	if svc.Object.SchedulingStrategy == types.SchedulingStrategyReplica { // whose images were there: they don't come first
 		rollouts := map[string]store.Rollout{}
 		maps.Copy(rollouts, svc.Rollouts)

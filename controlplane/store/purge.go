@@ -123,6 +123,11 @@ func purgeable(v *View, cfg PurgeConfig, now time.Time) [][]Record {
 			doomed = append(doomed, []Record{c})
 		}
 	}
+	for a := range v.Addresses() { // none, unless a record could not be read when its task ended
+		if t := v.Task(a.Cluster, a.Task); t == nil || aws.ToString(t.Object.LastStatus) == "STOPPED" {
+			doomed = append(doomed, []Record{a})
+		}
+	}
 	for k := range v.TaskKeys() {
 		if k.Expires.Before(now) {
 			doomed = append(doomed, []Record{k})
