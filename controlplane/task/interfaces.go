@@ -91,8 +91,8 @@ func attachmentRank(status *string) int {
 	return slices.Index(attachmentStatuses, aws.ToString(status))
 }
 
-// applyAttachments takes over the state of attachments the task has, matched by the id at the end of their ARNs. A task whose
-// interfaces are there is PROVISIONING no more.
+// applyAttachments takes over the state of attachments the task has, matched by the id at the end of their ARNs. Of an interface
+// an agent can say that it is attached; its end is the task's. A task whose interfaces are there is PROVISIONING no more.
 func applyAttachments(n *store.Task, reports []types.AttachmentStateChange) {
 	for _, r := range reports {
 		arn := aws.ToString(r.AttachmentArn)
@@ -101,15 +101,17 @@ func applyAttachments(n *store.Task, reports []types.AttachmentStateChange) {
 			if id := aws.ToString(a.Id); id == "" || !strings.HasSuffix(arn, "/"+id) {
 				continue
 			}
-			if aws.ToString(a.Type) != attachmentType || attachmentRank(r.Status) > attachmentRank(a.Status) {
+			if aws.ToString(a.Type) != attachmentType {
+				a.Status = r.Status
+			} else if aws.ToString(r.Status) == AttachmentAttached && attachmentRank(a.Status) < attachmentRank(r.Status) {
 				a.Status = r.Status
 			}
 		}
 	}
-	attached := func(a types.Attachment) bool {
-		return aws.ToString(a.Type) != attachmentType || attachmentRank(a.Status) >= attachmentRank(aws.String(AttachmentAttached))
+	missing := func(a types.Attachment) bool {
+		return aws.ToString(a.Type) == attachmentType && attachmentRank(a.Status) < attachmentRank(aws.String(AttachmentAttached))
 	}
-	if LastStatus(n) == Provisioning && !slices.ContainsFunc(n.Object.Attachments, func(a types.Attachment) bool { return !attached(a) }) {
+	if LastStatus(n) == Provisioning && !slices.ContainsFunc(n.Object.Attachments, missing) {
 		n.Object.LastStatus = aws.String(Pending)
 	}
 }
