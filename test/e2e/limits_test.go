@@ -96,6 +96,9 @@ func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
 	// The kernel tells both containers of the task, and one of them has lost a process.
 	hog := l.reached(l.once("hog", image, "exec dd if=/dev/zero of=/dev/null bs=300M count=1", sized, `,"dependsOn":[{"containerName":"neighbour","condition":"START"}]},
  {"name":"neighbour","image":`+strconv.Quote(image)+`,"essential":false,"command":["sh","-c","trap 'exit 4' TERM; sleep 3600 & wait"]`), "STOPPED")
+	if len(hog.Containers) != 2 {
+		t.Errorf("the hog and its neighbour: %+v", hog)
+	}
 	for _, c := range hog.Containers {
 		switch {
 		case c.Name == "app" && (!strings.HasPrefix(c.Reason, "OutOfMemoryError") || c.ExitCode == nil || *c.ExitCode != 137):
