@@ -13,8 +13,8 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
-	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
+	"github.com/longshore-project/longshore/controlplane/task"
 )
 
 func TestMain(m *testing.M) { storetest.Main(m) }
