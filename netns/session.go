@@ -113,8 +113,8 @@ func (s *session) replace(want Ruleset, exists bool) ([]string, error) {
 	return []string{"nftables table inet " + TableName}, s.flush()
 }
 
-func (ch *Chain) policy() nftables.ChainPolicy {
-	if ch.Drop {
+func (c Chain) policy() nftables.ChainPolicy {
+	if c.Drop {
 		return nftables.ChainPolicyDrop
 	}
 	return nftables.ChainPolicyAccept

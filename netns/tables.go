@@ -25,6 +25,9 @@ type seen struct {
 	elements   map[string]uint64
 }
 
+// maxSeen namespaces are remembered, so that those that have gone cost nothing for long.
+const maxSeen = 1024
+
 var seed = maphash.MakeSeed()
 
 // sums are the ruleset's.
@@ -37,7 +40,7 @@ func (r Ruleset) sums() seen {
 		s.elements[set.Name] = set.sum()
 	}
 	for _, c := range r.Chains {
-		fmt.Fprintln(&h, c.Name, c.Type, c.Hook != nil && true, c.Priority, c.Drop)
+		fmt.Fprintln(&h, c.Name, c.Type, c.Hook != nil, c.Priority, c.Drop)
 		for _, rule := range c.Rules {
 			h.WriteString(rule.Text)
 			h.WriteByte('\n')
@@ -92,7 +95,7 @@ func (k *Tables) Ensure(namespace int, want Ruleset) (changed []string, err erro
 	return changed, nil
 }
 
-// Forget drops what is remembered of namespaces that are not these (by their file descriptors): others have gone.
+// recall is what was found right, if nothing has changed since.
 func (k *Tables) recall(cookie uint64, generation uint32) seen {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -109,7 +112,7 @@ func (k *Tables) remember(cookie uint64, s seen) {
 		delete(k.seen, cookie)
 		return
 	}
-	if k.seen == nil {
+	if len(k.seen) >= maxSeen || k.seen == nil { // most of them have gone
 		k.seen = map[uint64]seen{}
 	}
 	k.seen[cookie] = s
@@ -147,7 +150,9 @@ func (s *session) ensure(want Ruleset, known, sums seen) ([]string, error) {
 		if len(add)+len(remove) == 0 {
 			continue
 		}
-		s.change(set, add, remove)
+		if err := s.change(set, add, remove); err != nil {
+			return nil, err
+		}
 		changed = append(changed, fmt.Sprintf("nftables set %s: %d added, %d removed", set.Name, len(add), len(remove)))
 	}
 	return changed, s.flush()
