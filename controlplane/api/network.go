@@ -25,7 +25,7 @@ var (
 // checkNetworkConfiguration holds a networkConfiguration against a definition's network mode, and against the subnets and
 // security groups that are configured.
 func (s *Server) checkNetworkConfiguration(def *store.TaskDefinition, c *types.NetworkConfiguration) error {
-	given := c != nil && c.AwsvpcConfiguration != nil
+	given := normalNetworkConfiguration(c) != nil
 	switch awsvpc := def.Object.NetworkMode == types.NetworkModeAwsvpc; {
 	case awsvpc && !given:
 		return errNetworkNeeded
@@ -77,6 +77,9 @@ func normalNetworkConfiguration(c *types.NetworkConfiguration) *types.NetworkCon
 		return nil
 	}
 	vpc := *c.AwsvpcConfiguration
+	if len(vpc.Subnets)+len(vpc.SecurityGroups) == 0 && (vpc.AssignPublicIp == "" || vpc.AssignPublicIp == types.AssignPublicIpDisabled) {
+		return nil
+	}
 	vpc.SecurityGroups = orEmpty(vpc.SecurityGroups)
 	if vpc.AssignPublicIp == "" {
 		vpc.AssignPublicIp = types.AssignPublicIpDisabled

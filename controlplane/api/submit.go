@@ -145,10 +145,14 @@ func (s *Server) submitAttachmentStateChanges(ctx context.Context, c *call, in *
 			return err
 		}
 		var changed []*store.Task
-		for t := range v.Tasks(cluster) {
-			if !hasAttachment(t, in.Attachments) {
+		seen := map[string]bool{}
+		for _, r := range in.Attachments {
+			ref := aws.ToString(r.AttachmentArn)
+			t := v.Attached(cluster, ref[strings.LastIndexByte(ref, '/')+1:])
+			if t == nil || seen[t.ID] {
 				continue
 			}
+			seen[t.ID] = true
 			if instance := v.Instance(cluster, t.Instance); instance == nil || c.speaksFor(instance) != nil {
 				continue
 			}
@@ -163,17 +167,6 @@ func (s *Server) submitAttachmentStateChanges(ctx context.Context, c *call, in *
 		return nil
 	})
 	return &ecs.SubmitAttachmentStateChangesOutput{Acknowledgment: acknowledged(c)}, err
-}
-
-func hasAttachment(t *store.Task, reports []types.AttachmentStateChange) bool {
-	for _, a := range t.Object.Attachments {
-		for _, r := range reports {
-			if id := aws.ToString(a.Id); id != "" && strings.HasSuffix(aws.ToString(r.AttachmentArn), "/"+id) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // acknowledged is what an agent is told; it only looks whether there is an error.

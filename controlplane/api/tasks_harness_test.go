@@ -172,7 +172,7 @@ func (p *plane) refused(err error, code, text string) {
 }
 
 // register registers an instance of cpu units and memory MiB with the client, and connects it. It returns its id.
-func (p *plane) register(client *ecs.Client, cpu, memory int32) string {
+func (p *plane) register(client *ecs.Client, cpu, memory int32, more ...types.Attribute) string {
 	p.t.Helper()
 	out, err := client.RegisterContainerInstance(p.ctx, &ecs.RegisterContainerInstanceInput{
 		Cluster: aws.String(testCluster),
@@ -182,11 +182,11 @@ func (p *plane) register(client *ecs.Client, cpu, memory int32) string {
 			{Name: aws.String("PORTS"), Type: aws.String("STRINGSET"), StringSetValue: []string{"22"}},
 			{Name: aws.String("PORTS_UDP"), Type: aws.String("STRINGSET"), StringSetValue: []string{}},
 		},
-		Attributes: []types.Attribute{
+		Attributes: append(more, []types.Attribute{
 			{Name: aws.String("ecs.cpu-architecture"), Value: aws.String("x86_64")}, {Name: aws.String("ecs.os-type"), Value: aws.String("linux")},
 			{Name: aws.String("com.amazonaws.ecs.capability.docker-remote-api.1.18")}, {Name: aws.String("com.amazonaws.ecs.capability.docker-remote-api.1.19")},
 			{Name: aws.String("com.amazonaws.ecs.capability.docker-remote-api.1.29")}, {Name: aws.String("ecs.capability.container-health-check")},
-		},
+		}...),
 		VersionInfo: &types.VersionInfo{AgentVersion: aws.String("1.0.0"), DockerVersion: aws.String("20.10")},
 	})
 	p.must(err)

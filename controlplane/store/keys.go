@@ -162,6 +162,7 @@ const (
 	indexEndedOf  = "@ended-of"
 	indexServices = "@services"
 	indexPrepare  = "@prepare"
+	indexAttached = "@attached"
 )
 
 // indexes are the places, besides its own, at which the view holds a record.
@@ -178,6 +179,9 @@ func indexes(r Record) []string {
 		at := []string{placeOf(indexLiveOn, r.Cluster, r.Instance, r.ID)}
 		if r.Service != "" {
 			at = append(at, placeOf(indexLiveOf, r.Cluster, r.Service, r.ID))
+		}
+		for _, a := range r.Object.Attachments {
+			at = append(at, placeOf(indexAttached, r.Cluster, aws.ToString(a.Id)))
 		}
 		return at
 	case *Preparation:

@@ -240,6 +240,11 @@ func (v *View) LiveOf(cluster, service string) iter.Seq[*Task] {
 	return scan[*Task](v, under(indexLiveOf, cluster, service))
 }
 
+// Attached is the task that is not STOPPED with an attachment, nil when there is none.
+func (v *View) Attached(cluster, attachment string) *Task {
+	return get[*Task](v, placeOf(indexAttached, cluster, attachment))
+}
+
 // EndedOf are the STOPPED tasks of a service whose records were last written after the revision, in order of that.
 func (v *View) EndedOf(cluster, service string, after int64) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
