@@ -110,7 +110,17 @@ func (d *ending) await(ctx context.Context, call func(context.Context) error) (f
 	for {
 		select {
 		case err := <-answer:
-			return d.w.lookAfter(ctx, d.look, err)
+			apply, err := d.w.lookAfter(ctx, d.look, err)
+			var seen ContainerObserved
+			if apply(&seen); err != nil || !seen.alive() {
+				return apply, err
+			}
+			answer = nil // the engine says that it has ended and shows it as running
+		case <-ctx.Done():
+			if answer != nil {
+				return d.w.lookAfter(ctx, d.look, <-answer)
+			}
+			return func(co *ContainerObserved) { co.Stale = true }, fmt.Errorf("the engine says that the container has stopped, and shows it as running: %w", ctx.Err())
 		case <-tick.C:
 		}
 		switch {

@@ -290,3 +290,28 @@ func TestStartsTakeTurnsAndOneWithoutAnAnswerGivesItsPlaceUp(t *testing.T) {
 		}
 	})
 }
+
+func TestAnEngineThatSaysThatItHasStoppedWhatItShowsAsRunningIsNotAskedAgainAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		kernel func(*enginetest.Kernel)
+		within time.Duration
+	}{"the kernel has no process of it": {func(*enginetest.Kernel) {}, 20 * time.Second}, "the kernel knows nothing of it": {foreign, 0}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				w.fake.Deaf(true)
+				a := w.stopping()
+				if c.within > 0 {
+					w.stopped(a, c.within)
+				} else {
+					pass(10 * time.Minute)
+					w.want(a.Arn, "PENDING", "RUNNING")
+				}
+				if n := w.fake.Calls("Stop"); n > 30 {
+					t.Errorf("%d stops", n)
+				}
+				w.fake.Deaf(false)
+				w.stopped(a, time.Minute)
+			}, withKernel(c.kernel))
+		})
+	}
+}
