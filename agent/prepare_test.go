@@ -12,6 +12,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/poll"
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/enginetest"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
@@ -93,4 +94,39 @@ func TestImagesArePreparedOnceHoweverOftenTheyAreAskedFor(t *testing.T) {
 		}
 		ask("m5", "svc/d/3", "a:1") // nobody works any more
 	})
+}
+
+func TestAnAgentThatStartsAgainWhileItPreparesImagesDoesItWhenItIsAskedAgain(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	h.engine.Publish(enginetest.FakeImage{Ref: "next:1"})
+	h.engine.Hang("Pull")
+	ask := func() {
+		c.raw(`{"type":"PrepareImagesMessage","message":{"clusterArn":"c","containerInstanceArn":"` + first + `","messageId":"m","preparation":"web/ecs-svc/1/1","keepSeconds":60,"images":[{"name":"web","image":"next:1"}]}}`)
+	}
+	leave := h.start()
+	c.expect("connected " + first)
+	ask()
+	for deadline := time.After(patience); h.engine.Calls("Pull") == 0; {
+		select {
+		case <-deadline:
+			t.Fatal("nothing is pulled")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	h.engine.Heal("Pull")
+	c.quiet()
+	leave = h.start()
+	c.expect("connected " + first)
+	ask()
+	c.expect("acs ImagesPreparedMessage")
+	if _, err := h.engine.Image(t.Context(), "next:1"); err != nil {
+		t.Error(err)
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -179,11 +179,17 @@ func (c *controlPlane) send(arn, task, status string) {
 // sendWith is send with further members of the task, each with a comma after it.
 func (c *controlPlane) sendWith(arn, task, status, more string) {
 	c.t.Helper()
+	frame := fmt.Sprintf(`{"type":"PayloadMessage","message":{"clusterArn":"c","containerInstanceArn":%q,"messageId":"m","seqNum":1,"tasks":[
+		{%s"arn":%q,"taskClusterArn":"arn:aws:ecs:us-west-2:123456789012:cluster/daemonset","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, more, task, status)
+	c.raw(frame)
+}
+
+// raw sends a message as it is.
+func (c *controlPlane) raw(frame string) {
+	c.t.Helper()
 	c.mu.Lock()
 	ws := c.socket
 	c.mu.Unlock()
-	frame := fmt.Sprintf(`{"type":"PayloadMessage","message":{"clusterArn":"c","containerInstanceArn":%q,"messageId":"m","seqNum":1,"tasks":[
-		{%s"arn":%q,"taskClusterArn":"arn:aws:ecs:us-west-2:123456789012:cluster/daemonset","family":"demo","version":"1","desiredStatus":%q,"networkMode":"host","containers":[{"name":"web","image":"web:1","essential":true,"memory":16,"dockerConfig":{"hostConfig":"{\"NetworkMode\":\"host\"}"}}]}]}}`, arn, more, task, status)
 	if err := ws.Write(c.ctx, websocket.MessageText, []byte(frame)); err != nil {
 		c.t.Error(err)
 	}
