@@ -26,6 +26,7 @@ func TestNet(t *testing.T) {
 	for _, mode := range []string{"bridge", "macvlan", "card"} {
 		newNetHost(t).setUps(&figures, mode, setting("ROUNDS", 40))
 	}
+	newNetHost(t).speed(&figures, setting("ROUNDS", 40))
 }
 
 // netHost is a host in a namespace of its own, with eth1 as its cable to a lan in another one.
