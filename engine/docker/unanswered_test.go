@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 	"go.uber.org/zap"
@@ -164,7 +165,7 @@ func TestARealContainerEndsAlthoughTheEngineDoesNotSayAnythingAboutIt(t *testing
 				t.Errorf("said: %+v", said)
 			}
 			proxy.mute()
-			await(t, "it is removed", func() bool { _, err := api.ContainerInspect(t.Context(), id); return client.IsErrNotFound(err) })
+			await(t, "it is removed", func() bool { _, err := api.ContainerInspect(t.Context(), id); return errdefs.IsNotFound(err) })
 			await(t, "the engine is well", func() bool { return !e.Health().Impaired })
 		})
 	}
@@ -180,7 +181,7 @@ func accept(t *testing.T, e *engine.Engine, task *acs.Task) {
 
 func remove(t *testing.T, api *client.Client, id string) {
 	t.Helper()
-	if err := api.ContainerRemove(context.WithoutCancel(t.Context()), id, container.RemoveOptions{Force: true}); err != nil && !client.IsErrNotFound(err) {
+	if err := api.ContainerRemove(context.WithoutCancel(t.Context()), id, container.RemoveOptions{Force: true}); err != nil && !errdefs.IsNotFound(err) {
 		t.Error(err)
 	}
 }
