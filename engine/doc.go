@@ -45,6 +45,10 @@
 // differs. An engine that does not answer impairs the engine's health; tasks wait for it, and what its absence has made
 // fail is tried again.
 //
+// A single call can stay without an answer while the engine answers all others. None is only waited for: what it was to bring about
+// is looked for beside it, and what it was to end is asked of the kernel and, at last, ended by it: ending.go. Such a call impairs
+// the engine's health by name. Creates, starts and removals take turns (lane.go), and one without an answer gives its turn up.
+//
 // # Reservations
 //
 // The ledger holds cpu, memory and host ports for each task from its admission until none of its processes is left, which
