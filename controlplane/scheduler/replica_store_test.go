@@ -82,13 +82,17 @@ func TestARandomHistoryOfReplicasAndDaemonsOnARealStoreConverges(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
+	const gate = 300 * time.Millisecond
 	s := newStage(t, 4)
+	s.mu.Lock()
+	s.gate, s.seen.gate, s.seen.needs = gate, gate, 300
+	s.mu.Unlock()
 	s.cfg.HealthyAfter = 10 * time.Millisecond
 	s.cfg.InstanceLostAfter = time.Second
 	s.cfg.RolloutPatience = 300 * time.Millisecond
 	s.schedule() // two control planes on one etcd
 	cancel := s.schedule()
-	s.create("agent", s.define(200), surging("true"))
+	s.create("agent", s.define(200), surging("true"), gated(gate))
 	s.create("web", s.define(100), replicas(4, percents(50, 200)))
 	hosts := []string{"host-1", "host-2", "host-3", "host-4"}
 	for i := range 60 {

@@ -31,13 +31,15 @@ type stage struct {
 	cfg     Config
 	defs    int32
 	seq     int
+	gate    time.Duration // of the DAEMON service agent on instances that join; 0: they joined long ago
 
 	changed chan struct{} // of one: the view changed
 
 	mu    sync.Mutex
 	fails map[string]bool                   // revisions whose tasks fail
 	live  map[string]map[string]*store.Task // by service and instance: tasks that are not STOPPED
-	wrong []string                          // promises that were broken
+	seen  mirror
+	wrong []string // promises that were broken
 }
 
 func newStage(t *testing.T, hosts int) *stage {
@@ -111,6 +113,9 @@ func (s *stage) commit(f func(v *store.View, txn *store.Txn)) {
 // watch checks at each revision what must never be otherwise.
 func (s *stage) watch(revision int64, changes []store.Change) {
 	s.mu.Lock()
+	for _, w := range s.seen.follow(changes) {
+		s.wrong = append(s.wrong, fmt.Sprintf("revision %d: %s", revision, w))
+	}
 	for _, c := range changes {
 		n, ok := c.New.(*store.Task)
 		if !ok || n.Service == "" || n.Service == "web" { // web is the REPLICA service
@@ -271,6 +276,9 @@ func (s *stage) fail(revision string, fails bool) {
 func (s *stage) join(id string) {
 	inst := newWorld(s.t, 0).join(id).inst
 	inst.Object.RegisteredAt = aws.Time(time.Now())
+	if s.gate > 0 {
+		inst.JoinedAt = time.Now().Truncate(time.Millisecond) // as it is stored
+	}
 	s.commit(func(_ *store.View, txn *store.Txn) {
 		txn.Create(inst).Create(&store.Allocation{Cluster: "c", Instance: id})
 		txn.Put(&store.Connection{Cluster: "c", Instance: id, Replica: "r"}, s.session.Lease())
