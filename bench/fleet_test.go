@@ -262,7 +262,7 @@ func (r *fleetRun) measure() {
 	for _, part := range []struct {
 		name string
 		run  func()
-	}{{"gather", r.gather}, {"everywhere", r.everywhere}, {"picky", r.picky}, {"gate-off", r.gateOff}, {"pressure", r.pressure}, {"strategies", r.strategies}, {"replicas", r.replicas}} {
+	}{{"gather", r.gather}, {"everywhere", r.everywhere}, {"picky", r.picky}, {"joiners", r.joiners}, {"gate-off", r.gateOff}, {"pressure", r.pressure}, {"strategies", r.strategies}, {"replicas", r.replicas}} {
 		if steps := os.Getenv("STEPS"); steps != "" && part.name != "gather" && !slices.Contains(strings.Split(steps, ","), part.name) {
 			continue
 		}

@@ -12,7 +12,7 @@
 #   RESTARTS    7       how often the agent is killed
 #   PROFILE             a folder for CPU profiles
 #   FLEET       100,1000,10000   how many instances are played for the control plane; where it is set, only that is measured
-#   STEPS               everywhere,picky,gate-off,pressure,strategies,replicas   which measurements of the fleet, after gathering it; all where it is not set
+#   STEPS               everywhere,picky,joiners,gate-off,pressure,strategies,replicas   which measurements of the fleet, after gathering it; all where it is not set
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ -z ${FLEET:-} && ${PARTS:-net} == *net* ]]; then
