@@ -13,7 +13,6 @@
 //	image.go       Image, Images, Pull, RemoveImage
 //	shared.go      … one request for those who ask the same at the same time
 //	files.go       ReadFile, Stat
-//	overlay.go     … where the image's layers lie on this host
 //	asked.go       what running containers have of the host
 //	errors.go      Docker's errors → classes of errdefs
 //

@@ -1,12 +1,12 @@
-package docker
+// Package imagefs reads files of an image from the directories of its layers on this host, without mounting anything.
+package imagefs
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -16,47 +16,13 @@ import (
 	"github.com/longshore-project/longshore/engine"
 )
 
-// layers are the directories of an image's layers on this host, the top one first. The file system that the kernel would
+// Layers are the directories of an image's layers on this host, the top one first. The file system that the kernel would
 // make of them is walked as the kernel does (Documentation/filesystems/overlayfs.rst): a name is what the highest layer
 // that has it says; directories of the same name merge downwards until a file, a whiteout or an opaque directory.
-type layers []string
+type Layers []string
 
-// errNotPlain says that the layers use something that is not walked here, so somebody else must look.
-var errNotPlain = errors.New("layers are not plain")
-
-// remapped matches the root of an engine with remapped users, whose layers have the host's ids and not the container's.
-var remapped = regexp.MustCompile(`/[0-9]+\.[0-9]+/overlay2/`)
-
-// layersOf returns where an image's layers are, nil if they can't be read here: with another storage driver, remapped
-// users, an engine elsewhere or without root's rights, or no right to look.
-func (r *Runtime) layersOf(ctx context.Context, imageID string) (layers, error) {
-	img, err := r.link.api(ctx).ImageInspect(ctx, imageID)
-	if err != nil {
-		err = classify(ctx, err)
-		if errdefs.IsInvalidArgument(err) {
-			return nil, withClass(err, errdefs.ErrNotFound)
-		}
-		return nil, err
-	}
-	if r.remote || img.GraphDriver.Name != "overlay2" {
-		return nil, nil
-	}
-	dirs := layers{img.GraphDriver.Data["UpperDir"]}
-	if lower := img.GraphDriver.Data["LowerDir"]; lower != "" {
-		dirs = append(dirs, strings.Split(lower, ":")...)
-	}
-	for _, d := range dirs {
-		if !path.IsAbs(d) || remapped.MatchString(d) {
-			return nil, nil
-		}
-		// An engine without root's rights owns its directories itself, and its layers too have ids that are not the container's.
-		var st unix.Stat_t
-		if unix.Stat(path.Dir(d), &st) != nil || st.Uid != 0 || unix.Stat(d, &st) != nil {
-			return nil, nil
-		}
-	}
-	return dirs, nil
-}
+// ErrNotPlain says that the layers use something that is not walked here, so somebody else must look.
+var ErrNotPlain = errors.New("layers are not plain")
 
 // node is a path of the merged tree: for a directory one descriptor for each layer that takes part, else one.
 type node struct {
@@ -87,12 +53,12 @@ func (w *walker) openat(dir int, name string) (int, unix.Stat_t, error) {
 }
 
 // find walks to a path, following symlinks, of the last component only if follow.
-func (w *walker) find(dirs layers, name string, follow bool) (node, error) {
+func (w *walker) find(dirs Layers, name string, follow bool) (node, error) {
 	root := node{}
 	for i, d := range dirs {
 		fd, st, err := w.openat(unix.AT_FDCWD, d)
 		if err != nil {
-			return node{}, errNotPlain
+			return node{}, ErrNotPlain
 		}
 		root.fds = append(root.fds, fd)
 		if i == 0 {
@@ -144,7 +110,7 @@ func (w *walker) child(dir node, name string) (node, error) {
 		case errors.Is(err, unix.ENAMETOOLONG):
 			return node{}, unix.ENOENT
 		case err != nil:
-			return node{}, errNotPlain
+			return node{}, ErrNotPlain
 		}
 		kind := st.Mode & unix.S_IFMT
 		if len(n.fds) == 0 && kind != unix.S_IFDIR && !whiteout(st) {
@@ -158,7 +124,7 @@ func (w *walker) child(dir node, name string) (node, error) {
 		}
 		n.fds = append(n.fds, fd)
 		if xattr(fd, "trusted.overlay.redirect") != "" {
-			return node{}, errNotPlain
+			return node{}, ErrNotPlain
 		}
 		if xattr(fd, "trusted.overlay.opaque") == "y" {
 			break
@@ -179,12 +145,12 @@ func leaf(fd int, st unix.Stat_t) (node, error) {
 		buf := make([]byte, unix.PathMax)
 		size, err := unix.Readlinkat(fd, "", buf)
 		if err != nil || size == 0 {
-			return node{}, errNotPlain
+			return node{}, ErrNotPlain
 		}
 		n.link = string(buf[:size])
 	case unix.S_IFREG:
 		if xattr(fd, "trusted.overlay.metacopy") != "" {
-			return node{}, errNotPlain
+			return node{}, ErrNotPlain
 		}
 	}
 	return n, nil
@@ -205,8 +171,9 @@ func xattr(fd int, name string) string {
 	return string(buf[:n])
 }
 
-// readFile is ReadFile on layers; errNotPlain if it can't tell.
-func (dirs layers) readFile(imageID, name string, limit int64) ([]byte, error) {
+// ReadFile reads a regular file of an image, following symlinks inside the image only; at most limit bytes. NotFound, FailedPrecondition
+// if it is not a regular file, OutOfRange if it is larger; [ErrNotPlain] if it can't tell.
+func (dirs Layers) ReadFile(imageID, name string, limit int64) ([]byte, error) {
 	w := &walker{}
 	defer w.close()
 	n, err := w.find(dirs, name, true)
@@ -214,24 +181,24 @@ func (dirs layers) readFile(imageID, name string, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, walkError(imageID, name, err)
 	case n.stat.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, notRegular(imageID, name)
+		return nil, NotRegular(imageID, name)
 	case n.stat.Size > limit:
-		return nil, tooLarge(imageID, name, n.stat.Size, limit)
+		return nil, TooLarge(imageID, name, n.stat.Size, limit)
 	}
 	f, err := os.Open(procPath(n.fds[0]))
 	if err != nil {
-		return nil, errNotPlain
+		return nil, ErrNotPlain
 	}
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, limit))
 	if err != nil {
-		return nil, errNotPlain
+		return nil, ErrNotPlain
 	}
 	return data, nil
 }
 
-// stat is Stat on layers; errNotPlain if it can't tell.
-func (dirs layers) stat(imageID, name string) (engine.FileInfo, error) {
+// Stat describes a path of an image, without following its last component. NotFound; [ErrNotPlain] if it can't tell.
+func (dirs Layers) Stat(imageID, name string) (engine.FileInfo, error) {
 	w := &walker{}
 	defer w.close()
 	n, err := w.find(dirs, name, false)
@@ -244,9 +211,41 @@ func (dirs layers) stat(imageID, name string) (engine.FileInfo, error) {
 func walkError(imageID, name string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return noFile(imageID, name)
+		return NoFile(imageID, name)
 	case errors.Is(err, unix.ELOOP):
-		return tooManyLinks(imageID, name)
+		return TooManyLinks(imageID, name)
 	}
 	return err
+}
+
+// NoFile is the error about a path that an image does not have.
+func NoFile(imageID, name string) error {
+	return refuse(errdefs.ErrNotFound, "no %s in image %s", name, imageID)
+}
+
+// NotRegular is the error about a path that is read and is no regular file.
+func NotRegular(imageID, name string) error {
+	return refuse(errdefs.ErrFailedPrecondition, "%s in image %s is not a regular file", name, imageID)
+}
+
+// TooLarge is the error about a file that has more bytes than were asked for.
+func TooLarge(imageID, name string, size, limit int64) error {
+	return refuse(errdefs.ErrOutOfRange, "%s in image %s has %d bytes, more than %d", name, imageID, size, limit)
+}
+
+// TooManyLinks is the error about a path that leads in circles.
+func TooManyLinks(imageID, name string) error {
+	return refuse(errdefs.ErrFailedPrecondition, "too many symlinks at %s in image %s", name, imageID)
+}
+
+type refusal struct {
+	class error
+	text  string
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.class }
+
+func refuse(class error, format string, args ...any) error {
+	return &refusal{class, fmt.Sprintf(format, args...)}
 }
