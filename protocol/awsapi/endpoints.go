@@ -48,7 +48,8 @@ var (
 		given: func(e *Endpoints) string { return e.SecretsManager }}
 	ecr = service{name: "ecr", target: "AmazonEC2ContainerRegistry_V20150921.", host: "api.ecr", fips: "ecr-fips", dualStack: "ecr",
 		given: func(e *Endpoints) string { return e.ECR }}
-	s3 = service{name: "s3", host: "s3", fips: "s3-fips", dualStack: "s3.dualstack", given: func(e *Endpoints) string { return e.S3 }}
+	logs = service{name: "logs", target: "Logs_20140328.", host: "logs", fips: "logs-fips", dualStack: "logs", given: func(*Endpoints) string { return "" }}
+	s3   = service{name: "s3", host: "s3", fips: "s3-fips", dualStack: "s3.dualstack", given: func(e *Endpoints) string { return e.S3 }}
 )
 
 // partition is a part of AWS that has domains of its own.
