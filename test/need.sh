@@ -5,6 +5,8 @@ set -euo pipefail
 missing=()
 want() { [ -e "$1" ] || missing+=("$2"); }
 want /usr/sbin/dockerd docker.io
+want /usr/bin/containerd containerd
+want /usr/sbin/runc runc
 want /bin/busybox busybox-static
 want /usr/sbin/iptables iptables
 want /usr/sbin/nft nftables

@@ -1,0 +1,31 @@
+package containerd
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/longshore-project/longshore/engine"
+)
+
+// Facts is what a test says of the host.
+type Facts = facts
+
+// ExecUser is who a process is.
+type ExecUser = execUser
+
+// Compose turns a Spec and an image into the OCI runtime's configuration.
+func Compose(spec engine.Spec, image engine.ImageConfig, f Facts) (*specs.Spec, error) {
+	return compose(record{Spec: spec, Image: image}, f)
+}
+
+// ParseConfig reads an image's configuration.
+func ParseConfig(blob []byte) (engine.ImageConfig, error) {
+	d, err := parseConfig(blob)
+	return d.config(), err
+}
+
+// Hosts, ResolvConf and WithoutLoopback make the files of a container's /etc.
+var (
+	Hosts           = hosts
+	ResolvConf      = resolvConf
+	WithoutLoopback = withoutLoopback
+)

@@ -1,0 +1,256 @@
+package containerd_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/containerd"
+	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/test/images"
+)
+
+// world is a containerd with a Runtime and an image.
+type world struct {
+	*containerd.Runtime
+	t     *testing.T
+	d     *daemon
+	root  string
+	image string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, d: start(t), root: t.TempDir()}
+	t.Cleanup(func() { _ = w.Close() })
+	w.connect()
+	w.image, _ = images.NewRegistry(t).MustPush(t, "base:1", images.Spec{})
+	w.retry("pull", func(ctx context.Context) error { _, err := w.Pull(ctx, w.image, nil, nil); return err })
+	return w
+}
+
+// connect makes a Runtime, as another agent would.
+func (w *world) connect() {
+	w.t.Helper()
+	program, err := logProgram()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.Runtime, err = containerd.New(containerd.Config{Address: w.d.socket(), Root: w.root, Namespace: "longshore-test", LogProgram: program}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// retry does something until it succeeds: containerd may just be coming up.
+func (w *world) retry(what string, f func(context.Context) error) {
+	w.t.Helper()
+	w.until(what, func() bool {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), 30*time.Second)
+		defer cancel()
+		return f(ctx) == nil
+	})
+}
+
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	limit := time.Now().Add(60 * time.Second)
+	for !ok() {
+		if time.Now().After(limit) {
+			w.t.Fatalf("waited in vain for %s", what)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// run starts a container with a script, and takes it away at the end.
+func (w *world) run(script string, change func(*engine.Spec)) string {
+	w.t.Helper()
+	name := "longshore-test-" + rand.Text()
+	spec := engine.Spec{Name: name, Image: w.image, NetworkMode: "none", Labels: map[string]string{engine.LabelTaskArn: "arn:" + name}, EntryPoint: []string{"sh", "-c"}, Command: []string{script}}
+	if change != nil {
+		change(&spec)
+	}
+	id, err := w.Create(w.t.Context(), spec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		w.retry("the end of "+name, func(ctx context.Context) error { return errors.Join(w.Stop(ctx, id, 0), w.Remove(ctx, id)) })
+	})
+	if err := w.Start(w.t.Context(), id); err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+func (w *world) look(id string) engine.State {
+	w.t.Helper()
+	st, err := w.Inspect(context.WithoutCancel(w.t.Context()), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return st
+}
+
+func (w *world) output(id string) string {
+	var out strings.Builder
+	_ = w.Logs(w.t.Context(), id, 0, &out)
+	return out.String()
+}
+
+func TestContainersLiveThroughARestartOfContainerdAndOfTheAgent(t *testing.T) {
+	w := newWorld(t)
+	stays := w.run(enginetest.ScriptServe, nil)
+	talks := w.run("trap 'exit 3' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done", nil)
+	before, talking := w.look(stays), w.look(talks)
+	w.d.down()
+	if _, err := w.Info(t.Context()); err == nil {
+		t.Error("a containerd that is away answers")
+	}
+	if err := syscall.Kill(talking.Pid, syscall.SIGTERM); err != nil { // its end comes while nobody looks
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	w.d.up(t)
+	w.connect()
+	w.retry("containerd", func(ctx context.Context) error { _, err := w.List(ctx); return err })
+	if after := w.look(stays); after.Pid != before.Pid || !after.StartedAt.Equal(before.StartedAt) || after.Status != engine.StatusRunning {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	w.until("the end to be known", func() bool { return w.look(talks).Status == engine.StatusExited })
+	if st := w.look(talks); st.ExitCode != 3 || st.FinishedAt.IsZero() || st.Error != "" {
+		t.Errorf("ended as %+v", st)
+	}
+	lines := strings.Fields(w.output(talks))
+	for i, l := range lines {
+		if l != strconv.Itoa(i+1) {
+			t.Fatalf("line %d is %s: a line is lost", i+1, l)
+		}
+	}
+	if len(lines) < 2 {
+		t.Errorf("it wrote %d lines", len(lines))
+	}
+}
+
+// parent is the process that a process was made by.
+func parent(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, is := strings.CutPrefix(line, "PPid:"); is {
+			n, _ := strconv.Atoi(strings.TrimSpace(v))
+			return n
+		}
+	}
+	return 0
+}
+
+func TestAShimThatIsKilledTakesItsProcessWithItAndTheEndIsNamed(t *testing.T) {
+	w := newWorld(t)
+	id := w.run(enginetest.ScriptServe, nil)
+	pid := w.look(id).Pid
+	shim := parent(t, pid)
+	if shim <= 1 {
+		t.Fatalf("the parent of process %d is %d", pid, shim)
+	}
+	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the end to be known", func() bool { return w.look(id).Status == engine.StatusExited })
+	if st := w.look(id); st.ExitCode == 0 || st.FinishedAt.IsZero() || st.Pid != 0 {
+		t.Errorf("ended as %+v", st)
+	}
+	w.until("the process to be gone", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+}
+
+func TestALogProcessThatIsKilledCostsLinesAndNotTheContainer(t *testing.T) {
+	w := newWorld(t)
+	id := w.run("trap 'exit 0' TERM; trap '' PIPE; while :; do echo x 2>/dev/null; sleep 0.05; done", nil)
+	w.until("output", func() bool { return w.output(id) != "" })
+	logger := 0
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), "longshore-log\x00settings\x00") && strings.Contains(string(b), id) {
+			logger, _ = strconv.Atoi(strings.Split(p, "/")[2])
+		}
+	}
+	if logger == 0 {
+		t.Fatal("there is no log process")
+	}
+	pid := w.look(id).Pid
+	if err := syscall.Kill(logger, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the log process to be gone", func() bool { return errors.Is(syscall.Kill(logger, 0), syscall.ESRCH) || zombie(logger) })
+	if st := w.look(id); st.Status != engine.StatusRunning || st.Pid != pid {
+		t.Errorf("afterwards: %+v", st)
+	}
+	if err := w.Stop(t.Context(), id, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if st := w.look(id); st.Status != engine.StatusExited || st.ExitCode != 0 {
+		t.Errorf("ended as %+v", st)
+	}
+}
+
+func zombie(pid int) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	return err == nil && strings.Contains(string(b), ") Z ")
+}
+
+func TestAfterARebootWhatRanHasEnded(t *testing.T) {
+	w := newWorld(t)
+	id := w.run(enginetest.ScriptServe, nil)
+	pid := w.look(id).Pid
+	shim := parent(t, pid)
+	// What a reboot does: containerd, shim and process are gone at once, and what containerd keeps in its state folder as well.
+	w.d.down()
+	for _, p := range []int{shim, pid} {
+		_ = syscall.Kill(p, syscall.SIGKILL)
+	}
+	w.until("both to be gone", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || zombie(pid) })
+	w.unmount()
+	for _, dir := range []string{filepath.Join(w.d.dir, "state"), filepath.Join("/run/containerd/runc/longshore-test", id)} {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.d.up(t)
+	w.retry("containerd", func(ctx context.Context) error { _, err := w.List(ctx); return err })
+	st := w.look(id)
+	if st.Status != engine.StatusExited || st.ExitCode != 255 || !strings.Contains(st.Error, "how the process ended is not known") || st.FinishedAt.IsZero() {
+		t.Errorf("afterwards: %+v", st)
+	}
+	if err := w.Restart(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if st := w.look(id); st.Status != engine.StatusRunning || st.Error != "" {
+		t.Errorf("started again: %+v", st)
+	}
+}
+
+// unmount takes away the mounts of containerd's state folder.
+func (w *world) unmount() {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if at := strings.Fields(line)[1]; strings.HasPrefix(at, filepath.Join(w.d.dir, "state")) {
+			_ = syscall.Unmount(at, syscall.MNT_DETACH)
+		}
+	}
+}

@@ -1,0 +1,94 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/fifo"
+	"golang.org/x/sys/unix"
+
+	"github.com/longshore-project/longshore/engine/logdriver"
+)
+
+// output is where a container's output goes: nowhere, or to a process of longshore-log, which the shim starts and which lives as long as
+// the container. Its settings are in a file, so that none of them is among the arguments of a process.
+func (r *Runtime) output(b box) (cio.Creator, error) {
+	driver, options := logConfig(b.rec)
+	var c cio.Config
+	c.Terminal = b.rec.Spec.Config.Tty
+	if b.rec.Spec.Config.OpenStdin {
+		c.Stdin = filepath.Join(r.dir(b.ID), "stdin")
+		if err := holdOpen(c.Stdin); err != nil {
+			return nil, err
+		}
+	}
+	if driver != "none" {
+		settings := filepath.Join(r.dir(b.ID), "log.json")
+		doc, err := json.Marshal(logdriver.Settings{Driver: driver, Options: options, Dir: r.logDir(b.ID), Container: logdriver.Container{
+			ContainerID: b.ID, ContainerName: b.rec.Spec.Name, Image: b.rec.Spec.Image, ContainerImageID: b.rec.ImageID, Created: b.CreatedAt,
+			Labels: b.rec.labels(), Env: environment(b.rec, r.input(b.ID, b.rec)),
+		}})
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(r.logDir(b.ID), 0o700); err != nil {
+			return nil, err
+		}
+		if err := replaceFile(settings, doc, 0o600); err != nil {
+			return nil, err
+		}
+		if r.cfg.LogProgram == "" {
+			return nil, refuse(errdefs.ErrFailedPrecondition, "there is no program longshore-log, which log driver %s needs", driver)
+		}
+		c.Stdout = (&url.URL{Scheme: "binary", Path: r.cfg.LogProgram, RawQuery: url.Values{"settings": {settings}}.Encode()}).String()
+		if !c.Terminal {
+			c.Stderr = c.Stdout
+		}
+	}
+	return func(string) (cio.IO, error) { return direct{c}, nil }, nil
+}
+
+// logDir is the folder of a container's log process.
+func (r *Runtime) logDir(id string) string { return filepath.Join(r.dir(id), "log") }
+
+func logConfig(rec record) (string, map[string]string) {
+	if c := rec.Spec.HostConfig.LogConfig; c != nil && c.Type != "" {
+		return c.Type, c.Config
+	}
+	return "json-file", nil
+}
+
+// direct is the output of a process that is not this process's affair.
+type direct struct{ config cio.Config }
+
+func (d direct) Config() cio.Config { return d.config }
+func (direct) Cancel()              {}
+func (direct) Wait()                {}
+func (direct) Close() error         { return nil }
+
+// holdOpen makes the pipe of a standard input to which nobody writes, and which does not end.
+func holdOpen(path string) error {
+	if is, _ := fifo.IsFifo(path); is {
+		return nil
+	}
+	return unix.Mkfifo(path, 0o600)
+}
+
+// Logs copies the output that json-file has kept.
+func (r *Runtime) Logs(ctx context.Context, ref string, lines int, w io.Writer) error {
+	ctx = r.ns(ctx)
+	b, err := r.find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if driver, _ := logConfig(b.rec); driver != "json-file" {
+		return refuse(errdefs.ErrNotFound, "the output of container %s is not kept here: its log driver is %s", b.rec.Spec.Name, driver)
+	}
+	return logdriver.Read(r.logDir(b.ID), lines, w)
+}
