@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/docker/docker/api/types/container"
 	"golang.org/x/sync/errgroup"
@@ -72,6 +74,7 @@ func (w *world) atOnce(mode string, n int, start, stop *burst) {
 	done := w.spent(start)
 	began := time.Now()
 	arns := w.run(mode, n)
+	w.count(n)
 	last := latest(w.reach(arns, "RUNNING"), func(t types.Task) *time.Time { return t.StartedAt })
 	start.took.add(last.Sub(began))
 	done()
@@ -81,10 +84,31 @@ func (w *world) atOnce(mode string, n int, start, stop *burst) {
 	done = w.spent(stop)
 	began = time.Now()
 	w.stop(arns)
+	w.count(0)
 	last = latest(w.reach(arns, "STOPPED"), func(t types.Task) *time.Time { return t.StoppedAt })
 	stop.took.add(last.Sub(began))
 	done()
 	w.empty()
+}
+
+// count waits until the instance runs so many tasks, and has no others on their way. One number is asked for, and not each task: what
+// the measurement asks of the control plane counts as its own.
+func (w *world) count(n int) {
+	deadline := time.Now().Add(3 * time.Minute)
+	for {
+		list, err := w.ecs.ListContainerInstances(w.t.Context(), &ecs.ListContainerInstancesInput{Cluster: aws.String(cluster)})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		got, err := w.ecs.DescribeContainerInstances(w.t.Context(), &ecs.DescribeContainerInstancesInput{Cluster: aws.String(cluster), ContainerInstances: list.ContainerInstanceArns})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if i := got.ContainerInstances; len(i) == 1 && int(i[0].RunningTasksCount) == n && i[0].PendingTasksCount == 0 || time.Now().After(deadline) {
+			return
+		}
+		still(220 * time.Millisecond)
+	}
 }
 
 func latest(tasks []types.Task, of func(types.Task) *time.Time) (last time.Time) {
