@@ -111,10 +111,10 @@ func (b *Bridge) Connect(ctx context.Context, c Connection) (Lease, error) {
 	if err != nil {
 		return Lease{}, fmt.Errorf("connect %s to the bridge %s: %w", c.ID, b.Name, err)
 	}
-	failpoint.Hit("netns/bridge-leased")
+	failpoint.Hit("netns/step")
 	if _, err = b.link(ctx, c.ID); err == nil {
-		failpoint.Hit("netns/bridge-linked")
 		_, err = b.network.EnsureRules()
+		failpoint.Hit("netns/step")
 	}
 	if err != nil {
 		return l, fmt.Errorf("connect %s to the bridge %s: %w", c.ID, b.Name, err)
@@ -136,11 +136,11 @@ func (b *Bridge) Disconnect(_ context.Context, id string) error {
 	b.mu.Unlock()
 	_, err := b.network.EnsureRules()
 	if err == nil {
-		failpoint.Hit("netns/bridge-unpublished")
+		failpoint.Hit("netns/step")
 		err = b.unlink(id)
 	}
 	if err == nil && l != nil {
-		failpoint.Hit("netns/bridge-unlinked")
+		failpoint.Hit("netns/step")
 		b.forgetFlows(*l)
 		err = b.drop(id)
 	}

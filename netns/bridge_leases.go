@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// leaseFile is what a lease's file may be called: the container's id and this.
-const leaseFile = ".lease"
+// A lease's file is called by the container's id and leaseFile; while it is written, unfinished comes behind.
+const leaseFile, unfinished = ".lease", ".new"
 
 var leaseID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$`)
 
@@ -93,11 +93,16 @@ func (b *Bridge) read() (map[string]*Lease, error) {
 	}
 	leases := map[string]*Lease{}
 	for _, f := range files {
+		path := filepath.Join(b.Dir, f.Name())
+		if strings.HasSuffix(f.Name(), unfinished) {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
 		id, ok := strings.CutSuffix(f.Name(), leaseFile)
 		if !ok {
 			continue
 		}
-		path := filepath.Join(b.Dir, f.Name())
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("a lease of the bridge: %w", err)
@@ -125,10 +130,10 @@ func (b *Bridge) keep(l *Lease) error {
 		return err
 	}
 	path := filepath.Join(b.Dir, l.ID+leaseFile)
-	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+	if err := os.WriteFile(path+unfinished, raw, 0o600); err != nil {
 		return fmt.Errorf("write a lease of the bridge: %w", err)
 	}
-	return os.Rename(path+".new", path)
+	return os.Rename(path+unfinished, path)
 }
 
 // drop gives a lease back.

@@ -1,6 +1,7 @@
 package netns_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -365,9 +366,74 @@ func TestDisconnectingLeavesNothing(t *testing.T) {
 	})
 }
 
+// helpOnBridge is what the process does that is killed: it connects or disconnects a container of the host in whose namespace it runs.
+func helpOnBridge(does, dir, namespace string) error {
+	var n netns.HostNetwork
+	b, err := n.OpenBridge(netns.BridgeConfig{Subnets: localSubnets, Dir: dir, Log: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	n.Set(piece(), netns.DenyMetadata{}, b)
+	if does == "disconnect" {
+		return b.Disconnect(context.Background(), "web")
+	}
+	if _, err := n.Ensure(); err != nil {
+		return err
+	}
+	_, err = b.Connect(context.Background(), webAt(namespace))
+	return err
+}
+
+func webAt(namespace string) netns.Connection {
+	return netns.Connection{ID: "web", Task: "t", Namespace: namespace, Ports: []netns.Publish{{Protocol: "tcp", Container: 80, Host: 8080}, {Protocol: "udp", Container: 53}}}
+}
+
+func killOnBridge(t *testing.T, kill func(w *lan, does, origin string, n int, task netns.Task, steps int) bool) {
+	b := newBridged(t)
+	before := b.left()
+	kills := 0
+	for n, more := 1, true; more; n++ {
+		more = false
+		for _, does := range []string{"connect", "connect, and go", "disconnect"} {
+			c := webAt(namespace(t))
+			if does == "disconnect" {
+				b.connect(c)
+			}
+			if kill(&lan{t: t, at: [2]nsfd.NsHandle{b.host.ns}}, strings.Split(does, ",")[0], b.dir, 0, netns.Task{Namespace: c.Namespace}, n) {
+				more = true
+				kills++
+			}
+			b.start()
+			if _, err := b.network.Ensure(); err != nil {
+				t.Fatal(err)
+			}
+			if does == "connect" {
+				web, _ := b.connect(c)
+				b.settled()
+				web.serve(t, 80)
+				answer(t, []question{{b.machine, b.host, "tcp4", 8080, true}})
+			}
+			for _, l := range b.bridge.Leases() {
+				if err := b.bridge.Disconnect(t.Context(), l.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if after := b.left(); after != before {
+				t.Fatalf("%s, killed at step %d: before\n%s\nafter\n%s", does, n, before, after)
+			}
+		}
+	}
+	if kills < 8 {
+		t.Errorf("only %d kills", kills)
+	}
+}
+
 func TestALeaseThatCanNotBeReadIsSetAside(t *testing.T) {
 	b := newBridged(t)
 	file := filepath.Join(b.dir, "web.lease")
+	if err := os.WriteFile(file+".new", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, text := range []string{"", "{}", `{"id":"other"}`, strings.Repeat("x", 70<<10)} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -381,6 +447,9 @@ func TestALeaseThatCanNotBeReadIsSetAside(t *testing.T) {
 		}
 	}
 	b.container("web")
+	if _, err := os.Stat(file + ".new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was half written is there: %v", err)
+	}
 }
 
 func TestABridgeFindsSubnetsThatTheHostDoesNotUse(t *testing.T) {

@@ -40,6 +40,7 @@ func (n *HostNetwork) Keep(ctx context.Context, log *zap.Logger) error {
 		})
 	}
 	var last error
+	told := map[string]bool{}
 	for {
 		changed, err := n.Ensure()
 		if len(changed) > 0 {
@@ -49,9 +50,24 @@ func (n *HostNetwork) Keep(ctx context.Context, log *zap.Logger) error {
 			log.Error("What the host's network has for containers can't be kept up", zap.Error(err))
 		}
 		last = err
+		n.tellObstacles(log, told)
 		if !pause(ctx, hints) {
 			return ctx.Err()
 		}
+	}
+}
+
+// tellObstacles says once what is in the way of containers.
+func (n *HostNetwork) tellObstacles(log *zap.Logger, told map[string]bool) {
+	obstacles, err := n.Obstacles()
+	if err != nil {
+		log.Debug("Whether other rules are in the way of containers can't be seen", zap.Error(err))
+	}
+	for _, o := range obstacles {
+		if !told[o] {
+			log.Warn("Somebody else's rules keep containers from their network", zap.String("obstacle", o))
+		}
+		told[o] = true
 	}
 }
 

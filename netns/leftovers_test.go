@@ -95,6 +95,9 @@ const (
 
 // help is the process that is killed: it sets up or tears down one task on the host in whose namespace it runs.
 func help() error {
+	if does := os.Getenv(helpDoes); does == "connect" || does == "disconnect" {
+		return helpOnBridge(does, os.Getenv(helpOrigin), os.Getenv(helpNamespace))
+	}
 	n, err := strconv.Atoi(os.Getenv(helpTask))
 	if err != nil {
 		return err
@@ -135,6 +138,7 @@ func killer(t *testing.T) func(w *lan, does, origin string, n int, task netns.Ta
 
 func TestSetUpsAndTearDownsAreHealedAtWhicheverStepTheyAreKilled(t *testing.T) {
 	kill := killer(t)
+	t.Run("the host's own bridge", func(t *testing.T) { killOnBridge(t, kill) })
 	for origin := range origins {
 		t.Run(origin, func(t *testing.T) {
 			w := newLAN(t)
