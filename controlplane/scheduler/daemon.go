@@ -36,8 +36,12 @@ type snapshot struct {
 	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
 	now         time.Time
 	revision    int64 // of the view
-	// resting is on how many instances beside hosts a healthy task of the service's only deployment runs.
+	// resting is how many healthy tasks of the service's only deployment there are beside those in tasks, of a DAEMON service on
+	// instances that are not in hosts.
 	resting int
+	// Of a REPLICA service, where those are, and one of them.
+	restingZones map[string]int
+	oneResting   *store.Task
 	// preparations of the service, by instance.
 	preparations map[string]*store.Preparation
 
@@ -45,6 +49,8 @@ type snapshot struct {
 	find  func(id string) *placement.Host                  // a host, nil when it is INACTIVE
 	room  func() (hosts []*placement.Host, wake time.Time) // as they are for tasks that are no daemons, and when the first gate opens
 	zones func() map[string]int                            // how many hosts are in each availability zone
+	// line is a picker that is kept, of the hosts as they are in room; nil: there is none.
+	line func(*placement.Request, []types.PlacementStrategy) (*placement.Picker, time.Time)
 	// lostAfter is how long tasks of an instance whose agent is away count; 0: as long as it is registered.
 	lostAfter time.Duration
 }
@@ -62,7 +68,8 @@ type plan struct {
 	waits                map[string]bool // instances on which any change of tasks or resources matters
 	network              bool            // an address that comes free anywhere matters
 	problem              error           // why nothing could be decided
-	rests                map[string]bool // instances that the next looks may leave out: whether the service belongs there
+	rests                map[string]rest // places that the next looks may leave out
+	all                  bool            // nothing was decided: tasks at rest have to be looked at too
 }
 
 type start struct {

@@ -59,7 +59,7 @@ func (r *replicaPass) rebalance() {
 		return
 	}
 	if r.target != r.primary || r.object(r.primary).RolloutState != types.DeploymentRolloutStateCompleted || r.stopping > 0 ||
-		len(r.replicas) != r.desired || r.upper <= r.desired || r.count(func(x *replica) bool { return r.keeper(x) && isHealthy(x) }) != r.desired {
+		r.wanted() != r.desired || r.upper <= r.desired || r.count(func(x *replica) bool { return r.keeper(x) && isHealthy(x) }) != r.desired {
 		return
 	}
 	if f := r.svc.Failures[""]; f.Deployment == r.primary.id && r.notYet(f.NotBefore) {
@@ -69,12 +69,18 @@ func (r *replicaPass) rebalance() {
 	for z := range r.zones() {
 		counts[z] = 0
 	}
-	most := 0
-	for _, x := range r.replicas {
-		counts[zone(x.host)]++
-		most = max(most, counts[zone(x.host)])
+	for z, n := range r.restingZones {
+		counts[z] += n
 	}
-	light := 0
+	for _, x := range r.replicas {
+		if x.stands == 0 {
+			counts[zone(x.host)]++
+		}
+	}
+	most, light := 0, 0
+	for _, n := range counts {
+		most = max(most, n)
+	}
 	for _, n := range counts {
 		if n <= most-2 {
 			light++

@@ -28,6 +28,8 @@ type replica struct {
 	of    *deployment     // nil: of none that the service has
 	host  *placement.Host // nil: the instance is INACTIVE
 	state health
+	// stands is not 0 where this is one of that many tasks that are at rest.
+	stands int
 }
 
 // health is how far a replica has come.
@@ -52,7 +54,8 @@ type replicaPass struct {
 	started  int
 	short    bool // more tasks are needed than could be placed
 	gate     time.Time
-	delayed  bool // more are needed, and failures delay them
+	before   *placement.Picker // which has picked in this pass; nil: none has
+	delayed  bool              // more are needed, and failures delay them
 }
 
 // replicate decides about an ACTIVE REPLICA service.
@@ -69,6 +72,10 @@ func (p *pass) replicate() {
 		r.countEnds()
 	}
 	r.aim()
+	if r.oversleeps() {
+		p.plan.all = true
+		return
+	}
 	r.stopPendingOnDraining()
 	r.stopSurplus()
 	r.stopReplaced()
@@ -80,6 +87,7 @@ func (p *pass) replicate() {
 	r.settleReplicas()
 	r.forgetAnswers()
 	r.rebalance()
+	p.plan.rests = r.restful()
 }
 
 // limits are those of the deployment configuration: minimumHealthyPercent rounded up, maximumPercent rounded down.
@@ -118,6 +126,9 @@ func (r *replicaPass) classify() {
 		x := &replica{task: t, of: r.deployment(t.Deployment), host: h}
 		x.state = r.healthOf(x)
 		r.replicas = append(r.replicas, x)
+	}
+	if t := r.oneResting; r.resting > 0 && t != nil {
+		r.replicas = append(r.replicas, &replica{task: t, of: r.deployment(t.Deployment), host: r.find(t.Instance), state: healthy, stands: r.resting})
 	}
 }
 
@@ -167,11 +178,14 @@ func (r *replicaPass) keeper(x *replica) bool { return !r.old(x) && x.state != s
 func (r *replicaPass) count(f func(*replica) bool) (n int) {
 	for _, x := range r.replicas {
 		if f(x) {
-			n++
+			n += max(x.stands, 1)
 		}
 	}
 	return n
 }
+
+// wanted is how many tasks there are.
+func (r *replicaPass) wanted() int { return r.count(func(*replica) bool { return true }) }
 
 func (r *replicaPass) filter(f func(*replica) bool) (xs []*replica) {
 	for _, x := range r.replicas {
@@ -340,7 +354,7 @@ func drainedFirst(x *replica) int {
 
 // missing is how many tasks are still to be started, and how many of them maximumPercent allows now.
 func (r *replicaPass) missing() (need, room int) {
-	return r.desired - r.count(r.keeper), r.upper - len(r.replicas)
+	return r.desired - r.count(r.keeper), r.upper - r.wanted()
 }
 
 // startMissing starts what is missing.
@@ -357,9 +371,7 @@ func (r *replicaPass) startMissing() {
 	if n > mostStarted-r.started {
 		n, r.plan.wake = mostStarted-r.started, r.now
 	}
-	gate := r.look()
-	picker := r.picker(nil)
-	defer func() { r.hosts = picker.Hosts() }() // who picks next in this pass sees what is taken
+	picker, gate := r.pickerOfAll()
 	for range n {
 		if !r.startOne(picker) {
 			r.short = true
@@ -374,10 +386,35 @@ func (r *replicaPass) startMissing() {
 
 // look looks at the hosts, once, and says when the first gate opens though nothing changes; zero: there is none.
 func (r *replicaPass) look() (gate time.Time) {
-	if r.hosts == nil {
+	switch {
+	case r.before != nil: // who picks next in this pass sees what is taken
+		r.hosts, r.before = r.before.Hosts(), nil
+	case r.hosts == nil:
 		r.hosts, r.gate = r.room()
 	}
 	return r.gate
+}
+
+// nowhere tells whether there are no hosts.
+func (r *replicaPass) nowhere() bool {
+	r.look()
+	return len(r.hosts) == 0
+}
+
+// pickerOfAll is the picker for what is missing. Where nothing but placement decides it is one that is kept, so that not all
+// hosts are looked at. gate is when the first gate opens though nothing changes; zero: there is none.
+func (r *replicaPass) pickerOfAll() (picker *placement.Picker, gate time.Time) {
+	special := r.line == nil || r.target.req.Claim != nil || len(r.svc.Rollouts[r.target.id].Instances) > 0
+	for id, f := range r.svc.Failures {
+		special = special || id != "" && f.Count > 0
+	}
+	if special {
+		r.look()
+		r.before = r.picker(nil)
+	} else if r.before == nil {
+		r.before, r.gate = r.line(r.target.req, r.strategies())
+	}
+	return r.before, r.gate
 }
 
 // picker picks instances for the target's tasks: those last on which its tasks failed. only is a further filter, or nil.
@@ -448,7 +485,7 @@ func (r *replicaPass) complainOfRoom() {
 	case !r.short:
 	case len(r.refusals) > 0:
 		r.complain()
-	case len(r.hosts) == 0:
+	case r.nowhere():
 		r.sayOnce("%s", placement.Event(r.name, nil))
 	}
 }
@@ -503,7 +540,7 @@ func (r *replicaPass) settleReplicas() {
 	for _, d := range p.older {
 		olderLive = olderLive || live[d.id]
 	}
-	arrived := !olderLive && len(r.replicas) == r.desired && r.count(func(x *replica) bool {
+	arrived := !olderLive && r.wanted() == r.desired && r.count(func(x *replica) bool {
 		return x.of == p.primary && !x.drains() && task.Healthy(x.task, &p.primary.def.Object)
 	}) == r.desired
 	if o.RolloutState == types.DeploymentRolloutStateInProgress && arrived {

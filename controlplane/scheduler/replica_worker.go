@@ -15,8 +15,6 @@ import (
 
 // forget drops what was made from a host that is read again.
 func (w *worker) forget(id string) {
-	delete(w.kept, id)
-	delete(w.gates, id)
 	old := w.hosts[id]
 	if old == nil {
 		return
@@ -37,42 +35,16 @@ func (w *worker) forReplicas(v *store.View, s *snapshot) {
 	s.lostAfter = policy.LostAfter(tags, s.service.Object.Tags)
 	s.find = func(id string) *placement.Host { return w.hosts[id] }
 	s.zones = func() map[string]int { return w.zones }
-	s.room = func() ([]*placement.Host, time.Time) { return w.room(v, s.now) }
-}
-
-// room are the hosts as they are for tasks that are no daemons. Only those are made anew that changed, or whose gate
-// opened.
-func (w *worker) room(v *store.View, now time.Time) (hosts []*placement.Host, wake time.Time) {
-	if d := placement.DaemonsOf(v, w.cfg.Network, w.cluster); d != w.daemons {
-		w.daemons = d
-		clear(w.kept)
-		clear(w.gates)
+	s.room = func() ([]*placement.Host, time.Time) {
+		hosts, gate := w.s.rooms.HostsOf(v, w.cluster, s.now)
+		w.looked(len(hosts))
+		return hosts, gate
 	}
-	ids := slices.Sorted(maps.Keys(w.hosts))
-	var stale []*placement.Host
-	for _, id := range ids {
-		if at, gated := w.gates[id]; w.kept[id] == nil || gated && !at.After(now) {
-			stale = append(stale, w.hosts[id])
-		}
+	s.line = func(req *placement.Request, strategies []types.PlacementStrategy) (*placement.Picker, time.Time) {
+		line, gate, looked := w.s.rooms.Line(v, w.cluster, s.now, req, strategies)
+		w.looked(looked)
+		return line, gate
 	}
-	if len(stale) > 0 {
-		made, _ := placement.DaemonsFirst(v, w.cfg.Network, w.cluster, stale, now)
-		for _, h := range made {
-			w.kept[h.Instance.ID] = h
-			delete(w.gates, h.Instance.ID)
-			for _, g := range h.Gates {
-				w.gates[h.Instance.ID] = sooner(w.gates[h.Instance.ID], g.Until)
-			}
-		}
-	}
-	hosts = make([]*placement.Host, len(ids))
-	for i, id := range ids {
-		hosts[i] = w.kept[id]
-	}
-	for _, at := range w.gates {
-		wake = sooner(wake, at)
-	}
-	return hosts, wake
 }
 
 // place adds starts to a transaction, and returns the allocations that it writes, by instance. What an earlier

@@ -21,6 +21,7 @@ import (
 type replicaWorld struct {
 	*world
 	revision int64
+	resting  map[string]restingPlace // as a worker remembers them, by instance
 }
 
 func newReplicaWorld(t tester, hosts int) *replicaWorld {
@@ -141,6 +142,8 @@ func (w *replicaWorld) pass() *plan {
 	if p.problem != nil {
 		w.t.Fatalf("the service can't be scheduled: %v", p.problem)
 	}
+	w.compareWithResting(p)
+	defer w.rest(w.snapshot(), p)
 	if p.service != nil {
 		w.svc = p.service
 		w.revision++

@@ -12,17 +12,28 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
-// Most of a large cluster is as it should be. A place of a DAEMON service rests when a look found nothing to do there, and
-// nothing that time alone would change: its task is healthy and of the only deployment, or the service does not belong
-// there and has no task there. Resting places are left out of the next looks, until something changes there; what a look
-// needs of them is their number. So a look costs what changed and not what exists.
+// Most of a large cluster is as it should be. A place of a service (an instance, and the service's tasks there) rests when a
+// look found nothing to do there, and nothing that time alone would change: its tasks are healthy and of the only
+// deployment, or a DAEMON service does not belong there and has no task there. Resting places are left out of the next
+// looks, until something changes there; what a look needs of them is how many tasks rest, of a REPLICA service by
+// availability zone. One that is to choose among tasks at rest looks at all. So a look costs what changed and not what
+// exists.
 
-// rests are the places of a service that rest, and those that don't.
+// rests are the places of a service that rest, and those that don't. Instances without a task of it are no places of a REPLICA
+// service.
 type rests struct {
-	shape  string          // of the service that was looked at: another one rests nowhere
-	at     map[string]bool // by instance that rests: whether the service belongs there
-	belong int             // on how many of them
-	awake  map[string]bool // all other instances
+	shape string          // of the service that was looked at: another one rests nowhere
+	at    map[string]rest // by instance
+	tasks int             // on all of them
+	zones map[string]int  // by availability zone
+	awake map[string]bool // all other places
+}
+
+// rest is a place that rests.
+type rest struct {
+	tasks int // of a DAEMON service 1 where it belongs
+	zone  string
+	one   *store.Task // one of them
 }
 
 // shape is what of a service decides where it belongs, and which deployment's tasks are the right ones.
@@ -46,7 +57,7 @@ func (w *worker) restOf(svc *store.Service) *rests {
 	}
 	r := w.rests[name]
 	if r == nil || r.shape != is {
-		r = &rests{shape: is, at: map[string]bool{}, awake: make(map[string]bool, len(w.hosts))}
+		r = &rests{shape: is, at: map[string]rest{}, zones: map[string]int{}, awake: make(map[string]bool, len(w.hosts))}
 		for id := range w.hosts {
 			r.awake[id] = true
 		}
@@ -57,20 +68,39 @@ func (w *worker) restOf(svc *store.Service) *rests {
 
 // rouse has an instance looked at again.
 func (r *rests) rouse(id string) {
-	if r.at[id] {
-		r.belong--
+	if x, ok := r.at[id]; ok {
+		r.tasks -= x.tasks
+		r.zones[x.zone] -= x.tasks
+		delete(r.at, id)
 	}
-	delete(r.at, id)
 	r.awake[id] = true
 }
 
 // settle takes over where a look found rest.
-func (r *rests) settle(at map[string]bool) {
-	for id, belongs := range at {
+func (r *rests) settle(at map[string]rest) {
+	for id, x := range at {
 		if r.awake[id] {
 			delete(r.awake, id)
-			if r.at[id] = belongs; belongs {
-				r.belong++
+			r.at[id] = x
+			r.tasks += x.tasks
+			r.zones[x.zone] += x.tasks
+		}
+	}
+}
+
+// rouse has an instance looked at again by the services that it concerns: by all DAEMON services, and by those that have
+// tasks there, as it was and as it is.
+func (w *worker) rouse(id string, was, is *placement.Host) {
+	for _, r := range w.rests {
+		r.rouse(id)
+	}
+	for _, h := range []*placement.Host{was, is} {
+		if h == nil {
+			continue
+		}
+		for _, t := range h.Tasks {
+			if r := w.replicas[t.Service]; r != nil {
+				r.rouse(id)
 			}
 		}
 	}
@@ -83,7 +113,7 @@ func (w *worker) places(v *store.View, s *snapshot, ended []*store.Task) {
 	for _, t := range ended { // its end may have been seen before the mark of its host was taken
 		r.rouse(t.Instance)
 	}
-	s.resting = r.belong
+	s.resting = r.tasks
 	all := len(r.at) == 0
 	if all {
 		s.tasks = slices.Collect(v.LiveOf(w.cluster, name))
@@ -107,12 +137,12 @@ func (w *worker) places(v *store.View, s *snapshot, ended []*store.Task) {
 	s.tasks = append(s.tasks, ended...)
 }
 
-// restful are the places that the next looks may leave out, by instance: whether the service belongs there.
-func (p *pass) restful() map[string]bool {
+// restful are the places of a DAEMON service that the next looks may leave out.
+func (p *pass) restful() map[string]rest {
 	if len(p.older) > 0 || p.plan.problem != nil {
 		return nil
 	}
-	at := map[string]bool{}
+	at := map[string]rest{}
 	for _, pl := range p.places {
 		_, failed := p.svc.Failures[pl.id]
 		if failed || !pl.host.Connected || p.plan.waits[pl.id] || aws.ToString(pl.host.Instance.Object.Status) != active {
@@ -121,17 +151,17 @@ func (p *pass) restful() map[string]bool {
 		switch {
 		case pl.old != nil:
 		case pl.belongs && pl.of == p.primary && pl.healthy():
-			at[pl.id] = true
+			at[pl.id] = rest{tasks: 1}
 		case !pl.belongs && pl.task == nil:
-			at[pl.id] = false
+			at[pl.id] = rest{}
 		}
 	}
 	return at
 }
 
-// looked counts the hosts that looks at DAEMON services had to do with, for tests.
-func (w *worker) looked(hosts []*placement.Host) {
+// looked counts the records that looks had to do with, for tests.
+func (w *worker) looked(records int) {
 	if w.s.cfg.looked != nil {
-		w.s.cfg.looked(len(hosts))
+		w.s.cfg.looked(records)
 	}
 }

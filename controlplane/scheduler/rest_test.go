@@ -3,29 +3,37 @@ package scheduler
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
-// counted are the looks of a scheduler, by how many hosts each had to do with.
+// counted are the looks of a scheduler, by how many records each had to do with.
 type counted struct {
 	mu   sync.Mutex
 	most int
 	sum  int
+	n    int
 }
 
-func (c *counted) look(hosts int) {
+func (c *counted) look(records int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.most, c.sum = max(c.most, hosts), c.sum+hosts
+	c.most, c.sum, c.n = max(c.most, records), c.sum+records, c.n+1
 }
 
 func (c *counted) reset() (most, sum int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	most, sum = c.most, c.sum
-	c.most, c.sum = 0, 0
+	c.most, c.sum, c.n = 0, 0, 0
 	return most, sum
+}
+
+func (c *counted) times() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
 }
 
 func TestALookCostsWhatChangedAndNotWhatExists(t *testing.T) {
@@ -73,4 +81,60 @@ func (s *stage) taskOn(service, host string) (id string) {
 		}
 	})
 	return id
+}
+
+func TestALookAtAReplicaServiceCostsWhatChangedAndNotWhatExists(t *testing.T) {
+	const hosts, tasks = 40, 120
+	s := newStage(t, hosts)
+	s.cfg.HealthyAfter = time.Millisecond
+	var looks counted
+	s.cfg.looked = looks.look
+	s.create("web", s.define(64), replicas(0))
+	s.scale("web", tasks)
+	s.schedule()
+	rests := func(v *store.View) bool {
+		running, live := replicasOf(v, "web")
+		return running == tasks && live == tasks && steady(v, "web")
+	}
+	s.wait("all run", rests)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	// In the end a look at nothing but the service itself has to do with none.
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		looks.reset()
+		s.scale("web", tasks)
+		for looks.times() == 0 && time.Now().Before(deadline) {
+			<-tick.C
+		}
+		most, sum := looks.reset()
+		if time.Now().After(deadline) {
+			t.Fatalf("its tasks do not rest: a look has to do with %d, all with %d", most, sum)
+		}
+		if most == 0 {
+			break
+		}
+	}
+	for range 5 {
+		var lost string
+		s.st.Peek(func(v *store.View) {
+			for x := range v.LiveOf("c", "web") {
+				lost = x.ID
+			}
+		})
+		s.stop(lost)
+		s.wait("it is replaced", func(v *store.View) bool { return v.Task("c", lost).Object.StoppedAt != nil && rests(v) })
+		// A task that stopped, its successor, and their neighbours on their hosts; a line of all hosts is made once.
+		if most, sum := looks.reset(); most > hosts || sum > tasks {
+			t.Errorf("one task was replaced, and a look had to do with %d of %d tasks and %d hosts; all looks with %d", most, tasks, hosts, sum)
+		}
+	}
+	s.scale("web", tasks/2)
+	s.wait("half of them are left, chosen among all", func(v *store.View) bool {
+		running, live := replicasOf(v, "web")
+		return running == tasks/2 && live == tasks/2 && steady(v, "web")
+	})
+	s.scale("web", tasks)
+	s.wait("all run again", rests)
+	s.update("web", s.define(96))
+	s.wait("the new ones run", func(v *store.View) bool { return rests(v) && len(v.Service("c", "web").Object.Deployments) == 1 })
 }

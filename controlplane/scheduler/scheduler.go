@@ -74,6 +74,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/network"
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -120,7 +121,7 @@ type Config struct {
 	// Passed is told how long each pass over a cluster's changes took; it must return at once. May be nil.
 	Passed func(took time.Duration)
 
-	looked func(hosts int) // is told how many hosts each look at a DAEMON service had to do with; nil: nobody is
+	looked func(records int) // is told how many records each look had to do with: hosts of a DAEMON service, tasks of a REPLICA service, hosts that were put in line for it; nil: nobody is
 }
 
 func (c Config) withDefaults() Config {
@@ -148,7 +149,8 @@ func (c Config) withDefaults() Config {
 
 // Scheduler is the service scheduler of one replica.
 type Scheduler struct {
-	cfg Config
+	cfg   Config
+	rooms *placement.Rooms // of its workers, each of which is alone in its cluster
 
 	mu       sync.Mutex
 	marks    map[string]*marks // by cluster
@@ -159,7 +161,7 @@ type Scheduler struct {
 
 // New returns a scheduler. [Scheduler.Run] makes it work.
 func New(cfg Config) *Scheduler {
-	return &Scheduler{cfg: cfg.withDefaults(), marks: map[string]*marks{}, fresh: make(chan struct{}, 1), session: cfg.Session}
+	return &Scheduler{cfg: cfg.withDefaults(), rooms: placement.NewRooms(cfg.Store, cfg.Network), marks: map[string]*marks{}, fresh: make(chan struct{}, 1), session: cfg.Session}
 }
 
 // Run schedules until ctx ends, and returns nil then. It may run in any number of replicas; for each cluster one leads.

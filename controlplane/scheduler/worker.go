@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,14 +52,12 @@ type worker struct {
 	gone     map[string]time.Time       // instances without a connection, by when this worker saw that
 	doomed   map[string]bool            // INACTIVE instances that may have tasks left
 	drains   map[string]bool            // DRAINING instances
-	kept     map[string]*placement.Host // hosts as they are for replicas, as far as they were needed
-	gates    map[string]time.Time       // when the gate of one of them opens
-	daemons  string                     // what of the DAEMON services these depend on
 	zones    map[string]int             // how many hosts are in each availability zone
 	seen     map[string]int64           // by service: revision up to which ends of its tasks were looked at
 	problems map[string]string          // by service: what was logged about it
 	batch    int                        // starts in a transaction; smaller after conflicts
 	rests    map[string]*rests          // by DAEMON service
+	replicas map[string]*rests          // by REPLICA service
 	lostNext time.Time                  // when the first of those gone may have to be given up; zero: none
 	pace     map[string]time.Time       // by service: before when it is not looked at again
 }
@@ -67,8 +66,8 @@ func newWorker(s *Scheduler, cluster string, lead *store.Leadership, log *zap.Lo
 	return &worker{
 		s: s, cfg: &s.cfg, cluster: cluster, lead: lead, log: log, marks: s.marksOf(cluster),
 		hosts: map[string]*placement.Host{}, dirty: map[string]bool{}, wakes: map[string]time.Time{}, waits: map[string]map[string]bool{}, networks: map[string]bool{},
-		kept: map[string]*placement.Host{}, gates: map[string]time.Time{}, zones: map[string]int{}, seen: map[string]int64{}, gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
-		rests: map[string]*rests{}, pace: map[string]time.Time{},
+		zones: map[string]int{}, seen: map[string]int64{}, gone: map[string]time.Time{}, doomed: map[string]bool{}, drains: map[string]bool{}, problems: map[string]string{}, batch: mostStarts,
+		rests: map[string]*rests{}, replicas: map[string]*rests{}, pace: map[string]time.Time{},
 	}
 }
 
@@ -187,9 +186,7 @@ func (w *worker) read(marked taken) {
 
 func (w *worker) readHost(v *store.View, id string) {
 	h := placement.HostForDaemons(v, w.cluster, id)
-	for _, r := range w.rests {
-		r.rouse(id)
-	}
+	w.rouse(id, w.hosts[id], h)
 	delete(w.drains, id)
 	w.forget(id)
 	if h == nil || aws.ToString(h.Instance.Object.Status) == inactive {
@@ -227,11 +224,17 @@ func (w *worker) look(ctx context.Context, name string) {
 		if s = w.snapshot(v, name); s != nil {
 			p = reconcile(*s, w.cfg)
 		}
+		if s != nil && p.all {
+			delete(w.replicas, name)
+			s = w.snapshot(v, name)
+			p = reconcile(*s, w.cfg)
+		}
 	})
 	if s == nil {
 		delete(w.problems, name)
 		delete(w.seen, name)
 		delete(w.rests, name)
+		delete(w.replicas, name)
 		delete(w.pace, name)
 		return
 	}
@@ -248,6 +251,10 @@ func (w *worker) look(ctx context.Context, name string) {
 		w.problems[name] = text
 		w.log.Error("a service can't be scheduled as it is; update or delete it", zap.String("service", name), zap.Error(p.problem))
 	}
+	r := cmp.Or(w.rests[name], w.replicas[name])
+	for _, st := range p.starts {
+		r.rouse(st.task.Instance)
+	}
 	if !p.empty() {
 		if err := w.apply(ctx, s, p); err != nil {
 			w.retry(ctx, name, p, err)
@@ -255,7 +262,7 @@ func (w *worker) look(ctx context.Context, name string) {
 		}
 	}
 	w.seen[name] = s.revision
-	if r := w.rests[name]; r != nil {
+	if r != nil {
 		r.settle(p.rests)
 	}
 	if p.empty() { // one that was for nothing and took long is not repeated at once
@@ -326,14 +333,19 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	deleted := aws.ToString(svc.Object.Status) == draining
 	if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon && !deleted {
 		w.places(v, s, ended)
-		w.looked(s.hosts)
+		w.looked(len(s.hosts))
 		return s
 	}
+	if !deleted {
+		w.replicasOf(v, s, ended)
+		w.looked(len(s.tasks))
+		return s
+	}
+	delete(w.rests, name)
+	delete(w.replicas, name)
 	s.tasks = append(slices.Collect(v.LiveOf(w.cluster, name)), ended...)
-	if deleted {
-		for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
-			s.hosts = append(s.hosts, w.hosts[id])
-		}
+	for _, id := range slices.Sorted(maps.Keys(w.hosts)) {
+		s.hosts = append(s.hosts, w.hosts[id])
 	}
 	return s
 }

@@ -43,6 +43,7 @@ type Picker struct {
 	counts     []map[string]*int64
 	cells      []*cell
 	cellAt     map[string]*cell
+	picked     []string // instances, since that was asked for
 }
 
 // Options change how a [Picker] picks. Each may be nil.
@@ -205,7 +206,9 @@ func (p *Picker) Pick() (*Host, store.Resources) {
 		if p.req.Claim.Pick(e.host.Instance.ID, e.host.Subject()) {
 			break
 		}
-		e.refused = p.check(e.host) // the last address went to a task elsewhere
+		if e.refused = p.check(e.host); e.refused == nil { // the last address went to a task elsewhere
+			e.refused = Refuse(e.host, ReasonENI, justTaken)
+		}
 		p.refuse(e)
 		best = p.best()
 	}
@@ -216,6 +219,7 @@ func (p *Picker) Pick() (*Host, store.Resources) {
 	h := e.host
 	e.host = h.With(p.req)
 	e.fellows++
+	p.picked = append(p.picked, h.Instance.ID)
 	for _, count := range e.spread {
 		if count != nil && count != &e.fellows {
 			*count++

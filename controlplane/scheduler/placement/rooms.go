@@ -126,10 +126,11 @@ func (r *Rooms) of(v *store.View, cluster string, now time.Time) *rooms {
 }
 
 // HostsOf is [HostsOf], but that the hosts are shared, and may be newer than the view.
-func (r *Rooms) HostsOf(v *store.View, cluster string, now time.Time) []*Host {
+// gate is when the first gate opens though nothing changes; zero: there is none.
+func (r *Rooms) HostsOf(v *store.View, cluster string, now time.Time) (hosts []*Host, gate time.Time) {
 	c := r.of(v, cluster, now)
 	defer c.mu.Unlock()
-	return slices.SortedFunc(slices.Values(c.hosts), byInstance)
+	return slices.SortedFunc(slices.Values(c.hosts), byInstance), c.gate()
 }
 
 func byInstance(a, b *Host) int { return strings.Compare(a.Instance.ID, b.Instance.ID) }
@@ -220,26 +221,50 @@ func (c *rooms) drop(id string) {
 	}
 }
 
+// Line is a picker of the hosts as [Rooms.HostsOf] has them, kept from call to call: it costs what changed. What is picked is
+// given up with the next call for such a request; until then it is the caller's, who is to be alone in asking for hosts of
+// the cluster. gate is when the first gate opens though nothing changes, zero if there is none; looked is at how many hosts was
+// looked.
+func (r *Rooms) Line(v *store.View, cluster string, now time.Time, req *Request, strategies []types.PlacementStrategy) (p *Picker, gate time.Time, looked int) {
+	c := r.of(v, cluster, now)
+	defer c.mu.Unlock()
+	l, looked := c.line(req, strategies)
+	return l.picker, c.gate(), looked
+}
+
+// gate is when the first one opens.
+func (c *rooms) gate() (first time.Time) {
+	for _, at := range c.gates {
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return first
+}
+
 // line is the picker for a request, with all hosts as they are.
-func (c *rooms) line(req *Request, strategies []types.PlacementStrategy) *line {
+func (c *rooms) line(req *Request, strategies []types.PlacementStrategy) (l *line, looked int) {
 	kind := req.kind(strategies)
 	i := slices.IndexFunc(c.lines, func(l *line) bool { return l.kind == kind })
 	if i < 0 {
 		if len(c.lines) == mostLines {
 			c.lines = slices.Delete(c.lines, 0, 1)
 		}
-		l := &line{kind: kind, picker: NewPicker(c.hosts, req, strategies, Options{}), stale: map[string]bool{}}
+		l = &line{kind: kind, picker: NewPicker(c.hosts, req, strategies, Options{}), stale: map[string]bool{}}
 		c.lines = append(c.lines, l)
-		return l
+		return l, len(c.hosts)
 	}
-	l := c.lines[i]
+	l = c.lines[i]
 	c.lines = append(slices.Delete(c.lines, i, i+1), l)
-	l.update(c)
-	return l
+	return l, l.update(c)
 }
 
-// update puts the hosts into the line that changed, or that the request before has picked.
-func (l *line) update(c *rooms) {
+// update puts the hosts into the line that changed, or that were picked for the request before.
+func (l *line) update(c *rooms) (looked int) {
+	for _, id := range l.picker.picked {
+		l.stale[id] = true
+	}
+	l.picker.picked = l.picker.picked[:0]
 	for id := range l.stale {
 		if i, ok := c.at[id]; ok {
 			l.picker.Put(c.hosts[i])
@@ -247,7 +272,9 @@ func (l *line) update(c *rooms) {
 			l.picker.Drop(id)
 		}
 	}
+	looked = len(l.stale)
 	clear(l.stale)
+	return looked
 }
 
 // kind is all of a request that decides where its tasks are placed.
@@ -376,16 +403,14 @@ func (c *rooms) best(req *Request, strategies []types.PlacementStrategy, n int) 
 	if req.Claim != nil { // it is for one decision
 		return Choose(c.hosts, req, strategies, n)
 	}
-	l := c.line(req, strategies)
+	l, _ := c.line(req, strategies)
 	for len(chosen) < n {
 		h, _ := l.picker.Pick()
 		if h == nil {
 			refusals = l.picker.Refusals()
 			break
 		}
-		i := c.at[h.Instance.ID]
-		chosen = append(chosen, c.hosts[i])
-		l.stale[h.Instance.ID] = true // until it is in the store nothing is taken there
+		chosen = append(chosen, c.hosts[c.at[h.Instance.ID]])
 	}
 	return chosen, refusals
 }
