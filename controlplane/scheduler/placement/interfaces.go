@@ -10,6 +10,9 @@ import (
 // defaultInterfaces is how many network interfaces for tasks an instance can have that does not say.
 const defaultInterfaces = 250
 
+// justTaken is why a host is refused whose subnets had addresses a moment before.
+const justTaken = "the last addresses of its subnets were just taken"
+
 // interfaceSlots is how many network interfaces for tasks an instance can have: its agent says so with an attribute.
 func interfaceSlots(inst *store.Instance) int64 {
 	if n, err := strconv.ParseInt(attributesOf(inst.Object.Attributes)[acs.AttributeInterfaceSlots], 10, 32); err == nil {
@@ -34,7 +37,7 @@ func (r *Request) Take(h *Host) ([]store.Interface, *Refusal) {
 		return nil, refusal
 	}
 	if !r.Claim.Pick(h.Instance.ID, h.Subject()) {
-		return nil, Refuse(h, ReasonENI, "the last addresses of its subnets were just taken")
+		return nil, Refuse(h, ReasonENI, justTaken)
 	}
 	return r.Claim.Give(h.Instance.ID), nil
 }
