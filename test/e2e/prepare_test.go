@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +18,8 @@ import (
 	"github.com/longshore-project/longshore/test/images"
 )
 
-// TestADaemonGoesOnUntilTheImageOfTheNextIsThere also shows that all tasks of a deployment run one image.
+// TestADaemonGoesOnUntilTheImageOfTheNextIsThere also shows that all tasks of a deployment run one image, and that a credential
+// helper of Docker's config.json, which DOCKER_CONFIG names, lets the agent into a registry that wants a password.
 func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 	l := NewLab(t, "prep", 101, 1, "--rollout-wave-wait", "1s")
 	version := func(n string) images.Spec {
@@ -23,9 +27,14 @@ func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 		s.Files = append(s.Files, images.File{Path: "/version", Mode: 0o644, Data: n})
 		return s
 	}
-	ref := l.Push("app:live", version("one"))
+	push := func(repo string, spec images.Spec) string {
+		l.Registry.RequireAuth("", "")
+		defer l.Registry.RequireAuth("me", "planted-password")
+		return l.Push(repo, spec)
+	}
+	ref := push("app:live", version("one"))
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
-	l.StartAgent(1)
+	l.StartAgent(1, l.helper("me", "planted-password", ref)...)
 	l.Until(30*time.Second, "the instance is connected", func() error {
 		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 1 {
 			return fmt.Errorf("%d", len(got))
@@ -41,7 +50,7 @@ func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 	first := l.runs(1)
 
 	// The tag moves, and a task of the deployment is replaced: it runs the image that the first one did.
-	l.Push("app:live", version("two"))
+	push("app:live", version("two"))
 	if err := l.OnHost(1, "docker", "kill", first.id).Run(); err != nil {
 		t.Fatal(err)
 	}
@@ -114,21 +123,54 @@ func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 	if now := l.runs(1); now.id != third.id {
 		t.Errorf("%+v runs, not %+v", now, third)
 	}
-	l.replicasGoOn(version)
+	l.replicasGoOn(version, push)
+	l.losesItsPassword(ref)
+}
+
+// helper makes a credential helper and the config.json that names it for a registry; the settings have an agent use them.
+func (l *Lab) helper(user, password, ref string) (settings []string) {
+	l.t.Helper()
+	registry, _, _ := strings.Cut(ref, "/")
+	dir := filepath.Join(l.dir, "docker")
+	script := fmt.Sprintf("#!/bin/sh\nread -r reg\necho '{\"Username\":%q,\"Secret\":%q}'\n", user, password)
+	for name, text := range map[string]string{"docker-credential-lab": script, "config.json": fmt.Sprintf(`{"credHelpers": {%q: "lab"}}`, registry)} {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700)); err != nil { //nolint:gosec // one is a program
+			l.t.Fatal(err)
+		}
+	}
+	return []string{"DOCKER_CONFIG=" + dir, "PATH=" + dir + ":" + os.Getenv("PATH")}
+}
+
+// losesItsPassword shows what a task is told whose credentials are dead, and that the password is nowhere.
+func (l *Lab) losesItsPassword(ref string) {
+	l.t.Helper()
+	l.Registry.RequireAuth("me", "another")
+	l.Do("ecs", "register-task-definition", "--family", "late", "--container-definitions", fmt.Sprintf(`[{"name":"late","image":%q,"memory":32,"cpu":10}]`, strings.Replace(ref, "app:live", "app:late", 1)))
+	l.Do("ecs", "run-task", "--cluster", cluster, "--task-definition", "late")
+	l.Until(60*time.Second, "the task is told where its credentials came from", func() error {
+		tasks := l.Tasks("--desired-status", "STOPPED", "--family", "late")
+		if text := fmt.Sprintf("%+v", tasks); len(tasks) != 1 || !strings.Contains(text, "CannotPullContainerAuthError") || !strings.Contains(text, "check the credentials that docker-credential-lab has for") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	if out, err := l.OnHost(1, "grep", "-rl", "planted-password", "/var/lib/ecs", "/var/log/ecs").Output(); err == nil || len(out) > 0 {
+		l.t.Errorf("the password is in %s (%v)", out, err)
+	}
 }
 
 // replicasGoOn shows the same of a REPLICA service that is tagged so, though its percentages would have the old task stopped first.
-func (l *Lab) replicasGoOn(version func(string) images.Spec) {
+func (l *Lab) replicasGoOn(version func(string) images.Spec, push func(string, images.Spec) string) {
 	l.t.Helper()
 	define := func(ref string) {
 		l.Do("ecs", "register-task-definition", "--family", "web", "--container-definitions", fmt.Sprintf(`[{"name":"web","image":%q,"memory":32,"cpu":10}]`, ref))
 	}
-	define(l.Push("web:1", version("three")))
+	define(push("web:1", version("three")))
 	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "web", "--desired-count", "1", "--task-definition", "web:1",
 		"--deployment-configuration", "minimumHealthyPercent=0,maximumPercent=100", "--tags", "key=longshore:prepare-images,value=true")
 	l.Steady("web", 1)
 	first := l.runsOf(1, "web")
-	define(l.Push("web:2", version("four")))
+	define(push("web:2", version("four")))
 	release, asked := make(chan struct{}), make(chan struct{}, 100)
 	l.Registry.Fault(func(_ http.ResponseWriter, r *http.Request) bool {
 		if images.Kind(r) == "blobs" {
