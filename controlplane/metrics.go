@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/poll"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -97,6 +98,7 @@ func (s *seenStatus) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 type state struct {
 	store   *store.Store
 	sockets *poll.Server
+	network *network.Network
 }
 
 var (
@@ -109,6 +111,7 @@ var (
 	tasks      = prometheus.NewDesc("longshore_tasks", "Tasks that are not STOPPED, by lastStatus and desiredStatus.", []string{"cluster", "last_status", "desired_status"}, nil)
 	oldest     = prometheus.NewDesc("longshore_oldest_pending_task_seconds", "For how long the task has been waiting that has been waiting the longest to become RUNNING.", []string{"cluster"}, nil)
 	services   = prometheus.NewDesc("longshore_services", "ACTIVE services.", []string{"cluster", "strategy"}, nil)
+	addresses  = prometheus.NewDesc("longshore_subnet_addresses", "Addresses of subnets that tasks can have, by whether one has it.", []string{"subnet", "cidr_block", "state"}, nil)
 	payloads   = prometheus.NewDesc("longshore_payloads_total", "Payloads sent to agents by this replica, and acknowledged.", []string{"event"}, nil)
 )
 
@@ -128,6 +131,10 @@ func (s state) Collect(out chan<- prometheus.Metric) {
 	gauge(sockets, float64(stats.Telemetry), "tcs")
 	out <- prometheus.MustNewConstMetric(payloads, prometheus.CounterValue, float64(stats.Payloads), "sent")
 	out <- prometheus.MustNewConstMetric(payloads, prometheus.CounterValue, float64(stats.Acknowledged), "acknowledged")
+	for _, u := range s.network.Usage() {
+		gauge(addresses, float64(u.Taken), u.Subnet, u.Prefix.String(), "taken")
+		gauge(addresses, float64(u.Usable)-float64(u.Taken), u.Subnet, u.Prefix.String(), "free")
+	}
 	now := time.Now()
 	s.store.Peek(func(v *store.View) {
 		gauge(revision, float64(v.Revision()))
@@ -172,7 +179,7 @@ func collectCluster(v *store.View, cluster string, now time.Time, gauge func(*pr
 
 // serveMetrics serves GET /metrics on its own listener, if one is configured, until Close.
 func (p *ControlPlane) serveMetrics(book *telemetry.Book, sockets *poll.Server) error {
-	p.figures.registry.MustRegister(state{p.store, sockets}, book.Collector())
+	p.figures.registry.MustRegister(state{p.store, sockets, p.network}, book.Collector())
 	if p.cfg.MetricsListen == "" {
 		return nil
 	}

@@ -66,6 +66,8 @@ func explainCommand() *cobra.Command {
 	place.Flags().StringVar(&in.Group, "group", "", "the tasks' group")
 	place.Flags().StringArrayVar(&constraints, "constraint", nil, "a placement constraint, such as 'memberOf:attribute:env==prod' or distinctInstance; may be given again")
 	place.Flags().StringArrayVar(&strategies, "strategy", nil, "a placement strategy, such as spread:instanceId, binpack:memory or random; may be given again")
+	place.Flags().StringArrayVar(&in.Subnets, "subnet", nil, "a subnet for a task in network mode awsvpc; may be given again")
+	place.Flags().StringArrayVar(&in.SecurityGroups, "security-group", nil, "a security group for it; may be given again")
 	required(place, "task-definition")
 
 	var desired int32

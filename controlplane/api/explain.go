@@ -27,7 +27,8 @@ const explainOperation = "Explain"
 //	service         Service
 //	task            Task
 //	host            ContainerInstances, one
-//	placement       TaskDefinition, Count, Group, PlacementConstraints, PlacementStrategy: where would RunTask place it?
+//	placement       TaskDefinition, Count, Group, PlacementConstraints, PlacementStrategy, Subnets, SecurityGroups: where would
+//	                RunTask place it?
 //	update-service  Service, TaskDefinition, DesiredCount, ForceNewDeployment: what would that stop and start?
 //	put-attributes  ContainerInstances, Attributes, where a null value takes the attribute away
 //	drain           ContainerInstances
@@ -44,6 +45,8 @@ type ExplainInput struct {
 	Group                string             `json:"group,omitempty"`
 	PlacementConstraints []ExplainPart      `json:"placementConstraints,omitempty"`
 	PlacementStrategy    []ExplainPart      `json:"placementStrategy,omitempty"`
+	Subnets              []string           `json:"subnets,omitempty"`
+	SecurityGroups       []string           `json:"securityGroups,omitempty"`
 	DesiredCount         *int32             `json:"desiredCount,omitempty"`
 	ForceNewDeployment   bool               `json:"forceNewDeployment,omitempty"`
 	Attributes           map[string]*string `json:"attributes,omitempty"`
@@ -198,7 +201,12 @@ func (s *Server) askPlacement(v *store.View, m *scheduler.Model, in *ExplainInpu
 	if in.Group == "" {
 		in.Group = "family:" + aws.ToString(def.Object.Family)
 	}
-	req, err := placement.NewRequest(placement.Request{Definition: &def.Object, Need: task.Need(&def.Object, nil), Constraints: constraints, Group: in.Group})
+	vpc := &types.NetworkConfiguration{AwsvpcConfiguration: &types.AwsVpcConfiguration{Subnets: in.Subnets, SecurityGroups: in.SecurityGroups}}
+	if err := s.checkNetworkConfiguration(def, vpc); err != nil {
+		return nil, err
+	}
+	req, err := placement.NewRequest(placement.Request{Definition: &def.Object, Need: task.Need(&def.Object, nil), Constraints: constraints, Group: in.Group,
+		Network: s.cfg.Scheduling.Network, NetworkConfiguration: vpc})
 	if err != nil {
 		return nil, invalid("Invalid expression: %v", err)
 	}

@@ -191,3 +191,27 @@ func TestRunTaskGivesInterfacesAndItsTokenTheSameOnes(t *testing.T) {
 		return nil
 	}))
 }
+
+func TestAPlacementWithInterfacesIsExplained(t *testing.T) {
+	p := newNetworkedPlane(t)
+	p.define("net", 10, 10, awsvpcMode)
+	id := p.register(p.host, 4096, 4096, types.Attribute{Name: aws.String("ecs.capability.task-eni")}, types.Attribute{Name: aws.String("longshore.capability.security-groups")})
+	const placement = `{"kind":"placement","cluster":"daemonset","taskDefinition":"net",`
+	for body, want := range map[string]string{
+		placement + `"subnets":["subnet-a"],"count":3}`:                             "3 of 3 tasks would be placed now.",
+		placement + `"subnets":["subnet-b"],"securityGroups":["sg-web"],"count":9}`: "5 of 9 tasks would be placed now.",
+		placement + `"subnets":["subnet-b"],"count":6}`:                             "subnet subnet-b (10.21.0.0/29) is exhausted: 5 of its 5 addresses are taken",
+		`{"kind":"host","cluster":"daemonset","containerInstances":["` + id + `"]}`: "250 of 250 network interfaces",
+	} {
+		e, status, text := p.ask(store.RoleReadOnly, body)
+		if status != 200 || !strings.Contains(strings.Join(e.Text, "\n"), want) {
+			t.Errorf("%s: %d, %q is not in %s", body, status, want, text)
+		}
+	}
+	if _, status, text := p.ask(store.RoleAdmin, placement+`"subnets":["subnet-x"]}`); status != 400 || !strings.Contains(text, "does not exist") {
+		t.Errorf("%d %s", status, text)
+	}
+	if _, status, text := p.ask(store.RoleAdmin, strings.TrimSuffix(placement, ",")+`}`); status != 400 || !strings.Contains(text, "Network Configuration must be provided") {
+		t.Errorf("%d %s", status, text)
+	}
+}

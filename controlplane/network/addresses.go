@@ -99,6 +99,23 @@ func (n *Network) free(b *Block) uint64 {
 	return b.usable - min(n.used[b.prefix], b.usable)
 }
 
+// Usage is how much of a subnet's addresses of one family is taken.
+type Usage struct {
+	Subnet        string
+	Prefix        netip.Prefix
+	Taken, Usable uint64
+}
+
+// Usage is that of all subnets, in order of their addresses.
+func (n *Network) Usage() (usage []Usage) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, b := range n.config.blocks {
+		usage = append(usage, Usage{b.subnet, b.prefix, n.used[b.prefix], b.usable})
+	}
+	return usage
+}
+
 // take is the next free address of a block; false when there is none. It is taken only when its record is stored: until then
 // nothing but the time that it takes to come round again keeps others from it.
 func (n *Network) take(b *Block) (netip.Addr, bool) {

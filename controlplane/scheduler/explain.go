@@ -14,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 // An Explanation answers why things are as they are, or how they would be. Text is for a person; the rest has the same for
@@ -313,8 +314,8 @@ func (m *Model) Host(id string) (*Explanation, error) {
 	if !h.Connected && !h.Instance.DisconnectedSince.IsZero() {
 		e.say("It has not been connected since %s; its tasks stay as they are, and it is given up %s after that, counted from when this control plane saw it.", h.Instance.DisconnectedSince.UTC().Format(time.RFC3339), m.cfg.InstanceLostAfter)
 	}
-	e.say("Free for tasks: %d of %d CPU units, %d of %d MiB of memory, %d of %d GPUs; host ports taken: tcp %v, udp %v. %d tasks are there.",
-		h.Free.CPU, all.CPU, h.Free.Memory, all.Memory, len(h.Free.GPUs), len(all.GPUs), h.Free.PortsTCP, h.Free.PortsUDP, len(h.Tasks))
+	e.say("Free for tasks: %d of %d CPU units, %d of %d MiB of memory, %d of %d GPUs%s; host ports taken: tcp %v, udp %v. %d tasks are there.",
+		h.Free.CPU, all.CPU, h.Free.Memory, all.Memory, len(h.Free.GPUs), len(all.GPUs), interfacesOf(h, all), h.Free.PortsTCP, h.Free.PortsUDP, len(h.Tasks))
 	for _, k := range h.Kept {
 		e.say("Kept for the daemon of service %s: %d CPU units, %d MiB of memory, ports tcp %v, udp %v.", k.Service, k.Need.CPU, k.Need.Memory, k.Need.PortsTCP, k.Need.PortsUDP)
 	}
@@ -329,6 +330,14 @@ func (m *Model) Host(id string) (*Explanation, error) {
 		e.say("Service %s: %s, %s.", name, strings.TrimSuffix(verdicts[0].Reason, "."), verdicts[0].Detail)
 	}
 	return e, nil
+}
+
+// interfacesOf says how many network interfaces are left; empty where the agent makes none.
+func interfacesOf(h *placement.Host, all store.Resources) string {
+	if _, ok := h.Attribute(acs.CapabilitySecurityGroups); !ok {
+		return ""
+	}
+	return fmt.Sprintf(", %d of %d network interfaces", h.Free.Interfaces, all.Interfaces)
 }
 
 // Placement is where count tasks would go, as RunTask would place them now, and why not more.
