@@ -42,14 +42,14 @@ func (t Task) Rules(members Members) Ruleset {
 		}
 	}
 	if t.Groups == nil {
-		return Ruleset{Chains: []Chain{{Name: "output", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookOutput, Rules: metadata}}}
+		return Ruleset{Task: t.ID, Chains: []Chain{{Name: "output", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookOutput, Rules: metadata}}}
 	}
 	flows := rule(state("established,related", expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
 	discovery := Set{Name: "discovery", Key: []nftables.SetDatatype{nftables.TypeICMP6Type}, Elements: sorted(discoveryTypes())}
 	g := groupRules{members: members, sets: []Set{discovery}}
 	g.chain("input", way{"in", nftables.ChainHookInput, source}, []Rule{flows, rule(from("lo"), accept)}, t.Groups)
 	g.chain("output", way{"out", nftables.ChainHookOutput, destination}, slices.Concat([]Rule{flows, rule(to("lo"), accept)}, metadata), t.Groups)
-	return Ruleset{Sets: g.sets, Chains: append(g.chains, g.base...)}
+	return Ruleset{Task: t.ID, Sets: g.sets, Chains: append(g.chains, g.base...)}
 }
 
 // MetadataAddresses are where an instance's metadata service answers.

@@ -375,6 +375,45 @@ func TestTheKernelTakesWhateverGroupsSay(t *testing.T) {
 	})
 }
 
+func TestTheRulesOfATaskCarryItsID(t *testing.T) {
+	ns, tables := newNamespace(t), netns.Tables{}
+	task, members := groups()
+	for _, id := range []string{"4f3a9c1b2d0e4f3a9c1b2d0e4f3a9c1b", strings.Repeat("long", 50)} {
+		task.ID = id
+		if changed, err := tables.Ensure(int(ns), task.Rules(members)); err != nil || len(changed) == 0 {
+			t.Errorf("another task's rules: changed %q, %v", changed, err)
+		}
+		if changed, err := new(netns.Tables).Ensure(int(ns), task.Rules(members)); err != nil || len(changed) != 0 {
+			t.Errorf("the second look changed %q, %v", changed, err)
+		}
+		in(t, ns, func() error {
+			out, err := said("nft", "list", "table", "inet", "longshore")
+			if with, all := strings.Count(out, " task "+id[:32]), strings.Count(out, "comment \"longshore "); with != all || all == 0 {
+				t.Errorf("%d of %d rules say whose they are: %s", with, all, out)
+			}
+			return err
+		})
+	}
+}
+
+func TestAGroupMayHaveTenThousandMembers(t *testing.T) {
+	ns, tables := newNamespace(t), netns.Tables{}
+	members := netns.Members{}
+	for i := range 10000 {
+		members["sg"] = append(members["sg"], netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0xfd, 14: byte(i >> 8), 15: byte(i)}))
+	}
+	task := netns.Task{ID: "t", Groups: []netns.SecurityGroup{{ID: "sg", Ingress: []netns.GroupRule{{Protocol: every, Groups: []string{"sg"}}}}}}
+	for _, want := range [][]string{{"nftables table inet longshore"}, {"nftables set sg.4: 0 added, 1 removed"}} {
+		if changed, err := tables.Ensure(int(ns), task.Rules(members)); err != nil || !slices.Equal(changed, want) {
+			t.Errorf("changed %q, %v", changed, err)
+		}
+		if changed, err := new(netns.Tables).Ensure(int(ns), task.Rules(members)); err != nil || len(changed) != 0 {
+			t.Errorf("the second look changed %q, %v", changed, err)
+		}
+		members["sg"] = append(members["sg"][1:], members["sg"][2]) // an IPv4 address less, and another one twice
+	}
+}
+
 func TestAMemberWhoComesOrGoesIsOneElementOfASet(t *testing.T) {
 	ns, tables := newNamespace(t), netns.Tables{}
 	task, members := groups()

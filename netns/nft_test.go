@@ -50,7 +50,7 @@ func said(argv ...string) (string, error) {
 	return string(out), err
 }
 
-var marks = regexp.MustCompile(` comment "longshore [0-9a-f]{8}"`)
+var marks = regexp.MustCompile(` comment "longshore [0-9a-f]{8}( task [^"]*)?"`)
 
 // listing is our table as nft shows it.
 func listing(t *testing.T, ns nsfd.NsHandle) (text string) {

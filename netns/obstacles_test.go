@@ -31,7 +31,10 @@ func TestRulesOfOthersThatDropWhatIsForwardedAreNamedWithTheRemedy(t *testing.T)
 		t.Fatalf("got %q, %v", got, err)
 	}
 	_, remedy, _ := strings.Cut(got[0], "let it pass: ")
-	in(t, b.host.ns, func() error { _, err := said("sh", "-c", strings.ReplaceAll(remedy, "iptables", "iptables-nft")); return err })
+	in(t, b.host.ns, func() error {
+		_, err := said("sh", "-c", strings.ReplaceAll(remedy, "iptables", "iptables-nft"))
+		return err
+	})
 	obstacles()
 	answer(t, []question{{b.machine, b.host, "tcp4", 8080, true}})
 	in(t, b.host.ns, script("ip link add longshore-task type bridge", "nft add table inet theirs", "nft add chain inet theirs f { type filter hook forward priority 0 ; policy drop ; }"))

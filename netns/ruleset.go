@@ -19,6 +19,7 @@ const TableName = "longshore"
 // Ruleset is our table as it should be: the rules, and apart from them the sets and maps whose elements change while the rules stay. One
 // without chains is no table.
 type Ruleset struct {
+	Task   string // whose it is, for the comments beside the rules; empty: the host's
 	Sets   []Set
 	Chains []Chain
 }
@@ -51,7 +52,8 @@ type Chain struct {
 	Rules    []Rule
 }
 
-// Rule is one rule. Text is it in nft's words; a comment in the kernel has its fingerprint, and a rule with another one is another rule.
+// Rule is one rule. Text is it in nft's words; a comment in the kernel has its fingerprint and the task's id, and a rule with another one is another
+// rule.
 type Rule struct {
 	Text  string
 	Exprs []expr.Any
@@ -161,9 +163,16 @@ var hookNames = map[nftables.ChainHook]string{
 	*nftables.ChainHookOutput: "output", *nftables.ChainHookPostrouting: "postrouting",
 }
 
-// mark is the comment beside the rule.
-func (r Rule) mark() string {
+// mark is the comment beside a rule.
+func (r Ruleset) mark(rule Rule) string {
 	h := fnv.New32a()
-	h.Write([]byte(r.Text))
-	return TableName + " " + hex.EncodeToString(h.Sum(nil))
+	h.Write([]byte(rule.Text))
+	mark := TableName + " " + hex.EncodeToString(h.Sum(nil))
+	if r.Task != "" {
+		mark += " task " + r.Task
+	}
+	return mark[:min(len(mark), maxComment)]
 }
+
+// maxComment is how long nft lets a comment be.
+const maxComment = 127

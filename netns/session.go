@@ -107,7 +107,7 @@ func (s *session) replace(want Ruleset, exists bool) ([]string, error) {
 		}
 		s.conn.AddChain(chain)
 		for _, rule := range ch.Rules {
-			s.conn.AddRule(&nftables.Rule{Table: s.table, Chain: chain, Exprs: rule.Exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, rule.mark())})
+			s.conn.AddRule(&nftables.Rule{Table: s.table, Chain: chain, Exprs: rule.Exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, want.mark(rule))})
 		}
 	}
 	return []string{"nftables table inet " + TableName}, s.flush()
@@ -175,7 +175,7 @@ func (s *session) shaped(want Ruleset) (right, exists bool, err error) {
 	if right, err = s.setsAre(want.Sets); !right || err != nil {
 		return false, true, absent(err)
 	}
-	right, err = s.chainsAre(want.Chains)
+	right, err = s.chainsAre(want)
 	return right && len(want.Chains) > 0, true, absent(err)
 }
 
@@ -200,7 +200,8 @@ func (s *session) setsAre(want []Set) (bool, error) {
 	return true, nil
 }
 
-func (s *session) chainsAre(want []Chain) (bool, error) {
+// chainsAre compares chains and rules. Of a rule the number of expressions and the text beside it count: who changes one makes another.
+func (s *session) chainsAre(want Ruleset) (bool, error) {
 	all, err := s.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return false, err
@@ -211,36 +212,34 @@ func (s *session) chainsAre(want []Chain) (bool, error) {
 			now[ch.Name] = ch
 		}
 	}
-	if len(now) != len(want) {
+	if len(now) != len(want.Chains) {
 		return false, nil
 	}
-	for i := range want {
-		if same, err := s.chainIs(&want[i], now[want[i].Name]); !same || err != nil {
+	for _, c := range want.Chains {
+		rules, same, err := s.rulesOf(c, now[c.Name])
+		if err != nil || !same || len(rules) != len(c.Rules) {
 			return false, err
+		}
+		for i, rule := range c.Rules {
+			if text, _ := userdata.GetString(rules[i].UserData, userdata.TypeComment); text != want.mark(rule) || len(rules[i].Exprs) != len(rule.Exprs) {
+				return false, nil
+			}
 		}
 	}
 	return true, nil
 }
 
-// chainIs compares a chain. Of the rules the number of expressions and the text beside them count: who changes a rule makes another.
-func (s *session) chainIs(want *Chain, now *nftables.Chain) (bool, error) {
+// rulesOf are a chain's rules, if it is the wanted one.
+func (s *session) rulesOf(want Chain, now *nftables.Chain) ([]*nftables.Rule, bool, error) {
 	if now == nil || (now.Hooknum == nil) != (want.Hook == nil) {
-		return false, nil
+		return nil, false, nil
 	}
 	if want.Hook != nil && (now.Type != want.Type || *now.Hooknum != *want.Hook || now.Priority == nil || *now.Priority != want.Priority ||
 		now.Policy == nil || *now.Policy != want.policy()) {
-		return false, nil
+		return nil, false, nil
 	}
 	rules, err := s.conn.GetRules(s.table, now)
-	if err != nil || len(rules) != len(want.Rules) {
-		return false, err
-	}
-	for i, rule := range want.Rules {
-		if text, _ := userdata.GetString(rules[i].UserData, userdata.TypeComment); text != rule.mark() || len(rules[i].Exprs) != len(rule.Exprs) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return rules, err == nil, err
 }
 
 // absent takes for absence what the kernel says about what is not there, or went while it was read.

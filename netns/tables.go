@@ -35,6 +35,7 @@ func (r Ruleset) sums() seen {
 	s := seen{elements: make(map[string]uint64, len(r.Sets))}
 	var h maphash.Hash
 	h.SetSeed(seed)
+	fmt.Fprintln(&h, r.Task)
 	for _, set := range r.Sets {
 		fmt.Fprintln(&h, set.Name, datatype(set.Key).Name, set.Interval, len(set.Value))
 		s.elements[set.Name] = set.sum()
