@@ -308,6 +308,46 @@ func TestAChangedFileOpensAndClosesWhatRuns(t *testing.T) {
 	p.until("it is counted", func() bool { return desired() == 2 })
 }
 
+func TestServicesAreUpdatedThoughTheirSubnetHasNoAddressToSpare(t *testing.T) {
+	p := networked(t)
+	writeFile(t, p.cfg.Network, `{"subnets": {"subnet-a": {"cidrBlock": "10.20.0.0/30", "reserved": ["10.20.0.3"]}, "subnet-b": {"cidrBlock": "10.21.0.0/30"}}}`)
+	p.stop()
+	p.start()
+	a := p.join(slots(5, nil))
+	p.connected(a)
+	first, second := p.defineAwsvpc("web"), p.defineAwsvpc("web")
+	services := map[string]types.SchedulingStrategy{"daemon": types.SchedulingStrategyDaemon, "replica": types.SchedulingStrategyReplica}
+	subnets := map[string]string{"daemon": "subnet-a", "replica": "subnet-b"}
+	running := func(name string) (definition, address string) {
+		list := must(p.admin.ListTasks(t.Context(), &ecs.ListTasksInput{Cluster: aws.String("daemonset"), ServiceName: &name}))(t)
+		if len(list.TaskArns) != 1 {
+			return fmt.Sprint(len(list.TaskArns), " tasks"), ""
+		}
+		x := p.task(list.TaskArns[0])
+		if aws.ToString(x.LastStatus) != "RUNNING" {
+			return aws.ToString(x.LastStatus), ""
+		}
+		arn := aws.ToString(x.TaskDefinitionArn)
+		return arn[strings.LastIndexByte(arn, '/')+1:], detail(x, "privateIPv4Address")
+	}
+	had := map[string]string{}
+	for name, strategy := range services {
+		in := &ecs.CreateServiceInput{Cluster: aws.String("daemonset"), ServiceName: aws.String(name), TaskDefinition: &first, SchedulingStrategy: strategy,
+			NetworkConfiguration: &types.NetworkConfiguration{AwsvpcConfiguration: &types.AwsVpcConfiguration{Subnets: []string{subnets[name]}}}}
+		if strategy == types.SchedulingStrategyReplica {
+			in.DesiredCount, in.DeploymentConfiguration = aws.Int32(1), &types.DeploymentConfiguration{MinimumHealthyPercent: aws.Int32(0), MaximumPercent: aws.Int32(100)}
+		}
+		must(p.admin.CreateService(t.Context(), in))(t)
+		p.until(name+" runs", func() bool { definition, address := running(name); had[name] = address; return definition == first })
+	}
+	for name := range services {
+		must(p.admin.UpdateService(t.Context(), &ecs.UpdateServiceInput{Cluster: aws.String("daemonset"), Service: aws.String(name), TaskDefinition: &second}))(t)
+	}
+	for name := range services {
+		p.until(name+" is updated", func() bool { definition, address := running(name); return definition == second && address == had[name] })
+	}
+}
+
 // TestNoTwoMachinesGetOneAddress has many tasks come and go on three machines, with a control plane that is started anew in the
 // middle of it. The simulated agents fault at a MAC that a running task has already; here every interface that was announced
 // is held against what runs.
