@@ -31,7 +31,10 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 		}
 		return nil
 	})
+	l.Do("ecs", "register-task-definition", "--family", "sharing", "--pid-mode", "task", "--container-definitions", fmt.Sprintf(`[{"name":"app","image":"%s","memory":16}]`, serving))
+	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "sharing", "--scheduling-strategy", "DAEMON", "--task-definition", "sharing")
 	l.Steady("datadog-agent", 3)
+	l.Steady("sharing", 3)
 	daemons := map[string]bool{}
 	for _, task := range l.Tasks("--service-name", "datadog-agent") {
 		daemons[task.TaskArn] = true
@@ -61,6 +64,11 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 		if err := l.Farm.Boot(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
+		if i == 2 { // of one task the container that holds its namespaces does not outlive the cut
+			if out, err := l.OnHost(i, "sh", "-c", "docker rm $(docker ps -aq --filter label=com.amazonaws.ecs.container-name=~internal~ecs~pause~namespace)").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
 		begun := time.Now()
 		l.StartAgent(i)
 		l.Until(5*time.Second, fmt.Sprintf("host %d's daemon runs", i), func() error {
@@ -75,6 +83,14 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 	for i := 1; i <= 3; i++ {
 		started[i] = l.Running(i, "datadog-agent-task")[0].ID
 	}
+	for i := 1; i <= 3; i++ {
+		l.Until(30*time.Second, fmt.Sprintf("on host %d both containers that share a namespace run", i), func() error {
+			if n, all := len(l.Running(i, "sharing")), len(l.Containers(i, "sharing")); n != 2 || all != 2 {
+				return fmt.Errorf("%d of %d run", n, all)
+			}
+			return nil
+		})
+	}
 	if n := len(l.Running(1, "job")); n != 0 {
 		t.Errorf("the job was started again: %d", n)
 	}
@@ -87,6 +103,7 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 		return nil
 	})
 	l.Steady("datadog-agent", 3)
+	l.Steady("sharing", 3)
 	for _, task := range l.Tasks("--service-name", "datadog-agent") {
 		if !daemons[task.TaskArn] || task.LastStatus != "RUNNING" {
 			t.Errorf("task %s (%s) is not one of those that ran before the reboot", task.TaskArn, task.LastStatus)
