@@ -172,6 +172,9 @@ func (a *Agent) noteAsked(s *asked, problem error) {
 // tasks are the engine's.
 func (a *Agent) tasks() []engine.TaskStatus { return a.engine.Tasks() }
 
+// task is one of them.
+func (a *Agent) task(arn string) (engine.TaskStatus, bool) { return a.engine.Task(arn) }
+
 // serveAsked mounts the handlers of what containers ask and serves them until ctx ends. There is an engine by now.
 func (a *Agent) serveAsked(ctx context.Context) error {
 	s := a.asked

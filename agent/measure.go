@@ -106,7 +106,7 @@ func (a *Agent) metricsNow() metrics.Now {
 // mountMetadata adds the task metadata endpoints to what containers ask.
 func (a *Agent) mountMetadata(s *asked) {
 	metadata.New(metadata.Config{
-		Tasks: a.tasks, Find: s.ids.Find, Stats: a.measured.stats.Docker, Tags: a.measured.tags, Instance: a.instance, Place: a.place,
+		Tasks: a.tasks, Find: s.ids.Find, Known: s.ids.Known, Task: a.task, Stats: a.measured.stats.Docker, Tags: a.measured.tags, Instance: a.instance, Place: a.place,
 		Log: a.log,
 		Caller: func(r *http.Request) (string, error) {
 			c, err := s.callers.Find(r)

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -28,6 +29,33 @@ const keySize = 32
 // IDs are the ids of one host. They are safe for concurrent use.
 type IDs struct {
 	key []byte
+
+	mu    sync.Mutex
+	found map[string]named // by id: what Find found
+}
+
+// maxFound bounds what is remembered; an id that was forgotten is found again.
+const maxFound = 10_000
+
+// named is a container of a task.
+type named struct{ task, container string }
+
+// Known is the container whose id it is, if [IDs.Find] has found it before: an id is one container's for good, and to look
+// through all of them each time would cost more than the rest of an answer.
+func (i *IDs) Known(id string) (taskArn, container string, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	n, ok := i.found[id]
+	return n.task, n.container, ok
+}
+
+func (i *IDs) know(id string, n named) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.found == nil || len(i.found) >= maxFound {
+		i.found = map[string]named{}
+	}
+	i.found[id] = n
 }
 
 // Open reads the key in a directory, or makes one. A file that is no key is an error, which says so.
@@ -47,7 +75,7 @@ func Open(dir string) (*IDs, error) {
 	if len(key) != keySize {
 		return nil, fmt.Errorf("%s has %d bytes and not the %d of a key: remove it; the metadata URLs of running containers are then unknown until their tasks are replaced", name, len(key), keySize)
 	}
-	return &IDs{key}, nil
+	return &IDs{key: key}, nil
 }
 
 // write makes the file as a whole, readable by its owner only.
@@ -80,6 +108,7 @@ func (i *IDs) Find(id string, tasks []engine.TaskStatus) (task *engine.TaskStatu
 	for t := range tasks {
 		for c := range tasks[t].Containers {
 			if i.Of(tasks[t].Arn, tasks[t].Containers[c].Name) == id {
+				i.know(id, named{tasks[t].Arn, tasks[t].Containers[c].Name})
 				return &tasks[t], &tasks[t].Containers[c]
 			}
 		}

@@ -40,6 +40,12 @@ func TestIDsAreTheSameAfterARestartAndOtherOnAnotherHost(t *testing.T) {
 	if task, c := again.Find(first, tasks); task != &tasks[1] || c != &tasks[1].Containers[1] {
 		t.Errorf("%v %v", task, c)
 	}
+	if task, c, ok := again.Known(first); !ok || task != "arn:a" || c != "web" {
+		t.Errorf("what was found is not known: %s %s", task, c)
+	}
+	if _, _, ok := again.Known(again.Of("arn:a", "db")); ok {
+		t.Error("what nobody asked for is known")
+	}
 	if task, c := again.Find(strings.ToUpper(first), tasks); task != nil || c != nil {
 		t.Error("an id that was never given is somebody's")
 	}

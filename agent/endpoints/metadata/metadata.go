@@ -33,6 +33,9 @@ type Config struct {
 	Tasks func() []engine.TaskStatus
 	// Find is the container with an id; ids.IDs has it.
 	Find func(id string, tasks []engine.TaskStatus) (*engine.TaskStatus, *engine.ContainerStatus)
+	// Known is what Find found for an id before, and Task one task: they spare the look at all. Either may be nil.
+	Known func(id string) (taskArn, container string, ok bool)
+	Task  func(arn string) (engine.TaskStatus, bool)
 	// Caller is the ARN of the task that a request comes from.
 	Caller func(r *http.Request) (taskArn string, err error)
 	// Stats are a running container's now; nil if it can't be measured.
@@ -130,11 +133,35 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, f func(r *http.R
 
 // find is the container with the id in the path, if it was made already.
 func (s *Server) find(r *http.Request) (*engine.TaskStatus, *engine.ContainerStatus) {
+	if t, c, known := s.known(r.PathValue("id")); known {
+		return t, c
+	}
 	t, c := s.cfg.Find(r.PathValue("id"), s.cfg.Tasks())
 	if c == nil || c.RuntimeID == "" {
 		return nil, nil
 	}
 	return t, c
+}
+
+// known is the container with an id that was asked for before; none if it, or its task, is there no longer.
+func (s *Server) known(id string) (*engine.TaskStatus, *engine.ContainerStatus, bool) {
+	if s.cfg.Known == nil || s.cfg.Task == nil {
+		return nil, nil, false
+	}
+	arn, name, ok := s.cfg.Known(id)
+	if !ok {
+		return nil, nil, false
+	}
+	t, ok := s.cfg.Task(arn)
+	if !ok {
+		return nil, nil, true
+	}
+	for i := range t.Containers {
+		if c := &t.Containers[i]; c.Name == name && c.RuntimeID != "" {
+			return &t, c, true
+		}
+	}
+	return nil, nil, true
 }
 
 func unknownID(v version, what string, status int, r *http.Request) *failure {

@@ -64,7 +64,7 @@ func asks(t *testing.T, change func(*Config)) (get func(path string) (int, strin
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Tasks: func() []engine.TaskStatus { return []engine.TaskStatus{theTask()} }, Find: own.Find,
+		Tasks: func() []engine.TaskStatus { return []engine.TaskStatus{theTask()} }, Find: own.Find, Known: own.Known,
 		Caller: func(*http.Request) (string, error) { return taskArn, nil },
 		Stats: func(id string) *stats.Docker {
 			return map[string]*stats.Docker{"aaa": {ID: id, NetworkRates: &stats.NetworkRates{Rx: 1}}}[id]
@@ -74,6 +74,14 @@ func asks(t *testing.T, change func(*Config)) (get func(path string) (int, strin
 		Log:      zap.NewNop(),
 	}
 	change(&cfg)
+	cfg.Task = func(arn string) (engine.TaskStatus, bool) { // as the engine has it
+		for _, task := range cfg.Tasks() {
+			if task.Arn == arn {
+				return task, true
+			}
+		}
+		return engine.TaskStatus{}, false
+	}
 	mux := http.NewServeMux()
 	New(cfg).Register(mux.Handle)
 	get = func(path string) (int, string) {
