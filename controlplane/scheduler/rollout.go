@@ -205,7 +205,9 @@ func (p *pass) heldUnlessContinued(r *store.Rollout, reached map[string]bool) st
 	return p.held(reached)
 }
 
-// held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time.
+// held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time. Where
+// it fails again and again it is the instance that is broken, when it is the only one and three others run the new deployment
+// healthily, or one of ten such: that delays its own task only.
 func (p *pass) held(reached map[string]bool) string {
 	if p.object(p.primary).RolloutState == types.DeploymentRolloutStateFailed {
 		return "its circuit breaker has ended it"
@@ -214,18 +216,32 @@ func (p *pass) held(reached map[string]bool) string {
 		return ""
 	}
 	why := map[outcome]string{}
-	healthy := false
+	healthy := 0
+	var broken []*place // where the new task failed again and again
 	for _, pl := range p.places {
 		if !pl.belongs || !reached[pl.id] {
 			continue
 		}
 		o, reason := p.look(pl)
+		if o == failing && p.failure(pl, p.primary).Count >= inconsistent {
+			broken = append(broken, pl)
+			continue
+		}
 		if why[o] == "" {
 			why[o] = reason
 		}
-		healthy = healthy || o == ready
+		if o == ready {
+			healthy++
+		}
 	}
-	if why[failing] == "" && !healthy {
+	if alone := len(broken) == 1 && healthy >= inconsistent || len(broken)*10 <= healthy; why[failing] == "" && !alone {
+		_, why[failing] = p.look(broken[0])
+	} else if why[failing] == "" {
+		for _, pl := range broken {
+			p.sayOnce("(service %s) (deployment %s) goes on without (container-instance %s) for now: its task fails there again and again, and is healthy elsewhere.", p.name, p.primary.id, pl.id)
+		}
+	}
+	if why[failing] == "" && healthy == 0 {
 		return why[slow]
 	}
 	return why[failing]

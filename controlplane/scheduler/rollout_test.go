@@ -140,6 +140,47 @@ func TestALaterWaveHoldsToo(t *testing.T) {
 	w.expectTold(1, "holds at wave 2")
 }
 
+func TestABrokenHostDelaysItsOwnDaemonOnly(t *testing.T) {
+	w := updated(t, 8)
+	broken := map[string]bool{"host-4": true}
+	w.agents = func(t *store.Task) string {
+		if broken[t.Instance] && revisionOf(t) == "2" {
+			return task.Stopped
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(21 * time.Second)
+	w.expect("2 2 2 - 2 2 2 1")
+	if r := w.svc.Rollouts[*w.svc.Object.Deployments[0].Id]; r.Held == "" {
+		t.Error("a failure holds the roll-out until it is known to be the host's")
+	}
+	w.after(time.Minute)
+	w.expect("2 2 2 - 2 2 2 2")
+	w.expectTold(1, "goes on without (container-instance host-4) for now: its task fails there again and again, and is healthy elsewhere.")
+	if d := w.svc.Object.Deployments[0]; d.RolloutState != types.DeploymentRolloutStateInProgress || !w.svc.SteadySince.IsZero() {
+		t.Errorf("the deployment is %s, steady since %s", d.RolloutState, w.svc.SteadySince)
+	}
+	broken = nil
+	w.after(time.Hour)
+	w.expect("2 2 2 2 2 2 2 2")
+	w.expectSteady(t)
+}
+
+func TestTwoBrokenHostsOfFewHoldARollOut(t *testing.T) {
+	w := updated(t, 8)
+	w.agents = func(t *store.Task) string {
+		if (t.Instance == "host-4" || t.Instance == "host-5") && revisionOf(t) == "2" {
+			return task.Stopped
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(time.Hour)
+	w.expect("2 2 2 - - 2 2 1")
+	w.expectTold(1, "holds at wave 3")
+}
+
 func TestARollOutThatIsToldToGoOnDoesNotHoldAnyMore(t *testing.T) {
 	w := updated(t, 8)
 	w.agents = func(t *store.Task) string {
