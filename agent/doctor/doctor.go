@@ -6,6 +6,7 @@
 //	host.go     disks, permissions, clock
 //	kernel.go   what the kernel offers
 //	registry.go where registry credentials come from
+//	network.go  what tasks' own networks hang on
 //	control.go  the way to the control plane, step by step: name, TCP, TLS, clock, signature
 package doctor
 
@@ -102,6 +103,7 @@ func (p *Patient) Examine(ctx context.Context) *Report {
 	e.disks(root)
 	e.permissions()
 	e.kernel()
+	e.taskNetworks()
 	e.registries(ctx)
 	e.control(ctx)
 	e.localAddresses(ctx)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,9 +82,36 @@ func TestOnAHostOnWhichAllIsWellEachLineIsOK(t *testing.T) {
 	if err := r.Print(&out); err != nil || r.Failed+r.Warned > 0 {
 		t.Errorf("%v\n%s", err, out.String())
 	}
-	for _, name := range []string{"agent", "session", "health", "engine", "disk", "reserve", "state", "log", "config file", "policy file", "cgroups", "overlay", "user namespaces", "capabilities", "DNS", "TCP", "TLS", "HTTP", "clock", "credentials", "introspection", "link-local"} {
+	for _, name := range []string{"agent", "session", "health", "engine", "disk", "reserve", "state", "log", "config file", "policy file", "cgroups", "overlay", "task networks", "user namespaces", "capabilities", "DNS", "TCP", "TLS", "HTTP", "clock", "credentials", "introspection", "link-local"} {
 		if !strings.Contains(out.String(), "OK    "+name+" ") {
 			t.Errorf("%s is missing:\n%s", name, out.String())
+		}
+	}
+}
+
+// link gives a patient an interface.
+func link(t *testing.T, p *Patient, name, flags string) {
+	t.Helper()
+	dir := filepath.Join(p.Root, "sys/class/net", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "flags"), []byte(flags+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatTasksNetworksHangOnIsNamed(t *testing.T) {
+	for want, n := range map[string]config.TaskNetwork{
+		"macvlan on eth7, which is up": {Macvlan: "eth7"}, "on the bridge br0 with the uplink eth7, which is up": {Bridge: "br0", Uplink: "eth7"}, "on the bridge br0, whose way": {Bridge: "br0"},
+	} {
+		p := well(t)
+		link(t, p, "eth7", "0x1003")
+		p.Config.TaskENI, p.Config.TaskNetwork = true, n
+		if r := p.Examine(t.Context()); !slices.ContainsFunc(r.Checks, func(c Check) bool {
+			return c.Name == "task networks" && c.Verdict == OK && strings.HasPrefix(c.Says, want)
+		}) {
+			t.Errorf("%s: %+v", want, r.Checks)
 		}
 	}
 }
@@ -134,6 +162,11 @@ func TestEachThingThatIsNotWellIsNamedWithHowToMendIt(t *testing.T) {
 		{func(p *Patient) {
 			p.Engine = func(context.Context) (engine.Info, error) { return engine.Info{Name: "docker"}, nil }
 		}, "WARN  live restore", "ends every container", "live-restore"},
+		{func(p *Patient) { p.Config.TaskENI, p.Config.TaskNetwork.Macvlan = true, "eth7" }, "FAIL  task networks", "ParentMissing: the macvlan parent eth7", "ip link lists them"},
+		{func(p *Patient) {
+			link(t, p, "eth7", "0x1002")
+			p.Config.TaskENI, p.Config.TaskNetwork = true, config.TaskNetwork{Bridge: "br0", Uplink: "eth7"}
+		}, "FAIL  task networks", "ParentDown: the uplink eth7", "ip link set eth7 up"},
 		{func(p *Patient) { p.Warnings = []string{"ECS_X is unknown"} }, "WARN  configuration", "ECS_X is unknown", "longshore-agent settings"},
 		{func(p *Patient) { p.Endpoint = "nonsense" }, "FAIL  control plane", "is no URL", "ECS_BACKEND_HOST"},
 		{func(p *Patient) { p.Endpoint = "https://no.such.host.invalid" }, "FAIL  DNS", "no.such.host.invalid", "resolv.conf"},
