@@ -447,3 +447,24 @@ func (s *shelf) Save(t imagecache.Tracks) error {
 	s.saved = imagecache.Tracks{Images: maps.Clone(t.Images)}
 	return nil
 }
+
+func TestAnImageThatLosesItsOnlyNameDuringACollectionIsNotCalledRemovedAndGoesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{images: map[string]*imagecache.Local{}, registry: map[string]string{"tool:1": "old"}, containers: map[string]string{}, tasks: map[string]*need{},
+			rules: imagecache.Rules{Foreign: true, ForeignAge: time.Hour, PerCycle: 5}}
+		h.restart()
+		h.store("tool:1", false)
+		<-time.After(2 * time.Hour)
+		h.looked = func() { // somebody builds it anew
+			h.registry["tool:1"] = "new"
+			h.store("tool:1", false)
+		}
+		report, err := h.cache.Collect(t.Context(), false)
+		if err != nil || report.Freed != 0 || h.images["old"] == nil || h.find("tool:1") == nil || h.find("tool:1").ID != "new" {
+			t.Errorf("%+v, %v, left are %v", report, err, h.images)
+		}
+		if report, err = h.cache.Collect(t.Context(), false); err != nil || report.Freed != 1 || h.images["old"] != nil || h.images["new"] == nil {
+			t.Errorf("%+v, %v, left are %v", report, err, h.images)
+		}
+	})
+}

@@ -225,13 +225,13 @@ func (c *Cache[I]) remove(ctx context.Context, v Verdict) (held bool, err error)
 		if c.collector.asking > 0 {
 			c.collector.gone[v.ID] = c.collector.serial
 		}
-		if err == nil {
+		if err == nil && !held {
 			delete(c.collector.tracks, v.ID)
 			c.collector.dirty = true
 		}
 		close(done)
 	}()
-	names := v.Names
+	names, gone := v.Names, 0
 	if len(names) == 0 {
 		names = []string{v.ID}
 	}
@@ -244,8 +244,9 @@ func (c *Cache[I]) remove(ctx context.Context, v Verdict) (held bool, err error)
 		if err := c.collector.cfg.Store.Remove(ctx, n); err != nil {
 			return false, err
 		}
+		gone++
 	}
-	return false, nil
+	return gone == 0, nil // one that has lost all its names is removed by its id the next time
 }
 
 // move begins a pull, which may take a reference from one image to another: it waits until no image is being removed by that
