@@ -58,11 +58,12 @@ func TestStrategiesAreAppliedInOrder(t *testing.T) {
 	for name, c := range map[string]struct {
 		strategies []types.PlacementStrategy
 		want       string
+		left       string // of two after a scale-in; empty: any
 	}{
-		"binpack takes the fullest":    {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeBinpack, Field: aws.String("MEMORY")}}, "host-1:2 host-2:1"},
-		"spread over an attribute":     {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeSpread, Field: aws.String("attribute:rack")}, {Type: types.PlacementStrategyTypeBinpack, Field: aws.String("memory")}}, "host-1:2 host-3:1"},
-		"spread over instances":        {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeSpread, Field: aws.String("host")}}, "host-1:1 host-2:1 host-3:1"},
-		"binpack after a random start": {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeRandom}, {Type: types.PlacementStrategyTypeBinpack, Field: aws.String("memory")}}, "host-1:2 host-2:1"},
+		"binpack takes the fullest":    {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeBinpack, Field: aws.String("MEMORY")}}, "host-1:2 host-2:1", "host-1:2"},
+		"spread over an attribute":     {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeSpread, Field: aws.String("attribute:rack")}, {Type: types.PlacementStrategyTypeBinpack, Field: aws.String("memory")}}, "host-1:2 host-3:1", "host-1:1 host-3:1"},
+		"spread over instances":        {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeSpread, Field: aws.String("host")}}, "host-1:1 host-2:1 host-3:1", ""},
+		"binpack after a random start": {[]types.PlacementStrategy{{Type: types.PlacementStrategyTypeRandom}, {Type: types.PlacementStrategyTypeBinpack, Field: aws.String("memory")}}, "host-1:2 host-2:1", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newReplicaWorld(t, 3)
@@ -77,6 +78,12 @@ func TestStrategiesAreAppliedInOrder(t *testing.T) {
 			w.create(w.define(), replicas(3, func(s *types.Service) { s.PlacementStrategy = c.strategies }))
 			w.settle()
 			w.expectWhere(c.want)
+			if c.left != "" {
+				w.after(time.Minute)
+				w.scale(2)
+				w.settle()
+				w.expectWhere(c.left)
+			}
 		})
 	}
 }
