@@ -119,7 +119,7 @@ func (b *Bridge) Connect(ctx context.Context, c Connection) (Lease, error) {
 	if err != nil {
 		return l, fmt.Errorf("connect %s to the bridge %s: %w", c.ID, b.Name, err)
 	}
-	if fresh {
+	if fresh && slices.ContainsFunc(l.Given, func(p Publish) bool { return p.Protocol == "udp" }) {
 		b.forgetFlows(l)
 	}
 	return l, nil
@@ -129,9 +129,11 @@ func (b *Bridge) Connect(ctx context.Context, c Connection) (Lease, error) {
 // tens of milliseconds of the kernel's: nobody should wait for it.
 func (b *Bridge) Disconnect(_ context.Context, id string) error {
 	b.mu.Lock()
-	l := b.leases[id]
-	if l != nil {
-		l.leaving = true
+	var l Lease
+	held := b.leases[id]
+	if held != nil {
+		held.leaving = true
+		l = *held
 	}
 	b.mu.Unlock()
 	_, err := b.network.EnsureRules()
@@ -139,9 +141,9 @@ func (b *Bridge) Disconnect(_ context.Context, id string) error {
 		failpoint.Hit("netns/step")
 		err = b.unlink(id)
 	}
-	if err == nil && l != nil {
+	if err == nil && held != nil {
 		failpoint.Hit("netns/step")
-		b.forgetFlows(*l)
+		b.forgetFlows(l)
 		err = b.drop(id)
 	}
 	if err != nil {
@@ -167,12 +169,15 @@ func (b *Bridge) link(ctx context.Context, id string) (changed []string, err err
 	b.linking.Lock()
 	defer b.linking.Unlock()
 	b.mu.Lock()
-	l := b.leases[id]
+	l, held := Lease{leaving: true}, b.leases[id]
+	if held != nil {
+		l = *held
+	}
 	b.mu.Unlock()
-	if l == nil || l.leaving {
+	if l.leaving {
 		return nil, errLeaving
 	}
-	return Host{Namespace: b.network.Namespace, Tables: &b.network.tables}.EnsureTask(ctx, b.task(*l))
+	return Host{Namespace: b.network.Namespace, Tables: &b.network.tables}.EnsureTask(ctx, b.task(l))
 }
 
 // task is what a container's namespace should be.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	nsfd "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,9 @@ type PortTaken struct {
 	Port     uint16
 	By       string // a task, or a process
 }
+
+// Unwrap is the class of errors that a container meets where something is used up.
+func (e *PortTaken) Unwrap() error { return errdefs.ErrResourceExhausted }
 
 func (e *PortTaken) Error() string {
 	return fmt.Sprintf("host port %s/%d is taken: %s; stop that, or choose another hostPort", e.Protocol, e.Port, e.By)

@@ -10,8 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	nsfd "github.com/vishvananda/netns"
 	"go.uber.org/zap"
 
@@ -286,7 +289,7 @@ func TestAPortThatSomebodyElseHasIsToldWithItsHolder(t *testing.T) {
 	} {
 		_, err := b.bridge.Connect(t.Context(), netns.Connection{ID: "two", Task: "t2", Namespace: ns, Ports: []netns.Publish{c.port}})
 		var taken *netns.PortTaken
-		if !errors.As(err, &taken) || !strings.Contains(err.Error(), c.want) {
+		if !errors.As(err, &taken) || !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v", c.port, err)
 		}
 	}
@@ -425,6 +428,67 @@ func killOnBridge(t *testing.T, kill func(w *lan, does, origin string, n int, ta
 	}
 	if kills < 8 {
 		t.Errorf("only %d kills", kills)
+	}
+}
+
+func TestASenderThatNeverPausesIsLedToWhoeverHasThePortNow(t *testing.T) {
+	b := newBridged(t)
+	var c net.Conn
+	in(t, b.machine.ns, func() (err error) { c, err = net.Dial("udp", "10.5.0.1:5400"); return err })
+	defer c.Close()
+	ask := func(wait time.Duration) (seen string) {
+		for end := time.Now().Add(wait); time.Now().Before(end) && seen == ""; {
+			_, _ = c.Write([]byte("?"))
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			seen, _ = line(c)
+		}
+		return seen
+	}
+	if seen := ask(brief); seen != "" {
+		t.Errorf("nobody listens, and %q was seen", seen)
+	}
+	for _, id := range []string{"one", "other"} {
+		n, _ := b.container(id, netns.Publish{Protocol: "udp", Container: 53, Host: 5400})
+		n.serve(t, 53)
+		if seen := ask(patience); seen != "::ffff:"+b.machine.v4.String() && seen != b.machine.v4.String() {
+			t.Errorf("container %s is not asked: %q", id, seen)
+		}
+		if err := b.bridge.Disconnect(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if seen := ask(brief); seen != "" {
+			t.Errorf("container %s has gone, and %q was seen", id, seen)
+		}
+	}
+}
+
+func TestContainersComeAndGoAtOnce(t *testing.T) {
+	b := newBridged(t)
+	before := b.left()
+	var all sync.WaitGroup
+	for worker := range 6 {
+		ns := namespace(t)
+		all.Go(func() {
+			for i := range 4 {
+				c := netns.Connection{ID: fmt.Sprintf("w%d", worker), Task: "t", Namespace: ns, Ports: []netns.Publish{{Protocol: "tcp", Container: 80, Host: uint16(9000 + worker)}, {Protocol: "udp", Container: 53}}}
+				if _, err := b.bridge.Connect(t.Context(), c); err != nil {
+					t.Error(err)
+				}
+				if i%2 == 0 {
+					if _, err := b.network.Ensure(); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := b.bridge.Disconnect(t.Context(), c.ID); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	b.settled()
+	if after := b.left(); after != before {
+		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
 }
 
