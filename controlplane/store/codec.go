@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/longshore-project/longshore/protocol/awsjson"
 	_ "github.com/longshore-project/longshore/protocol/ecsapi" // registers the unions of the records' objects
@@ -20,13 +21,25 @@ type envelope struct {
 	Record  json.RawMessage `json:"record"`
 }
 
-func encode(r Record) ([]byte, error) {
-	record, err := awsjson.Marshal(r)
+// values are buffers in which values are put together: most of what a value costs is the growing of its buffer.
+var values = sync.Pool{New: func() any { return new([]byte) }}
+
+// mostKept is the size of a buffer from which on it is not used again.
+const mostKept = 256 << 10
+
+func encode(r Record) (string, error) {
+	buf := values.Get().(*[]byte)
+	defer func() {
+		if cap(*buf) <= mostKept {
+			values.Put(buf)
+		}
+	}()
+	value, err := awsjson.Append(append((*buf)[:0], opening...), r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: encode %s: %w", ErrInvalid, r.key(), err)
+		return "", fmt.Errorf("%w: encode %s: %w", ErrInvalid, r.key(), err)
 	}
-	value := make([]byte, 0, len(opening)+len(record)+1)
-	return append(append(append(value, opening...), record...), '}'), nil
+	*buf = append(value, '}')
+	return string(*buf), nil
 }
 
 // opening is how each value of the current version begins.

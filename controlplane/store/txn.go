@@ -124,7 +124,7 @@ func (t *Txn) put(key string, r Record, options ...clientv3.OpOption) {
 	value, err := encode(r)
 	t.fail(err)
 	t.touch(key)
-	w := write{r, key, string(value)}
+	w := write{r, key, value}
 	t.ops = append(t.ops, clientv3.OpPut(t.s.prefix+key, w.value, options...))
 	t.written = append(t.written, w)
 	t.grows = true

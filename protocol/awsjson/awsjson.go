@@ -39,11 +39,14 @@ const (
 
 // Marshal encodes v, a struct or a pointer to one. Errors are programming errors (an unregistered interface type, a nil
 // v) or a union with an unknown member.
-func Marshal(v any) ([]byte, error) { return marshal(v, false) }
+func Marshal(v any) ([]byte, error) { return marshal(make([]byte, 0, 512), v, false) }
+
+// Append appends what [Marshal] makes of v to buf. On an error what is behind buf's end is undefined.
+func Append(buf []byte, v any) ([]byte, error) { return marshal(buf, v, false) }
 
 // MarshalRequest is [Marshal] as a client does it: numbers that are zero and booleans that are false are left out unless
 // they stand behind a pointer.
-func MarshalRequest(v any) ([]byte, error) { return marshal(v, true) }
+func MarshalRequest(v any) ([]byte, error) { return marshal(make([]byte, 0, 512), v, true) }
 
 // Unmarshal decodes data into v, a non-nil pointer to a struct, whose fields it sets as the document says and otherwise
 // leaves as they are. The Report refers to data, which must not be modified while the Report is used.
@@ -76,7 +79,7 @@ func Unmarshal(data []byte, v any) (Report, error) {
 	return d.report, nil
 }
 
-func marshal(v any, request bool) ([]byte, error) {
+func marshal(buf []byte, v any, request bool) ([]byte, error) {
 	rv := reflect.ValueOf(v)
 	for rv.Kind() == reflect.Pointer && !rv.IsNil() {
 		rv = rv.Elem()
@@ -88,7 +91,7 @@ func marshal(v any, request bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := encoder{buf: make([]byte, 0, 512), request: request}
+	e := encoder{buf: buf, request: request}
 	if err := p.encode(&e, rv); err != nil {
 		return nil, err
 	}
