@@ -41,7 +41,27 @@ func newNodes(t *testing.T, names ...string) (nodes []*node) {
 		in(t, n.ns, script("ip link set lo up", "ip link set eth0 up", "ip addr add "+n.v4.String()+"/24 dev eth0", "ip addr add "+n.v6.String()+"/64 dev eth0 nodad"))
 		nodes = append(nodes, n)
 	}
+	for _, n := range nodes {
+		for _, to := range nodes {
+			n.settle(t, to.v6)
+		}
+	}
 	return nodes
+}
+
+// settle waits until the kernel has done with a node's IPv6 address, which it does on the side.
+func (n *node) settle(t *testing.T, to netip.Addr) {
+	t.Helper()
+	in(t, n.ns, func() (err error) {
+		for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(time.Millisecond) {
+			var c net.Conn
+			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: n.v6.AsSlice()}}
+			if c, err = d.Dial("udp6", netip.AddrPortFrom(to, 9).String()); err == nil {
+				return c.Close()
+			}
+		}
+		return err
+	})
 }
 
 // within runs f in a namespace, on a thread that ends with it. It may be called from any goroutine.
@@ -112,25 +132,33 @@ func echoPackets(u net.PacketConn) {
 // brief is how long it takes for us to believe that nobody answers. Where an answer is wanted, it may take patience.
 const brief = 700 * time.Millisecond
 
-// reach asks an echo server from a namespace, and says whom that saw; empty for that there was no answer in the time. UDP is asked again and again.
+// reach asks an echo server from a namespace, again and again, and says whom that saw; empty for that there was no answer in the time.
 func reach(from nsfd.NsHandle, network, at string, wait time.Duration) (seen string) {
+	ask := askTCP
+	switch {
+	case strings.HasPrefix(network, "icmp"):
+		ask = ping
+	case strings.HasPrefix(network, "udp"):
+		ask = askUDP
+	}
 	_ = within(from, func() error {
-		switch {
-		case strings.HasPrefix(network, "icmp"):
-			seen = ping(network, at, wait)
-		case strings.HasPrefix(network, "udp"):
-			seen = askUDP(network, at, wait)
-		default:
-			c, err := net.DialTimeout(network, at, wait)
-			if err != nil {
+		for end := time.Now().Add(wait); ; <-time.After(10 * time.Millisecond) { // who is refused asks again: somebody may listen later
+			if seen = ask(network, at, time.Until(end)); seen != "" || time.Now().After(end) {
 				return nil
 			}
-			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(wait))
-			seen, _ = line(c)
 		}
-		return nil
 	})
+	return seen
+}
+
+func askTCP(network, at string, wait time.Duration) string {
+	c, err := net.DialTimeout(network, at, wait)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(wait))
+	seen, _ := line(c)
 	return seen
 }
 
