@@ -180,50 +180,6 @@ func drop(t *testing.T, ref string) {
 	})
 }
 
-func TestFortyImagesPassThroughASmallDiskAndThoseInUseStay(t *testing.T) {
-	images.DockerClient(t)
-	r, err := docker.New(docker.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = r.Close() })
-	registry := images.NewRegistry(t)
-	s := &shelf{Runtime: r, own: func(i imagecache.Local) bool {
-		return len(i.Names) > 0 && strings.HasPrefix(i.Names[0], registry.Addr+"/")
-	}}
-	c, err := imagecache.New(puller{r}, imagecache.Config{Collection: imagecache.Collection{Store: s, Journal: &noted{}, Rules: imagecache.Rules{MinimumAge: time.Hour, PerCycle: 5, High: 80, Low: 60}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var used string
-	for i := range 40 {
-		ref := many(t, registry, 1)
-		img, release, err := c.Ensure(t.Context(), imagecache.Request{Ref: ref})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i == 0 {
-			s.room = 10 * img.Size // ten of them fill it
-			id, err := r.Create(t.Context(), engine.Spec{Name: unique(), Image: img.ID, Command: []string{"/x"}, Labels: map[string]string{engine.LabelTaskArn: "t"}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			used = img.ID
-			t.Cleanup(func() { _ = r.Remove(context.WithoutCancel(t.Context()), id) })
-		}
-		release()
-		if _, err := c.Collect(t.Context(), false); err != nil {
-			t.Fatal(err)
-		}
-		if d := s.Disk(); d.Free.Bytes < s.room/5 {
-			t.Fatalf("after %d images %s", i+1, d)
-		}
-	}
-	if _, err := r.Image(t.Context(), used); err != nil {
-		t.Errorf("the image of a container was removed: %v", err)
-	}
-}
-
 // noted is a journal in memory.
 type noted struct{ imagecache.Tracks }
 
