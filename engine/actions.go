@@ -146,7 +146,7 @@ func (w *worker) deedOf(a Action, c *Container) (deed, time.Duration) {
 	case VerbStart:
 		return w.startUp(id, a.From), cfg.StartTimeout
 	case VerbStop:
-		return w.shutDown(c, id, a.Grace), a.Grace + cfg.AnswerMargin
+		return w.shutDown(c, id, a.Grace), a.Grace + cfg.AnswerMargin + stopQueue
 	case VerbKill:
 		return w.kill(c, id), 4 * cfg.AnswerMargin
 	case VerbRemove:

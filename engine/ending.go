@@ -27,9 +27,12 @@ import (
 // answers nothing at all is waited for and nothing is killed past it: it may be just being replaced, and it is what tells the agent
 // how things are.
 const (
-	kernelPeriod  = time.Second      // between looks at the kernel
-	inspectPeriod = 10 * time.Second // between looks at an engine that does not answer another call about the same container
-	inspectLimit  = 5 * time.Second  // of such a look
+	stopTurn      = 500 * time.Millisecond // for how long a stop keeps others waiting
+	stopQueue     = 5 * time.Minute        // for how long a stop waits for its turn, at most
+	kernelPeriod  = time.Second            // between looks at the kernel
+	hearsay       = 3 * time.Second        // in which the engine usually hears of a process's end
+	inspectPeriod = 10 * time.Second       // between looks at an engine that does not answer another call about the same container
+	inspectLimit  = 5 * time.Second        // of such a look
 )
 
 // ending is the end of one container.
@@ -49,13 +52,21 @@ func (w *worker) ending(c *Container, id string) *ending {
 	return d
 }
 
-// shutDown is VerbStop.
+// shutDown is VerbStop. Stops begin some at a time: an engine that ends many containers at once takes longer for all of them, and dockerd
+// can lock itself up over it. One that takes its time gives its turn to the next.
 func (w *worker) shutDown(c *Container, id string, grace time.Duration) deed {
-	d := w.ending(c, id)
+	d, cfg := w.ending(c, id), &w.e.cfg
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
+		next, err := w.e.stopping.enter(ctx, false, stopTurn)
+		if err != nil {
+			return nil, err
+		}
+		defer next()
 		failpoint.Hit("engine/stop-before")
 		defer failpoint.Hit("engine/stop-after")
-		return d.await(ctx, func(ctx context.Context) error { return w.e.cfg.Runtime.Stop(ctx, id, grace) })
+		ctx, cancel := context.WithTimeout(ctx, grace+cfg.AnswerMargin)
+		defer cancel()
+		return d.await(ctx, func(ctx context.Context) error { return cfg.Runtime.Stop(ctx, id, grace) })
 	}
 }
 
@@ -106,7 +117,8 @@ func (d *ending) await(ctx context.Context, call func(context.Context) error) (f
 	}
 	tick := time.NewTicker(period)
 	defer tick.Stop()
-	var gone time.Time // since when the kernel has no process of it
+	margin := d.w.e.cfg.AnswerMargin
+	var gone, next time.Time // since when the kernel has no longer its first process; when to ask the engine again
 	for {
 		select {
 		case err := <-answer:
@@ -123,18 +135,22 @@ func (d *ending) await(ctx context.Context, call func(context.Context) error) (f
 			return func(co *ContainerObserved) { co.Stale = true }, fmt.Errorf("the engine says that the container has stopped, and shows it as running: %w", ctx.Err())
 		case <-tick.C:
 		}
+		now := time.Now()
 		switch {
-		case d.pid != 0 && !d.gone():
+		case d.pid == 0:
+		case d.w.e.cfg.Processes.Has(d.id, d.pid):
 			gone = time.Time{}
 			continue
-		case d.pid != 0 && gone.IsZero(): // the engine is just hearing of it
-			gone = time.Now()
+		case gone.IsZero():
+			gone, next = now, now.Add(min(hearsay, margin))
+		}
+		if now.Before(next) { // the engine is just hearing of it, and is not asked by each of the many that may be ending
 			continue
 		}
 		if apply := d.over(ctx); apply != nil {
 			return apply, nil
 		}
-		if !gone.IsZero() && time.Since(gone) >= d.w.e.cfg.AnswerMargin {
+		if next = now.Add(hearsay); !gone.IsZero() && now.Sub(gone) >= margin && d.gone() {
 			d.w.timeline.log.Warn("the kernel has no process of a container that the engine shows as running; it counts as ended",
 				zap.String("container", d.name), zap.String("id", shortID(d.id)), zap.Int("pid", d.pid))
 			return func(co *ContainerObserved) { co.Gone = true }, nil
@@ -142,13 +158,9 @@ func (d *ending) await(ctx context.Context, call func(context.Context) error) (f
 	}
 }
 
-// gone reports whether the kernel has no process of the container any more.
+// gone reports whether the kernel has no process of the container any more, be it the first one or another.
 func (d *ending) gone() bool {
-	p := d.w.e.cfg.Processes
-	if p.Has(d.id, d.pid) {
-		return false
-	}
-	left, err := p.Of(d.id)
+	left, err := d.w.e.cfg.Processes.Of(d.id)
 	return err == nil && len(left) == 0
 }
 

@@ -57,7 +57,7 @@ func TestAStopThatIsNotAnsweredIsOverOnceTheProcessIs(t *testing.T) {
 	for name, c := range map[string]struct {
 		kernel []func(*enginetest.Kernel)
 		within time.Duration
-	}{"the kernel shows it": {nil, 4 * time.Second}, "the kernel knows nothing of it": {[]func(*enginetest.Kernel){foreign}, 12 * time.Second}} {
+	}{"the kernel shows it": {nil, 5 * time.Second}, "the kernel knows nothing of it": {[]func(*enginetest.Kernel){foreign}, 12 * time.Second}} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, w *world) {
 				a := w.stopping("Stop")
@@ -314,4 +314,35 @@ func TestAnEngineThatSaysThatItHasStoppedWhatItShowsAsRunningIsNotAskedAgainAtOn
 			}, withKernel(c.kernel))
 		})
 	}
+}
+
+func TestStopsThatTakeTheirTimeLetOthersBegin(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.behave(map[string]enginetest.Behaviour{"app": {StopAfter: 20 * time.Second}})
+		var all []*acs.Task
+		for i := range 10 * runtime.NumCPU() {
+			x := task(fmt.Sprintf("t%d", i))
+			x.Containers[0].CPU, x.Containers[0].Memory = 0, 4
+			all = append(all, x)
+			w.accept(x)
+		}
+		w.settled()
+		for _, x := range all {
+			w.accept(stopOf(x))
+		}
+		w.settled()
+		if n := w.fake.Calls("Stop"); n != 4*runtime.NumCPU() {
+			t.Errorf("%d stops at once", n)
+		}
+		pass(3 * time.Second)
+		if n := w.fake.Calls("Stop"); n != len(all) {
+			t.Errorf("%d of %d stops have begun", n, len(all))
+		}
+		pass(20 * time.Second)
+		for _, x := range all {
+			if exitOf(w.disk.last(x.Arn), "app") != 143 {
+				t.Errorf("%+v", w.disk.last(x.Arn))
+			}
+		}
+	}, withKernel())
 }

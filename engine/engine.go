@@ -18,9 +18,9 @@ import (
 // maxInspects bounds the looks at single containers that run at once.
 const maxInspects = 8
 
-// startsAtOnce bounds the containers that are made and started at once. More than a few for each core only make the engine
-// slower: a start is mostly its CPU time, and what it does side by side it does not do sooner.
-func startsAtOnce() int { return 4 * runtime.NumCPU() }
+// atOnce bounds the containers that are started, or stopped, at once. More than a few for each core only make the engine slower: what it
+// does is mostly CPU time, and side by side it is not done sooner.
+func atOnce() int { return 4 * runtime.NumCPU() }
 
 // Engine makes the host's containers match the tasks it was given. All methods may be called concurrently.
 type Engine struct {
@@ -35,6 +35,7 @@ type Engine struct {
 	doubting   chan struct{} // looks at containers about which the engine did not answer
 	removing   *lane
 	starting   *lane // creates and starts
+	stopping   *lane
 	past       past
 	orphans    orphans
 	ready      chan struct{} // closed when containers without a record were looked for
@@ -54,7 +55,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: newLane(1), starting: newLane(startsAtOnce()), ready: make(chan struct{}), workers: map[string]*worker{}}
+	e := &Engine{cfg: cfg, ledger: newLedger(cfg.Host), inspecting: make(chan struct{}, maxInspects), doubting: make(chan struct{}, maxInspects), removing: newLane(1), starting: newLane(atOnce()), stopping: newLane(atOnce()), ready: make(chan struct{}), workers: map[string]*worker{}}
 	if e.cfg.Networks == nil {
 		e.cfg.Networks = noNetworks{e}
 	}
