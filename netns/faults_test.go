@@ -1,9 +1,15 @@
 package netns_test
 
 import (
+	"errors"
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/longshore-project/longshore/netns"
 )
@@ -165,9 +171,108 @@ func TestTheHostsOwnNamespaceIsNoTasks(t *testing.T) {
 	}
 }
 
-func TestAKernelWithoutVLANsSaysSo(t *testing.T) {
+// A branch is a VLAN, which the kernel of a small virtual machine may not have: then it says so. test/vm runs this on one that has.
+func TestABranchOfATrunkReachesItsVLANWhereTheKernelHasThem(t *testing.T) {
 	w := newLAN(t)
 	w.plug(0, "ens9", "06:00:00:00:00:01")
-	_, err := w.hosts[0].EnsureTask(t.Context(), task(t, 1, netns.Branch{Trunk: net.HardwareAddr{6, 0, 0, 0, 0, 1}, VLAN: 7}))
-	wantFault(t, err, netns.Unsupported, "vlan")
+	a := task(t, 1, netns.Branch{Trunk: net.HardwareAddr{6, 0, 0, 0, 0, 1}, VLAN: 7})
+	var missing error
+	in(t, w.machine, func() error {
+		missing = run("ip", "link", "add", "link", "q-ens9", "name", "v7", "type", "vlan", "id", "7")
+		return nil
+	})
+	if missing != nil {
+		_, err := w.hosts[0].EnsureTask(t.Context(), a)
+		wantFault(t, err, netns.Unsupported, "vlan")
+		return
+	}
+	in(t, w.machine, script("ip link set q-ens9 nomaster", "ip addr del 10.7.0.254/24 dev br0", "ip addr add 10.7.0.254/24 dev v7", "ip link set v7 up"))
+	in(t, w.at[0], script("ip link set ens9 up"))
+	ensure(t, w.hosts[0], a)
+	echo(t, w.machine, ":7")
+	if got, err := asks(t, open(t, a.Namespace), "10.7.0.254:7"); got != "10.7.0.1" {
+		t.Errorf("over the VLAN came %q, %v", got, err)
+	}
+	if removed, err := w.hosts[0].RemoveTask(t.Context(), a); err != nil || len(removed) != 1 {
+		t.Errorf("removed %q, %v", removed, err)
+	}
+	other := task(t, 2, netns.Branch{Trunk: net.HardwareAddr{6, 0, 0, 0, 0, 1}, VLAN: 8})
+	ensure(t, w.hosts[0], other)
+	other.Interfaces[0].Origin = netns.Branch{Trunk: net.HardwareAddr{6, 0, 0, 0, 0, 1}, VLAN: 9}
+	_, err := w.hosts[0].EnsureTask(t.Context(), other)
+	wantFault(t, err, netns.NameTaken, "VLAN 8")
+}
+
+func TestAnAddressThatSomebodyElseTakesInUseIsKeptAndNamed(t *testing.T) {
+	w := newLAN(t)
+	a := task(t, 9, netns.Bridged{Bridge: netns.DefaultBridge, Uplink: "eth1"})
+	k := keep(t, w.hosts[0], 20*time.Millisecond)
+	k.Want(a)
+	k.untilRight(a.ID)
+	in(t, w.machine, script("ip addr add 10.7.0.9/24 dev br0"))
+	k.untilFault(a.ID, netns.AddressConflict)
+	if got := shows(t, open(t, a.Namespace), "ip addr show dev eth0"); !strings.Contains(got, " 10.7.0.9/24") {
+		t.Errorf("it is not used any more:\n%s", got)
+	}
+	in(t, w.machine, script("ip addr del 10.7.0.9/24 dev br0"))
+	k.untilRight(a.ID)
+}
+
+func TestAnInterfaceIsNotUpBeforeItsSecurityGroupsHold(t *testing.T) {
+	w := newLAN(t)
+	a := task(t, 1, netns.Bridged{Bridge: netns.DefaultBridge, Uplink: "eth1"})
+	a.Groups = []netns.SecurityGroup{{ID: "sg-1"}}
+	ns := open(t, a.Namespace)
+	// A table that has an owner can't be written by others, until he goes.
+	owner := exec.Command("nft", "-i")
+	says, err := owner.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in(t, ns, owner.Start)
+	fmt.Fprintln(says, "add table inet longshore { flags owner; }")
+	for deadline := time.Now().Add(patience); !strings.Contains(shows(t, ns, "nft list ruleset"), "owner"); {
+		if time.Now().After(deadline) {
+			t.Fatal("nft does not make a table")
+		}
+	}
+	_, err = w.hosts[0].EnsureTask(t.Context(), a)
+	wantFault(t, err, netns.RulesFailed)
+	if links := shows(t, ns, "ip -o link show up"); strings.Contains(links, "eth0") {
+		t.Errorf("without rules, there is\n%s", links)
+	}
+	_ = says.Close()
+	if err := owner.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	ensure(t, w.hosts[0], a)
+}
+
+func TestANamespaceThatACrashLeftHalfMadeIsMade(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "deep", "ns")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o444); err != nil { // made, and not yet mounted on
+		t.Fatal(err)
+	}
+	var was os.FileInfo
+	for range 2 {
+		if err := netns.MakeNamespace(file); err != nil {
+			t.Fatal(err)
+		}
+		is, err := os.Stat(file)
+		if err != nil || was != nil && !os.SameFile(was, is) {
+			t.Fatalf("made again, it is another one: %v", err)
+		}
+		was = is
+	}
+	for range 2 {
+		if err := netns.RemoveNamespace(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is left: %v", err)
+	}
 }

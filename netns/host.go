@@ -22,7 +22,7 @@ const answerTime = 10 * time.Second
 type Host struct {
 	// Namespace is the file descriptor of the host's network namespace; 0 is the own one.
 	Namespace int
-	// Tables writes the tasks' rules. Without one, tasks can't have any.
+	// Tables writes the tasks' rules, and remembers them; nil: nothing is remembered.
 	Tables *Tables
 }
 
@@ -150,6 +150,9 @@ func (h Host) look(ctx context.Context, t Task, w *watched, ask bool) (changed [
 
 // ensure is the order of the steps: what the task is denied comes first, and what it may use last.
 func (s *sides) ensure(ctx context.Context, tables *Tables, t Task) error {
+	if tables == nil {
+		tables = new(Tables)
+	}
 	n := t.wanted()
 	if err := s.loopback(n.loopback); err != nil {
 		return err

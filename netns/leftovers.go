@@ -137,7 +137,11 @@ func (s *sides) moveOut(l netlink.Link) error {
 func (s *sides) release(l netlink.Link) error {
 	a := l.Attrs()
 	if name := nameBefore(a.Alias); name != a.Name {
-		if err := errors.Join(s.host.LinkSetDown(l), s.host.LinkSetName(l, name)); err != nil && !errors.Is(err, unix.EEXIST) {
+		var err error
+		if slices.Contains(a.AltNames, name) { // udev gives a card that it finds under another name its own as a further one
+			err = s.host.LinkDelAltName(l, name)
+		}
+		if err := errors.Join(err, s.host.LinkSetDown(l), s.host.LinkSetName(l, name)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("rename %s back to %s: %w", a.Name, name, err)
 		}
 	}

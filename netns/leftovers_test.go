@@ -192,3 +192,31 @@ func (w *lan) heal(does string, a netns.Task) {
 		t.Errorf("the second time was removed %q, %v", removed, err)
 	}
 }
+
+func TestANamespacesEndTakesItsInterfacesAlong(t *testing.T) {
+	w := newLAN(t)
+	for n := 1; n <= 20; n++ {
+		a := task(t, n, origins["bridge"])
+		ensure(t, w.hosts[0], a)
+		if l, err := netns.Listen(t.Context(), a.Namespace, netip.MustParseAddrPort("169.254.170.2:80")); err != nil {
+			t.Error(err)
+		} else {
+			_ = l.Close()
+		}
+		if err := netns.RemoveNamespace(a.Namespace); err != nil {
+			t.Error(err)
+		}
+	}
+	for deadline := time.Now().Add(patience); ; {
+		held, err := w.hosts[0].Listed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(held) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("something of Longshore's keeps namespaces alive: %v", held)
+		}
+	}
+}

@@ -74,12 +74,20 @@ func in(t *testing.T, ns nsfd.NsHandle, f func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := nsfd.Set(ns); err != nil {
+		runtime.LockOSThread() // a thread that can't be brought back ends with the goroutine; the process's first one would stay
+		own, err := nsfd.Get()
+		if err != nil {
 			done <- err
 			return
 		}
-		done <- f()
+		defer own.Close()
+		if err = nsfd.Set(ns); err == nil {
+			err = f()
+		}
+		if nsfd.Set(own) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -91,7 +99,16 @@ func newNamespace(t testing.TB) nsfd.NsHandle {
 	made := make(chan any)
 	go func() {
 		runtime.LockOSThread()
+		own, err := nsfd.Get()
+		if err != nil {
+			made <- err
+			return
+		}
+		defer own.Close()
 		ns, err := nsfd.New()
+		if nsfd.Set(own) == nil {
+			runtime.UnlockOSThread()
+		}
 		if err != nil {
 			made <- fmt.Errorf("make a network namespace (this needs root): %w", err)
 			return

@@ -24,9 +24,8 @@ func openNamespace(file string) (*os.File, error) {
 	return f, nil
 }
 
-// inside runs f on a thread that is in the network namespace. Sockets stay in the namespace that they are made in, and
-// /proc/sys/net is that of the thread which opens it.
-func inside(namespace int, f func() error) error {
+// onThread runs f on a thread that f may take to another network namespace, and brings it back.
+func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // a thread that can't be brought back ends with the goroutine
@@ -36,10 +35,6 @@ func inside(namespace int, f func() error) error {
 			return
 		}
 		defer own.Close()
-		if err := netns.Set(netns.NsHandle(namespace)); err != nil {
-			done <- fmt.Errorf("enter a network namespace: %w", err)
-			return
-		}
 		err = f()
 		if netns.Set(own) == nil {
 			runtime.UnlockOSThread()
@@ -47,6 +42,17 @@ func inside(namespace int, f func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// inside runs f on a thread that is in the network namespace. Sockets stay in the namespace that they are made in, and
+// /proc/sys/net is that of the thread which opens it.
+func inside(namespace int, f func() error) error {
+	return onThread(func() error {
+		if err := netns.Set(netns.NsHandle(namespace)); err != nil {
+			return fmt.Errorf("enter a network namespace: %w", err)
+		}
+		return f()
+	})
 }
 
 // MakeNamespace makes a network namespace and mounts it on file, for engines that make none. Where one is mounted already, it
@@ -63,20 +69,15 @@ func MakeNamespace(file string) error {
 		return err
 	}
 	_ = f.Close()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the namespace stays by its mount
+	return onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("make a network namespace: %w", err)
-			return
+			return fmt.Errorf("make a network namespace: %w", err)
 		}
 		if err := unix.Mount("/proc/thread-self/ns/net", file, "", unix.MS_BIND, ""); err != nil {
-			done <- fmt.Errorf("mount a network namespace on %s: %w", file, err)
-			return
+			return fmt.Errorf("mount a network namespace on %s: %w", file, err)
 		}
-		done <- nil
-	}()
-	return <-done
+		return nil
+	})
 }
 
 // RemoveNamespace unmounts it and removes the file. Removing what is not there does nothing.

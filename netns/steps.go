@@ -74,25 +74,27 @@ func (s *sides) link(ctx context.Context, l link) error {
 	return errors.Join(outside, s.reach(ctx, now, l))
 }
 
-// reach gives an interface its addresses, if nobody else on the network has them, and tells everybody there that it has.
+// reach gives an interface its addresses. On a network that nobody else looks after, it asks first whether they are somebody's, and
+// tells everybody then that they are here.
 func (s *sides) reach(ctx context.Context, now netlink.Link, l link) error {
 	missing, err := s.missing(now, l.Addresses)
+	if err != nil {
+		return err
+	}
 	asked := missing
 	if s.ask {
 		asked = l.Addresses
 	}
-	if err != nil || len(asked) == 0 {
-		return err
+	if !l.probed || len(asked) == 0 {
+		return s.addresses(now, missing)
 	}
 	p, err := s.prober(now.Attrs().Index, l.Name, l.MAC)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	if l.probed {
-		if err := errors.Join(s.carrier(ctx, l), p.ask(asked)); err != nil {
-			return err
-		}
+	if err := errors.Join(s.carrier(ctx, l), p.ask(asked)); err != nil {
+		return err
 	}
 	if err := s.addresses(now, missing); err != nil {
 		return err

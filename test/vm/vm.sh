@@ -4,7 +4,7 @@
 # mmdebstrap, qemu-system-x86, busybox-static and openssh-client.
 #
 #   vm.sh build DIR [PACKAGE...]   make DIR/disk.img, DIR/vmlinuz and DIR/initrd.gz: some minutes
-#   vm.sh start DIR                boot it; what it writes to its disk is thrown away
+#   vm.sh start DIR [FLAG...]      boot it, with further flags of qemu; what it writes to its disk is thrown away
 #   vm.sh run DIR COMMAND          run a command line in it as root
 #   vm.sh put DIR FILE... PLACE    copy files into it
 #   vm.sh stop DIR                 cut its power
@@ -51,7 +51,7 @@ start)
   qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -display none -no-reboot -snapshot \
     -kernel "$dir/vmlinuz" -initrd "$dir/initrd.gz" -append "console=ttyS0 panic=-1 mitigations=off quiet rw" \
     -drive "file=$dir/disk.img,if=virtio,format=raw,cache=unsafe" -serial "file:$dir/console.log" -pidfile "$dir/pid" -daemonize \
-    -nic "user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:$port-:22"
+    -nic "user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:$port-:22" "$@"
   for _ in $(seq 240); do
     ssh "${ssh[@]}" -p "$port" root@127.0.0.1 true 2>/dev/null && exit 0
     sleep .5
