@@ -7,13 +7,11 @@ import (
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
-// Group states are what hosts are told of security groups. They are shared and don't change.
-
-// GroupState is a security group as a host must know it.
+// GroupState is a security group as a host must know it. It is shared and does not change.
 type GroupState struct {
 	*acs.SecurityGroup
-	// Rules and Members tell this state from others of the group: one rises with each change of the configuration, the other with
-	// each change of who is in the group. Members is 0 where the host need not know them.
+	// Rules and Members tell this state from others of the group: one rises when its rules change, the other when it changes who
+	// is in it. Members is 0 where the host need not know them.
 	Rules, Members int64
 }
 
@@ -52,7 +50,7 @@ func (n *Network) Groups(names []string) (states []GroupState) {
 
 // state is made anew only when the group has changed.
 func (n *Network) state(key groupKey) GroupState {
-	is := GroupState{Rules: n.version}
+	is := GroupState{Rules: n.ruled[key.name]}
 	if key.members {
 		is.Members = n.changed[key.name] + 1
 	}

@@ -26,6 +26,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -54,6 +55,7 @@ type Network struct {
 	used     map[netip.Prefix]uint64     // how many of a block's usable addresses are taken
 	next     map[netip.Prefix]netip.Addr // where the search for the next address of a block begins
 	members  map[string]map[netip.Addr]struct{}
+	ruled    map[string]int64 // by group: the version in which its rules changed last
 	changed  map[string]int64 // by group: how often its members changed
 	states   map[groupKey]GroupState
 	onReload []func()
@@ -66,7 +68,7 @@ func Open(file string, log *zap.Logger) (*Network, error) {
 	}
 	n := &Network{file: file, log: log, config: new(Config), taken: map[netip.Addr]*store.Address{},
 		next: map[netip.Prefix]netip.Addr{}, members: map[string]map[netip.Addr]struct{}{},
-		changed: map[string]int64{}, states: map[groupKey]GroupState{}}
+		ruled: map[string]int64{}, changed: map[string]int64{}, states: map[groupKey]GroupState{}}
 	if file != "" {
 		config, err := n.read()
 		if err != nil {
@@ -177,9 +179,16 @@ func (n *Network) inUse(config *Config) error {
 // Set replaces the configuration.
 func (n *Network) Set(config *Config) {
 	n.mu.Lock()
+	old := n.config
 	n.config = config
 	n.version++
-	clear(n.states)
+	for _, groups := range []map[string]*Group{old.Groups, config.Groups} {
+		for name := range groups {
+			if !reflect.DeepEqual(old.Group(name), config.Group(name)) {
+				n.ruled[name] = n.version
+			}
+		}
+	}
 	n.count()
 	told := slices.Clone(n.onReload)
 	n.mu.Unlock()
