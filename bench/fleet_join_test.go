@@ -14,13 +14,13 @@ import (
 // joiners measures how soon a host that joins has its daemon, and whether before any other task, while replicas wait for just such
 // a host and the gate is as it is by default. Acknowledged is a message later than assigned.
 func (r *fleetRun) joiners() {
-	const lasting, each = 10 * time.Second, 5
+	const lasting, each = 10 * time.Second, 5                      // replicas that a host has room for
 	began := time.Now().Truncate(time.Second).Add(2 * time.Second) // the query knows whole seconds
 	later, cancel := context.WithDeadline(r.ctx, began)
 	<-later.Done()
 	cancel()
 	r.must("RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: aws.String("pressed"), NetworkMode: types.NetworkModeHost,
-		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("main"), Image: aws.String("sleep:1"), Memory: aws.Int32(6), Cpu: 1}}}, nil)
+		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("main"), Image: aws.String("sleep:1"), Memory: aws.Int32(3_900_000 / each), Cpu: 1}}}, nil)
 	desired := int32(lasting/(100*time.Millisecond)) * each
 	if err := r.service("pressed", types.SchedulingStrategyReplica, &desired, types.PlacementConstraint{Type: types.PlacementConstraintTypeMemberOf,
 		Expression: aws.String("registeredAt >= " + began.UTC().Format(time.RFC3339))}); err != nil {
@@ -38,7 +38,9 @@ func (r *fleetRun) joiners() {
 		}
 		return n
 	}
-	if !within(time.Minute, func() bool { return have("everywhere") == len(agents) && r.fleet.Tally("pressed").Acknowledged >= int(desired)*9/10 }) {
+	if !within(time.Minute, func() bool {
+		return have("everywhere") == len(agents) && r.fleet.Tally("pressed").Acknowledged >= int(desired)*9/10
+	}) {
 		r.say("hosts that joined under replica pressure: NOT DONE in a minute: %d of %d have their daemon, %d of %d replicas run", have("everywhere"), len(agents), r.fleet.Tally("pressed").Acknowledged, desired)
 		return
 	}
