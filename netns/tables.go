@@ -122,12 +122,6 @@ func (k *Tables) remember(cookie uint64, s seen) {
 // next is the generation after the next transaction. None is 0.
 func next(generation uint32) uint32 { return max(generation+1, 1) }
 
-// Remove removes our table from a namespace, and says whether there was one.
-func (k *Tables) Remove(namespace int) (bool, error) {
-	changed, err := k.Ensure(namespace, Ruleset{})
-	return changed != nil, err
-}
-
 // ensure makes the table right, knowing what is known.
 func (s *session) ensure(want Ruleset, known, sums seen) ([]string, error) {
 	if known.shape != sums.shape {
