@@ -19,12 +19,6 @@ import (
 // noNamespace is the id of a namespace that has none, and of the host's own.
 const noNamespace = -1
 
-// watched is what tells that an event concerns a task.
-type watched struct{ id int32 } // of the task's namespace
-
-func (w *watched) set(id int32)     { atomic.StoreInt32(&w.id, id) }
-func (w *watched) is(id int32) bool { return id != noNamespace && atomic.LoadInt32(&w.id) == id }
-
 // events are those of one netlink protocol, and what is done with each.
 type events struct {
 	protocol int
@@ -43,7 +37,7 @@ type message struct {
 func (k *Keeper) sources() []events {
 	host := hostLinks{}
 	inTask := func(namespace int32, _ message) {
-		k.each(func(t *kept) bool { return t.watch.is(namespace) })
+		k.each(func(t *kept) bool { return namespace != noNamespace && t.namespace.Load() == namespace })
 	}
 	everybody := func() { k.each(func(*kept) bool { return true }) }
 	return []events{
@@ -239,7 +233,7 @@ func (s events) open(h Host) (*os.File, error) {
 }
 
 // identify has the kernel give the task's namespace an id as seen from the host's.
-func (s *sides) identify(w *watched) error {
+func (s *sides) identify(as *atomic.Int32) error {
 	fd := int(s.taskNS.Fd())
 	id, err := s.host.GetNetNsIdByFd(fd)
 	if err == nil && id == noNamespace {
@@ -250,6 +244,6 @@ func (s *sides) identify(w *watched) error {
 	if err != nil {
 		return fmt.Errorf("number the task's network namespace: %w", err)
 	}
-	w.set(int32(id))
+	as.Store(int32(id))
 	return nil
 }

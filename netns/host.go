@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -132,14 +133,14 @@ func (h Host) EnsureTask(ctx context.Context, t Task) (changed []string, err err
 
 // look is [Host.EnsureTask] for who looks again and again: the task's namespace gets an id, for telling its events from others'. With
 // ask, others on the network are asked for the addresses that are in use, too.
-func (h Host) look(ctx context.Context, t Task, w *watched, ask bool) (changed []string, err error) {
+func (h Host) look(ctx context.Context, t Task, id *atomic.Int32, ask bool) (changed []string, err error) {
 	s, err := h.open(t.Namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	if w != nil {
-		if err := s.identify(w); err != nil {
+	if id != nil {
+		if err := s.identify(id); err != nil {
 			return nil, err
 		}
 	}
@@ -169,6 +170,9 @@ func (s *sides) ensure(ctx context.Context, tables *Tables, t Task) error {
 		}
 		faults = append(faults, s.link(ctx, l))
 	}
-	faults = append(faults, s.routes(n.routes))
-	return errors.Join(faults...)
+	fault, routes := errors.Join(faults...), s.routes(n.routes)
+	if fault != nil && (errors.Is(routes, unix.ENETUNREACH) || errors.Is(routes, unix.EHOSTUNREACH) || errors.Is(routes, unix.ENETDOWN)) {
+		return fault // of which it is a consequence
+	}
+	return errors.Join(fault, routes)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -32,11 +33,11 @@ type kept struct {
 	mu   sync.Mutex
 	task Task
 
-	now   chan struct{} // something else is wanted
-	hints chan struct{} // the kernel has told something
-	end   context.CancelFunc
-	ended chan struct{}
-	watch watched
+	now       chan struct{} // something else is wanted
+	hints     chan struct{} // the kernel has told something
+	end       context.CancelFunc
+	ended     chan struct{}
+	namespace atomic.Int32 // its id, see events.go
 }
 
 const (
@@ -93,7 +94,8 @@ func (k *Keeper) Want(t Task) {
 	defer k.mu.Unlock()
 	now := k.tasks[t.ID]
 	if now == nil {
-		now = &kept{now: make(chan struct{}, 1), hints: make(chan struct{}, 1), watch: watched{id: noNamespace}}
+		now = &kept{now: make(chan struct{}, 1), hints: make(chan struct{}, 1)}
+		now.namespace.Store(noNamespace)
 		if k.tasks == nil {
 			k.tasks = map[string]*kept{}
 		}
@@ -157,7 +159,7 @@ func (k *Keeper) look(ctx context.Context, id string, t *kept) {
 	tell := true
 	for n := 1; ; n++ {
 		task := t.get()
-		changed, err := k.Host.look(ctx, task, &t.watch, n%asking == 0 || errors.Is(last, &Fault{Kind: AddressConflict}))
+		changed, err := k.Host.look(ctx, task, &t.namespace, n%asking == 0 || errors.Is(last, &Fault{Kind: AddressConflict}))
 		if ctx.Err() != nil {
 			return
 		}

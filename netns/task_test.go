@@ -250,6 +250,9 @@ func TestAnAddressThatSomebodyElseHasIsNotUsed(t *testing.T) {
 		_, err := w.hosts[0].EnsureTask(t.Context(), a)
 		address, _, _ := strings.Cut(taken, "/")
 		wantFault(t, err, netns.AddressConflict, address, "MAC")
+		if strings.Contains(err.Error(), "route") {
+			t.Errorf("a consequence is told, too: %v", err)
+		}
 		if got := shows(t, open(t, a.Namespace), "ip addr show dev eth0"); strings.Contains(got, " "+address) {
 			t.Errorf("it is used all the same:\n%s", got)
 		}
