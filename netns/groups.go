@@ -32,6 +32,24 @@ import (
 //	ip saddr @sg-b.4 jump in.sg-b                            from members of sg-b …
 //	meta l4proto . th dport @in.sg-b.ports accept            … in the chain in.sg-b
 func (t Task) Rules(members Members) Ruleset {
+	all := Assemble(t.access(members), t.asking())
+	if len(all.Chains) > 0 {
+		all.Task = t.ID
+	}
+	return all
+}
+
+// asking leads what containers ask of the agent to the port at which it listens.
+func (t Task) asking() Ruleset {
+	if !t.Endpoint.IsValid() || t.EndpointPort == 0 {
+		return Ruleset{}
+	}
+	const http = 80
+	return Ruleset{Chains: []Chain{chainOf(leaveChain, rule(address(destination, t.Endpoint), tcpTo(http), translateTo(netip.AddrPortFrom(t.Endpoint, t.EndpointPort))))}}
+}
+
+// access are the security groups, and the denial of the instance metadata.
+func (t Task) access(members Members) Ruleset {
 	if t.Groups == nil && !t.BlockIMDS {
 		return Ruleset{}
 	}
@@ -42,14 +60,14 @@ func (t Task) Rules(members Members) Ruleset {
 		}
 	}
 	if t.Groups == nil {
-		return Ruleset{Task: t.ID, Chains: []Chain{{Name: "output", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookOutput, Rules: metadata}}}
+		return Ruleset{Chains: []Chain{{Name: "output", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookOutput, Rules: metadata}}}
 	}
 	flows := rule(state("established,related", expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
 	discovery := Set{Name: "discovery", Key: []nftables.SetDatatype{nftables.TypeICMP6Type}, Elements: sorted(discoveryTypes())}
 	g := groupRules{members: members, sets: []Set{discovery}}
 	g.chain("input", way{"in", nftables.ChainHookInput, source}, []Rule{flows, rule(from("lo"), accept)}, t.Groups)
 	g.chain("output", way{"out", nftables.ChainHookOutput, destination}, slices.Concat([]Rule{flows, rule(to("lo"), accept)}, metadata), t.Groups)
-	return Ruleset{Task: t.ID, Sets: g.sets, Chains: append(g.chains, g.base...)}
+	return Ruleset{Sets: g.sets, Chains: append(g.chains, g.base...)}
 }
 
 // MetadataAddresses are where an instance's metadata service answers.

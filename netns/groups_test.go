@@ -443,3 +443,18 @@ func TestAMemberWhoComesOrGoesIsOneElementOfASet(t *testing.T) {
 		t.Errorf("the set is not what was wanted: %s", got)
 	}
 }
+
+func TestWhatContainersAskOfTheAgentLeadsToItsPort(t *testing.T) {
+	ask := netns.Task{ID: "t", Endpoint: netip.MustParseAddr("169.254.170.2"), EndpointPort: 51679}
+	r := ask.Rules(nil)
+	if text := r.String(); !strings.Contains(text, "hook output") || !strings.Contains(text, "ip daddr 169.254.170.2 tcp dport 80 dnat ip to 169.254.170.2:51679") || r.Task != "t" {
+		t.Errorf("%s", text)
+	}
+	both := netns.Task{ID: "t", Endpoint: ask.Endpoint, EndpointPort: ask.EndpointPort, BlockIMDS: true, Groups: []netns.SecurityGroup{}}
+	if text := both.Rules(nil).String(); !strings.Contains(text, "dnat") || !strings.Contains(text, "policy drop") {
+		t.Errorf("%s", text)
+	}
+	if r := (netns.Task{ID: "t", Endpoint: ask.Endpoint}).Rules(nil); len(r.Chains) != 0 || r.Task != "" {
+		t.Errorf("a task that nobody answers has rules: %s", r)
+	}
+}

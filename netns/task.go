@@ -19,6 +19,9 @@ type Task struct {
 	// Endpoint is the address at which the task's containers ask the agent. It is on the loopback interface of the
 	// namespace, where the agent itself listens (see [Listen]): who asks there is of this task, whatever its address says.
 	Endpoint netip.Addr
+	// EndpointPort is where the agent listens at that address. Port 80 of it, which containers ask, leads there, so that port 80 of
+	// all addresses stays theirs; 0: it does not.
+	EndpointPort uint16
 	// BlockIMDS keeps the task from the host's instance metadata (169.254.169.254 and fd00:ec2::254).
 	BlockIMDS bool
 	// Groups are the security groups that hold at the interfaces; nil: none do, because the network outside enforces them.

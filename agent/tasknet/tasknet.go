@@ -40,8 +40,8 @@ import (
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
-// Endpoint is where containers ask the agent, in their task's namespace.
-var Endpoint = netip.AddrPortFrom(netip.AddrFrom4([4]byte{169, 254, 170, 2}), 80)
+// Endpoint is where the agent listens in a task's namespace; containers ask port 80 of the address, which leads there.
+var Endpoint = netip.AddrPortFrom(netip.AddrFrom4([4]byte{169, 254, 170, 2}), 51679)
 
 // Keeper keeps namespaces as they should be; *netns.Keeper does.
 type Keeper interface {
@@ -303,7 +303,7 @@ func (n *Networks) tell(t *task) {
 func (n *Networks) wanted(t *task) (netns.Task, error) {
 	want := netns.Task{ID: t.id, Namespace: t.path(), BlockIMDS: n.cfg.BlockIMDS}
 	if n.cfg.Serve != nil {
-		want.Endpoint = Endpoint.Addr()
+		want.Endpoint, want.EndpointPort = Endpoint.Addr(), Endpoint.Port()
 	}
 	var groups []string
 	for i, e := range t.payload.ElasticNetworkInterfaces {

@@ -217,7 +217,7 @@ func TestANamespaceIsWantedAsTheInterfacesAndTheirGroupsSay(t *testing.T) {
 	}
 	s.want(process(t), "run 1", eni())
 	s.until("netns is told", func() bool { return len(s.wanted) == 1 })
-	want := netns.Task{ID: "0123456789abcdef", Endpoint: netip.MustParseAddr("169.254.170.2"), BlockIMDS: true,
+	want := netns.Task{ID: "0123456789abcdef", Endpoint: netip.MustParseAddr("169.254.170.2"), EndpointPort: 51679, BlockIMDS: true,
 		Interfaces: []netns.Interface{{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 10}, Origin: netns.Bridged{Bridge: "br"},
 			Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24"), netip.MustParsePrefix("2001:db8::5/120")},
 			Gateways:  []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")}}},
@@ -313,7 +313,7 @@ func TestATasksNetworkIsRightWhenTheAgentAnswersThere(t *testing.T) {
 	s.want(process(t), "run 1", eni())
 	s.until("netns is told", func() bool { return len(s.wanted) == 1 })
 	s.networks.Looked("0123456789abcdef", []string{"eth0"}, nil)
-	s.until("the port is taken", func() bool { return len(s.looked) == 1 && strings.Contains(s.looked[0], "has taken port 80") })
+	s.until("the port is taken", func() bool { return len(s.looked) == 1 && strings.Contains(s.looked[0], "has taken port 51679") })
 	s.mu.Lock()
 	s.listen = nil
 	s.mu.Unlock()

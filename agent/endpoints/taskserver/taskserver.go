@@ -5,8 +5,8 @@
 //	/v2/metadata, /v2/stats, /v3/<id>, /v4/<id>              agent/endpoints/metadata
 //	/api/<id>/task-protection/v1/state                       agent/endpoints/protection
 //
-// In the network of a task of its own (awsvpc) it listens on port 80 of that address, which leads nowhere else, so that a request
-// there is of that task; a client is the task then.
+// In the network of a task of its own (awsvpc) it listens at the same address and port, so that a request there is of that task; a
+// client is the task then.
 //
 // Elsewhere it listens on port 51679 of that address; netns has the address on the loopback interface and sends port 80 of it here. What a
 // handler answers to whom is the handler's own business: [caller.Finder] tells it who asks. Here is what all have in common: time-outs,
