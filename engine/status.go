@@ -16,7 +16,8 @@ type TaskStatus struct {
 	Known              string // knownStatus: NONE, PENDING, RUNNING or STOPPED
 	Reason             string
 	Containers         []ContainerStatus
-	Waits              []string // what it waits for now, and why
+	Pauses             []ContainerStatus // that the agent has added, to own namespaces
+	Waits              []string          // what it waits for now, and why
 	Timeline           []Step
 	AcceptedAt         time.Time
 	PullStartedAt      time.Time

@@ -482,6 +482,8 @@ func statusOf(t *Task, rec *TaskRecord, obs *Observed) *TaskStatus {
 	for _, c := range t.Containers {
 		if cr := rec.container(c.Name); cr != nil && !c.internal() {
 			s.Containers = append(s.Containers, containerStatus(t, c, cr, obs.of(c.Name)))
+		} else if cr != nil {
+			s.Pauses = append(s.Pauses, containerStatus(t, c, cr, obs.of(c.Name)))
 		}
 	}
 	return s

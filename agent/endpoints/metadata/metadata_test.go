@@ -249,6 +249,24 @@ func TestAnElasticNetworkInterfaceIsShown(t *testing.T) {
 	}
 }
 
+func TestTheContainersThatOwnNamespacesAreShownFirst(t *testing.T) {
+	get, id := asks(t, func(c *Config) {
+		c.Tasks = func() []engine.TaskStatus {
+			task := theTask()
+			task.Pauses = []engine.ContainerStatus{{Name: "~internal~ecs~pause", RuntimeID: "ppp"}, {Name: "~internal~ecs~pause~namespace", RuntimeID: "nnn"}, {Name: "~internal~ecs~pause"}}
+			return []engine.TaskStatus{task}
+		}
+	})
+	_, body := get("/v4/" + id("web") + "/task")
+	var got struct{ Containers []struct{ Name, Type string } }
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Containers) < 4 || got.Containers[0].Type != "CNI_PAUSE" || got.Containers[1].Type != "NAMESPACE_PAUSE" || got.Containers[2].Type != "NORMAL" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestTheEnvironmentSaysWhereToAsk(t *testing.T) {
 	s := engine.Spec{Env: []string{"A=1", "ECS_CONTAINER_METADATA_URI_V4=http://elsewhere"}}
 	if err := Environment(func(arn, name string) string { return name })(&acs.Task{Arn: taskArn}, "web", &s); err != nil {

@@ -145,6 +145,16 @@ func (s *Server) shapeTask(t *engine.TaskStatus, four bool) *Task {
 		}
 		out.FaultInjectionEnabled = &fault
 	}
+	for i := range t.Pauses {
+		if c := &t.Pauses[i]; c.RuntimeID != "" {
+			shaped := s.shapeContainer(t, c, four)
+			shaped.Type = "CNI_PAUSE"
+			if strings.HasSuffix(c.Name, "~namespace") {
+				shaped.Type = "NAMESPACE_PAUSE"
+			}
+			out.Containers = append(out.Containers, *shaped)
+		}
+	}
 	for i := range t.Containers {
 		c := &t.Containers[i]
 		if c.RuntimeID != "" || four && c.Known == "PULLED" {
