@@ -88,7 +88,11 @@ func (s *sides) reach(ctx context.Context, now netlink.Link, l link) error {
 	if !l.probed || len(asked) == 0 {
 		return s.addresses(now, missing)
 	}
-	p, err := s.prober(now.Attrs().Index, l.Name, l.MAC)
+	mac := l.MAC
+	if len(mac) == 0 { // what the kernel has chosen
+		mac = now.Attrs().HardwareAddr
+	}
+	p, err := s.prober(now.Attrs().Index, l.Name, mac)
 	if err != nil {
 		return err
 	}
