@@ -65,6 +65,8 @@ type Config struct {
 
 	// Network is a file with subnets and security groups for tasks in network mode awsvpc, see package network; empty for none.
 	Network string
+	// NetworkInterval is how often that is looked at for a change. Default 2 s.
+	NetworkInterval time.Duration
 
 	// MetricsListen is the address of the Prometheus metrics, at /metrics; empty: they are not served. It follows the rules of
 	// Listen: with TLSCert it speaks TLS, and in clear it is on loopback unless InsecureHTTP allows more.

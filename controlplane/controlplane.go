@@ -20,6 +20,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -295,7 +296,9 @@ func (p *ControlPlane) openNetwork() (err error) {
 // followNetwork follows the file, and the addresses in the store.
 func (p *ControlPlane) followNetwork() {
 	p.network.Follow(p.store)
-	p.background("network", func(ctx context.Context) error { return p.network.Run(ctx, network.DefaultInterval) })
+	p.background("network", func(ctx context.Context) error {
+		return p.network.Run(ctx, cmp.Or(p.cfg.NetworkInterval, network.DefaultInterval))
+	})
 }
 
 // replicaName names this process in the records of agents' connections.

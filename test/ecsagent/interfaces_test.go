@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -35,7 +36,8 @@ const networkFile = `{
 func networked(t *testing.T) *plane {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "network.json")
-	p := newPlane(t, func(c *controlplane.Config) { c.Network = file; writeFile(t, file, networkFile) })
+	writeFile(t, file, networkFile)
+	p := newPlane(t, func(c *controlplane.Config) { c.Network, c.NetworkInterval = file, 100*time.Millisecond })
 	p.cluster("daemonset")
 	return p
 }
@@ -200,7 +202,7 @@ func TestInterfaceSlotsAndAddressesRunOutAndComeBack(t *testing.T) {
 	p.until("the service says why it waits", func() bool {
 		o := must(p.admin.DescribeServices(t.Context(), &ecs.DescribeServicesInput{Cluster: aws.String("daemonset"), Services: []string{"late"}}))(t)
 		return slices.ContainsFunc(o.Services[0].Events, func(e types.ServiceEvent) bool {
-			return strings.Contains(aws.ToString(e.Message), "RESOURCE:ENI") && strings.Contains(aws.ToString(e.Message), "exhausted")
+			return strings.Contains(aws.ToString(e.Message), "2 instances refused it: 2 RESOURCE:ENI.") // one for its slots, one for the subnet
 		})
 	})
 	gone := out.Tasks[2]
@@ -285,7 +287,7 @@ func TestAChangedFileOpensAndClosesWhatRuns(t *testing.T) {
 	for _, bad := range []string{"{", `{"subnets": {"subnet-a": {"cidrBlock": "10.20.0.0/29"}}}`} {
 		writeFile(t, p.cfg.Network, bad)
 		told := len(a.Journal(ecsagent.Is(ecsagent.Received, groupsMessage)))
-		a.expect("time goes by", len(a.Journal(ecsagent.Is(ecsagent.Received, "AckPublishMetric")))+15, ecsagent.Is(ecsagent.Received, "AckPublishMetric"))
+		a.expect("time goes by", len(a.Journal(ecsagent.Is(ecsagent.Received, "AckPublishMetric")))+5, ecsagent.Is(ecsagent.Received, "AckPublishMetric"))
 		if n := len(a.Journal(ecsagent.Is(ecsagent.Received, groupsMessage))); n != told || len(ports()) != 1 {
 			t.Errorf("after %s the agent was told %d times, port %v", bad, n-told, ports())
 		}
