@@ -582,11 +582,11 @@ func (r *fleetRun) replicas() {
 	took := t.LastAck.Sub(began)
 	r.say("REPLICA of %d tasks: CreateService → last ack %.2f s; placements per second %.0f (aim 10,000); control plane's CPU for each task %.2f ms",
 		desired, took.Seconds(), float64(desired)/took.Seconds(), each(used(), int(desired)))
-	began = time.Now()
+	began, used = time.Now(), r.meter()
 	r.must("DeleteService", &ecs.DeleteServiceInput{Cluster: aws.String(cluster), Service: aws.String("replica"), Force: aws.Bool(true)}, nil)
 	if !within(patience, func() bool { return r.fleet.Tally("replica").Stopped >= int(desired) }) {
 		r.say("  … deleted: NOT DONE in %s: %d of %d STOPPED recorded", patience, r.fleet.Tally("replica").Stopped, desired)
 		return
 	}
-	r.say("  … deleted → last STOPPED recorded %.2f s", r.fleet.Tally("replica").LastStop.Sub(began).Seconds())
+	r.say("  … deleted → last STOPPED recorded %.2f s; control plane's CPU for each task %.2f ms", r.fleet.Tally("replica").LastStop.Sub(began).Seconds(), each(used(), int(desired)))
 }
