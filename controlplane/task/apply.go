@@ -75,6 +75,7 @@ func Apply(t *store.Task, c StateChange, now time.Time) (*store.Task, bool) {
 func run(n *store.Task, now time.Time) {
 	n.Object.LastStatus = aws.String(Running)
 	n.Object.StartedAt = stamp(now)
+	setAttachments(n, AttachmentAttached) // it could not run without, whatever was heard of that
 	for i := range n.Object.Containers {
 		if c := &n.Object.Containers[i]; rank(aws.ToString(c.LastStatus)) < rank(Running) {
 			c.LastStatus = aws.String(Running)

@@ -37,10 +37,10 @@ func TestATaskWithAnInterfaceTakesTwoMoreSteps(t *testing.T) {
 		"as it should go": {[]func(*store.Task) *store.Task{Accepted, apply(attachedReport), pending, running, stopped, stopped, stopped},
 			[]string{"PROVISIONING ATTACHING", "PENDING ATTACHED", "PENDING ATTACHED", "RUNNING ATTACHED", "DEPROVISIONING DETACHING", "STOPPED DELETED", "STOPPED DELETED"}},
 		"reported before its acknowledgement is recorded": {[]func(*store.Task) *store.Task{apply(attachedReport), Accepted, running}, []string{"PENDING ATTACHED", "PENDING ATTACHED", "RUNNING ATTACHED"}},
-		"an agent that does not tell of interfaces":       {[]func(*store.Task) *store.Task{pending, running, stopped, stopped}, []string{"PENDING PRECREATED", "RUNNING PRECREATED", "DEPROVISIONING DETACHING", "STOPPED DELETED"}},
+		"an agent that does not tell of interfaces":       {[]func(*store.Task) *store.Task{pending, running, stopped, stopped}, []string{"PENDING PRECREATED", "RUNNING ATTACHED", "DEPROVISIONING DETACHING", "STOPPED DELETED"}},
 		"it never gets its interface":                     {[]func(*store.Task) *store.Task{Accepted, stopped, stopped}, []string{"PROVISIONING ATTACHING", "DEPROVISIONING DETACHING", "STOPPED DELETED"}},
 		"late news of the interface":                      {[]func(*store.Task) *store.Task{stopped, apply(attachedReport), stopped, apply(attachedReport)}, []string{"DEPROVISIONING DETACHING", "DEPROVISIONING DETACHING", "STOPPED DELETED", "STOPPED DELETED"}},
-		"its host is lost":                                {[]func(*store.Task) *store.Task{running, lost}, []string{"RUNNING PRECREATED", "STOPPED DELETED"}},
+		"its host is lost":                                {[]func(*store.Task) *store.Task{running, lost}, []string{"RUNNING ATTACHED", "STOPPED DELETED"}},
 		"its host is lost between the two last steps":     {[]func(*store.Task) *store.Task{stopped, lost}, []string{"DEPROVISIONING DETACHING", "STOPPED DELETED"}},
 	} {
 		task := newTask(t, withInterface)
