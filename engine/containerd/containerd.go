@@ -31,8 +31,10 @@ package containerd
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -59,6 +61,8 @@ type Config struct {
 	Snapshotter string
 	// OCIRuntime is the program that makes containers, a path or a name in PATH. Default: containerd's, runc.
 	OCIRuntime string
+	// CertsDir says how registries are reached, as containerd's own folder of that kind does. Default /etc/containerd/certs.d.
+	CertsDir string
 	// LogProgram is the path of longshore-log, which takes a container's output where it goes.
 	LogProgram string
 	// Networks makes the networks of containers in the bridge mode; nil: that mode is refused.
@@ -114,6 +118,9 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
 	}
+	if cfg.CertsDir == "" {
+		cfg.CertsDir = "/etc/containerd/certs.d"
+	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
@@ -125,9 +132,13 @@ func New(cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("containerd: %w", err)
 		}
 	}
-	c, err := client.New(cfg.Address, client.WithDefaultNamespace(cfg.Namespace), client.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}, MinConnectTimeout: 5 * time.Second,
-	})}))
+	c, err := client.New(cfg.Address, client.WithDefaultNamespace(cfg.Namespace), client.WithExtraDialOpts([]grpc.DialOption{
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}, MinConnectTimeout: 5 * time.Second}),
+		// The client's own dialer waits for a socket that is not there; who calls us wants to know.
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", cfg.Address)
+		}),
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("containerd at %s: %w", cfg.Address, err)
 	}
@@ -162,7 +173,7 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 		cgroups = 2
 	}
 	info := engine.Info{
-		Name: "containerd", Version: v.Version, APIVersion: "v1", APIVersions: []string{"v1"}, Root: r.cfg.Root,
+		Name: "containerd", Version: v.Version, APIVersion: apiVersion, APIVersions: apiVersions(), Root: r.cfg.Root,
 		CgroupVersion: cgroups, CgroupDriver: "cgroupfs", LogDrivers: logdriver.Drivers(), LogDriver: "json-file",
 		VolumeDrivers: []string{"local"}, SecurityOpts: []string{"name=seccomp,profile=default"}, LiveRestore: true,
 	}
@@ -179,6 +190,17 @@ func (r *Runtime) Reach(ctx context.Context) error {
 		return classify(ctx, err)
 	}
 	return nil
+}
+
+// apiVersion is the version of Docker's API that has all that a Spec can say. Task definitions ask for such versions by name, and mean what
+// they bring.
+const apiVersion = "1.44"
+
+func apiVersions() (all []string) {
+	for m := 17; m <= 44; m++ {
+		all = append(all, "1."+strconv.Itoa(m))
+	}
+	return all
 }
 
 func unified() bool {

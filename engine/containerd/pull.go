@@ -20,9 +20,6 @@ import (
 	"github.com/longshore-project/longshore/engine"
 )
 
-// certificates is where containerd's own configuration of registries is: mirrors, certificates, plain http.
-const certificates = "/etc/containerd/certs.d"
-
 // Pull pulls an image. What it has fetched is containerd's, so a repeated pull goes on where this one ended.
 func (r *Runtime) Pull(ctx context.Context, ref string, auth *engine.RegistryAuth, progress func(engine.Progress)) (engine.Image, error) {
 	ctx = r.ns(ctx)
@@ -36,7 +33,7 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auth *engine.RegistryAut
 	t := &tally{seen: map[digest.Digest]ocispec.Descriptor{}}
 	progress(engine.Progress{Phase: "resolving"})
 	stop := r.report(ctx, t, progress)
-	img, err := r.client.Pull(ctx, name.String(), client.WithResolver(resolver(ctx, name, auth)), client.WithPullUnpack, client.WithPullSnapshotter(r.cfg.Snapshotter),
+	img, err := r.client.Pull(ctx, name.String(), client.WithResolver(r.resolver(ctx, name, auth)), client.WithPullUnpack, client.WithPullSnapshotter(r.cfg.Snapshotter),
 		client.WithImageHandlerWrapper(t.wrap))
 	stop()
 	if err != nil {
@@ -55,9 +52,9 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auth *engine.RegistryAut
 }
 
 // resolver speaks to the registry of a reference: with plain http on this host, as Docker does, and with the credentials for it alone.
-func resolver(ctx context.Context, name reference.Named, auth *engine.RegistryAuth) remotes.Resolver {
+func (r *Runtime) resolver(ctx context.Context, name reference.Named, auth *engine.RegistryAuth) remotes.Resolver {
 	options := config.HostOptions{
-		HostDir: config.HostDirFromRoot(certificates),
+		HostDir: config.HostDirFromRoot(r.cfg.CertsDir),
 		Credentials: func(string) (string, string, error) {
 			switch {
 			case auth == nil:
