@@ -11,8 +11,8 @@ GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/longshore-agent and bin/longshore-control, static
-	$(BUILD) -o bin/ ./cmd/longshore-agent ./cmd/longshore-control
+build: ## bin/longshore-agent, bin/longshore-control and bin/longshore-log, static
+	$(BUILD) -o bin/ ./cmd/longshore-agent ./cmd/longshore-control ./cmd/longshore-log
 
 up: ## the whole of Longshore on this machine, with a DAEMON service that runs; HOSTS=3 for three simulated hosts
 	@test/up/up.sh

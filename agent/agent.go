@@ -45,6 +45,7 @@ import (
 	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/statemgr"
@@ -82,6 +83,8 @@ type Agent struct {
 	guard      *policy.Guard
 	identity   *statemgr.Identity // nil before the first registration
 	runtime    engine.Runtime
+	network    netns.HostNetwork // the host's own
+	bridge     *netns.Bridge     // of an engine that leaves networking to us; nil otherwise
 	engine     *engine.Engine
 	host       Host
 	gpus       map[string]engine.GPU       // by id
@@ -310,6 +313,9 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group.Go(func() error { return a.preparer.run(ctx) })
 	group.Go(func() error { return a.reporter.Run(ctx) })
 	group.Go(func() error { return a.serveAsked(ctx) })
+	if a.bridge != nil {
+		group.Go(func() error { return a.network.Keep(ctx, a.log) })
+	}
 	group.Go(func() error { return a.runMeasured(ctx) })
 	if a.networking != nil {
 		group.Go(func() error { return a.networking.Run(ctx) })
@@ -337,7 +343,7 @@ func (a *Agent) engineAnswers(ctx context.Context) error {
 		}
 		if time.Since(said) > time.Minute {
 			said = time.Now()
-			a.log.Error("The container engine does not answer; waiting for it. Is it running?", zap.String("address", a.cfg.DockerEndpoint), zap.Error(err), zap.Duration("waited", time.Since(begun)))
+			a.log.Error("The container engine does not answer; waiting for it. Is it running?", zap.String("address", engineAddress(a.cfg)), zap.Error(err), zap.Duration("waited", time.Since(begun)))
 			notify("STATUS=The container engine does not answer: " + err.Error())
 		}
 		select {

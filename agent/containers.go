@@ -38,7 +38,6 @@ type asked struct {
 	callers  *caller.Finder
 	ids      *ids.IDs
 	audit    *audit.Log
-	network  *netns.HostNetwork
 	hostMode error        // why containers in the host network mode can't be told apart; nil: they can
 	engine   bool         // the container engine can be told from others
 	first    net.Listener // as the agent's start got it; nil: it did not
@@ -82,7 +81,7 @@ func (a *Agent) openAsked() error {
 	if err != nil {
 		return err
 	}
-	s := &asked{ids: key, network: &netns.HostNetwork{}, hostMode: caller.Supported()}
+	s := &asked{ids: key, hostMode: caller.Supported()}
 	if !a.cfg.AuditOff {
 		if s.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
 			return fmt.Errorf("the audit log (ECS_AUDIT_LOGFILE): %w", err)
@@ -104,9 +103,14 @@ func linkLocal() netns.LinkLocal {
 	return netns.LinkLocal{Address: netip.MustParseAddr(taskserver.Address), Port: taskserver.Port, Published: 80}
 }
 
-// hostPieces are what the host's own network has for containers while they are answered.
-func (a *Agent) hostPieces() []netns.Piece {
-	pieces := []netns.Piece{linkLocal()}
+// hostPieces are what the host's own network has for containers; answered: they are, at the address for that.
+func (a *Agent) hostPieces(answered bool) (pieces []netns.Piece) {
+	if answered {
+		pieces = append(pieces, linkLocal())
+	}
+	if a.bridge != nil {
+		pieces = append(pieces, a.bridge)
+	}
 	if a.cfg.BridgeBlockIMDS {
 		pieces = append(pieces, netns.DenyMetadata{})
 	}
@@ -118,15 +122,15 @@ func (a *Agent) listenAsked(s *asked) (net.Listener, error) {
 	if a.opt.AskedAt != "" {
 		return s.listen(a.opt.AskedAt)
 	}
-	if err := s.network.EnsureOnly(linkLocal()); err != nil {
+	if err := a.network.EnsureOnly(linkLocal()); err != nil {
 		return nil, err
 	}
 	l, err := s.listen(fmt.Sprintf("%s:%d", taskserver.Address, taskserver.Port))
 	if err != nil {
 		return nil, err
 	}
-	s.network.Set(a.hostPieces()...)
-	if _, err := s.network.Ensure(); err != nil {
+	a.network.Set(a.hostPieces(true)...)
+	if _, err := a.network.Ensure(); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -212,8 +216,8 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 func (a *Agent) answerContainers(ctx context.Context, s *asked, l net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.server.Serve(ctx, l) })
-	if a.opt.AskedAt == "" {
-		group.Go(func() error { return s.network.Keep(ctx, a.log) })
+	if a.opt.AskedAt == "" && a.bridge == nil {
+		group.Go(func() error { return a.network.Keep(ctx, a.log) })
 	}
 	return group.Wait()
 }

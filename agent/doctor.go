@@ -16,7 +16,6 @@ import (
 	"github.com/longshore-project/longshore/agent/doctor"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
-	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/statemgr"
@@ -94,7 +93,7 @@ func endpointURL(cfg *config.Config) (string, error) {
 func (a *Agent) lookAtEngine(ctx context.Context) (engine.Info, error) {
 	r := a.opt.Runtime
 	if r == nil {
-		made, err := docker.New(docker.Config{Host: a.cfg.DockerEndpoint, Log: a.log})
+		made, err := openEngine(a.cfg, nil, a.log)
 		if err != nil {
 			return engine.Info{}, err
 		}

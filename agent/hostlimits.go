@@ -57,7 +57,7 @@ func (a *Agent) proveGroups() (engine.TaskGroups, error) {
 
 // newGuard is the host's policy. It is read at once, so that a mistake in it is said before the first task comes.
 func (a *Agent) newGuard() *policy.Guard {
-	g := policy.NewGuard(policy.Options{File: a.cfg.HostPolicyFile, Sockets: sockets(a.cfg.DockerEndpoint), Log: a.log})
+	g := policy.NewGuard(policy.Options{File: a.cfg.HostPolicyFile, Sockets: sockets(engineAddress(a.cfg)), Log: a.log})
 	_, _ = g.Load()
 	return g
 }

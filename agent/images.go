@@ -139,7 +139,7 @@ func (s *imageStore) Remove(ctx context.Context, ref string) error {
 // Disk looks at the engine's data root, unless the engine is on another host.
 func (s *imageStore) Disk() imagecache.Disk {
 	root := s.a.info.Load().Root
-	if e := s.a.cfg.DockerEndpoint; e != "" && !strings.HasPrefix(e, "unix://") || root == "" {
+	if e := engineAddress(s.a.cfg); e != "" && !strings.HasPrefix(e, "unix://") || root == "" {
 		return imagecache.Disk{}
 	}
 	var fs unix.Statfs_t

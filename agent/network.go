@@ -50,7 +50,7 @@ func (a *Agent) noNetworking() string {
 	switch {
 	case !a.cfg.TaskENI:
 		return "ECS_ENABLE_TASK_ENI is false"
-	case !strings.HasPrefix(a.cfg.DockerEndpoint, "unix://") && a.opt.Runtime == nil:
+	case !strings.HasPrefix(engineAddress(a.cfg), "unix://") && a.opt.Runtime == nil:
 		return "the container engine is on another host: DOCKER_HOST is no local socket"
 	case !engine.CanShareNamespaces(a.runtime):
 		return "the container engine can't take the pause image that owns such a network"

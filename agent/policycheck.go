@@ -41,6 +41,9 @@ func (c PolicyCheck) Run(ctx context.Context, w io.Writer) error {
 		_, err := fmt.Fprintf(w, "There is no policy: %s does not exist. Everything is allowed.\n", c.File)
 		return err
 	}
+	if engineNamed(cfg) != config.EngineDocker {
+		return errors.New("what runs now can be judged with Docker only, and ECS_ENGINE is containerd; new tasks are judged with both")
+	}
 	runtime, err := docker.New(docker.Config{Host: cfg.DockerEndpoint})
 	if err != nil {
 		return err

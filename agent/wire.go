@@ -19,7 +19,6 @@ import (
 	"github.com/longshore-project/longshore/agent/gpu"
 	"github.com/longshore-project/longshore/agent/secrets"
 	"github.com/longshore-project/longshore/engine"
-	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/engine/volume"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/protocol/awsapi"
@@ -30,9 +29,12 @@ func (a *Agent) newRuntime() (engine.Runtime, error) {
 	if a.opt.Runtime != nil {
 		return a.opt.Runtime, nil
 	}
-	r, err := docker.New(docker.Config{Host: a.cfg.DockerEndpoint, Log: a.log})
+	if err := a.openBridge(); err != nil {
+		return nil, fmt.Errorf("the bridge for containers: %w", err)
+	}
+	r, err := openEngine(a.cfg, a.networks(), a.log)
 	if err != nil {
-		return nil, &TerminalError{fmt.Errorf("DOCKER_HOST: %w", err)}
+		return nil, &TerminalError{err}
 	}
 	return timed{r, a.metrics}, nil
 }

@@ -39,15 +39,18 @@ const DefaultFile = "/etc/ecs/ecs.config"
 
 // Config is what the agent runs with. [Load] fills it; every field has its value or its default.
 type Config struct {
-	Cluster         string // empty when not set: the cluster is then "default", and is created if there is none
-	APIEndpoint     string // base URL of the ECS API, with scheme; empty means the region's own
-	Region          string
-	External        bool
-	DockerEndpoint  string
-	Proxy           Proxy
-	CABundle        string
-	Endpoints       awsapi.Endpoints // of the services beside ECS
-	AllowNoIdentity bool             // NoIID of the JSON file: register without an identity document
+	Cluster        string // empty when not set: the cluster is then "default", and is created if there is none
+	APIEndpoint    string // base URL of the ECS API, with scheme; empty means the region's own
+	Region         string
+	External       bool
+	DockerEndpoint string
+	// Engine is EngineDocker, EngineContainerd or EngineAuto.
+	Engine                                                                                              string
+	ContainerdAddress, ContainerdNamespace, ContainerdSnapshotter, ContainerdCertsDir, ContainerRuntime string
+	Proxy                                                                                               Proxy
+	CABundle                                                                                            string
+	Endpoints                                                                                           awsapi.Endpoints // of the services beside ECS
+	AllowNoIdentity                                                                                     bool             // NoIID of the JSON file: register without an identity document
 
 	InstanceAttributes map[string]string
 	InstanceTags       map[string]string
@@ -409,3 +412,10 @@ func readBounded(name string) ([]byte, error) {
 	}
 	return os.ReadFile(name)
 }
+
+// The values of Engine.
+const (
+	EngineDocker     = "docker"
+	EngineContainerd = "containerd"
+	EngineAuto       = "auto"
+)

@@ -35,6 +35,12 @@ var Knobs = []Knob{
 	also(text("HTTP_PROXY", "", "", "proxy for http URLs", func(c *Config) *string { return &c.Proxy.HTTP }), "http_proxy"),
 	also(text("HTTPS_PROXY", "", "", "proxy for https URLs", func(c *Config) *string { return &c.Proxy.HTTPS }), "https_proxy"),
 	also(text("NO_PROXY", "", "", "hosts that are reached without the proxy", func(c *Config) *string { return &c.Proxy.None }), "no_proxy"),
+	enum("ECS_ENGINE", "Engine", EngineDocker, "container engine. auto is the one whose socket is there when the agent starts, Docker first: where Docker comes up later than the agent, name it, since its own containerd may be there before it", []string{EngineDocker, EngineContainerd, EngineAuto}, func(c *Config) *string { return &c.Engine }),
+	text("ECS_CONTAINERD_ADDRESS", "ContainerdAddress", "/run/containerd/containerd.sock", "containerd's socket", func(c *Config) *string { return &c.ContainerdAddress }),
+	text("ECS_CONTAINERD_NAMESPACE", "ContainerdNamespace", "longshore", "containerd's namespace for this agent's containers and images; no two agents may share one", func(c *Config) *string { return &c.ContainerdNamespace }),
+	text("ECS_CONTAINERD_SNAPSHOTTER", "ContainerdSnapshotter", "overlayfs", "containerd's snapshotter", func(c *Config) *string { return &c.ContainerdSnapshotter }),
+	text("ECS_CONTAINERD_CERTS_DIR", "ContainerdCertsDir", "/etc/containerd/certs.d", "folder that says how registries are reached with containerd, as containerd has it: <registry>/hosts.toml with mirrors, certificates, plain http", func(c *Config) *string { return &c.ContainerdCertsDir }),
+	text("ECS_CONTAINER_RUNTIME", "ContainerRuntime", "", "OCI runtime with containerd, a path or a name in PATH, such as crun; not set: containerd's own", func(c *Config) *string { return &c.ContainerRuntime }),
 	text("DOCKER_HOST", "DockerEndpoint", "unix:///var/run/docker.sock", "Docker's endpoint", func(c *Config) *string { return &c.DockerEndpoint }),
 
 	// What this instance is.

@@ -68,7 +68,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("finding the module: %w", err)
 	}
-	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), "-o", dir, "./cmd/longshore-agent", "./cmd/longshore-control")...)
+	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), "-o", dir, "./cmd/longshore-agent", "./cmd/longshore-control", "./cmd/longshore-log")...)
 	cmd.Dir = strings.TrimSpace(string(root))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the binaries: %w: %s", err, out)
