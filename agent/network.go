@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net"
+	"os"
 	"strings"
 
 	"go.uber.org/zap"
@@ -28,7 +29,7 @@ func (a *Agent) newNetworking() (*networking, error) {
 	host := netns.Host{Tables: &netns.Tables{}}
 	n := &networking{keeper: &netns.Keeper{Host: host, Log: a.log}}
 	c := tasknet.Config{
-		State: a.state, Keeper: n.keeper, Host: host, Made: origin(a.cfg.TaskNetwork), BlockIMDS: a.cfg.AwsvpcBlockIMDS,
+		State: a.state, Keeper: n.keeper, Host: host, Made: origin(a.taskNetwork()), BlockIMDS: a.cfg.AwsvpcBlockIMDS,
 		Listen: netns.Listen, Cards: cards, Log: a.log, Queued: a.reporter.Wake,
 		Looked: func(taskArn, owner string, changed []string, problem error) {
 			a.engine.NetworkLooked(taskArn, owner, changed, problem)
@@ -59,6 +60,17 @@ func (a *Agent) noNetworking() string {
 		return "the kernel does not let this agent make network interfaces: " + err.Error()
 	}
 	return ""
+}
+
+// taskNetwork is what tasks' interfaces hang on here.
+func (a *Agent) taskNetwork() config.TaskNetwork {
+	routes, err := os.ReadFile("/proc/net/route")
+	if err != nil {
+		a.log.Warn("The host's default route can't be read", zap.Error(err))
+	}
+	n := a.cfg.TaskNetwork.On(config.DefaultRoute(string(routes)))
+	a.log.Info("Tasks get networks of their own (awsvpc)", zap.String("macvlan", n.Macvlan), zap.String("bridge", n.Bridge), zap.String("uplink", n.Uplink))
+	return n
 }
 
 func origin(n config.TaskNetwork) netns.Origin {

@@ -49,7 +49,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		ImageCleanupInterval: 30 * time.Minute, ImageCleanupAge: time.Hour, ForeignImageCleanupAge: time.Hour, ImagesPerCleanup: 5, ForeignContainersPerCleanup: 5, ManifestPullTimeout: time.Minute, ImageHighPercent: 85, ImageLowPercent: 80, ImageSizeCheck: true,
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
-		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, AwsvpcBlockIMDS: true, TaskENI: true, TaskNetwork: TaskNetwork{Bridge: "longshore-task"}, TaskInterfaces: 250, TaskTrunks: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
+		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, AwsvpcBlockIMDS: true, TaskENI: true, TaskInterfaces: 250, TaskTrunks: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
 		ResumeOnBoot: "daemons", OrphanPolicy: "keep", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
 	if d := cmp.Diff(want, *c); d != "" {
@@ -121,7 +121,7 @@ func TestASettingThatMustNotBeGuessedIsAnError(t *testing.T) {
 		`ECS_INSTANCE_ATTRIBUTES={"a":1}`:             `: not the JSON that is expected: json: cannot unmarshal number into Go value of type string; set it to a json map (such as {"key":"value"}), or remove it`,
 		`ECS_CONTAINER_INSTANCE_TAGS={"a":"b"} x`:     `: not the JSON that is expected: there is more behind the value; set it to a json map (such as {"key":"value"}), or remove it`,
 		"ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES=10.0.0.0": `: not the JSON that is expected: json: cannot unmarshal number into Go value of type []string; set it to a json list, or remove it`,
-		"ECS_TASK_NETWORK=ipvlan:eth0":                `: "ipvlan" is neither bridge nor macvlan; set it to a network (bridge, bridge:NAME, bridge:NAME,uplink=INTERFACE or macvlan:INTERFACE), or remove it`,
+		"ECS_TASK_NETWORK=ipvlan:eth0":                `: "ipvlan" is none of auto, bridge and macvlan; set it to a network (auto, bridge, bridge:NAME, bridge:NAME,uplink=INTERFACE or macvlan:INTERFACE), or remove it`,
 		"ECS_TASK_NETWORK=macvlan":                    `: "" is not a name of an interface; set it to`,
 		"ECS_TASK_NETWORK=bridge:a/b":                 `: "a/b" is not a name of an interface; set it to`,
 		"ECS_TASK_NETWORK=bridge:a,eth0":              `: "eth0" is not uplink=INTERFACE; set it to`,
@@ -277,6 +277,7 @@ func TestReservedMemoryIsANumberOrMeasured(t *testing.T) {
 
 func TestWhatTasksInterfacesHangOnIsReadInEachForm(t *testing.T) {
 	for text, want := range map[string]TaskNetwork{
+		"auto":                      {},
 		"bridge":                    {Bridge: "longshore-task"},
 		"bridge:br0":                {Bridge: "br0"},
 		"bridge:br0,uplink=eth1":    {Bridge: "br0", Uplink: "eth1"},
@@ -287,5 +288,22 @@ func TestWhatTasksInterfacesHangOnIsReadInEachForm(t *testing.T) {
 		if c, warnings, err := load(t, nil, "ECS_TASK_NETWORK="+text+"\n"); err != nil || len(warnings) != 0 || c.TaskNetwork != want {
 			t.Errorf("%s: %+v %q %v", text, c.TaskNetwork, warnings, err)
 		}
+	}
+}
+
+func TestWhatTasksInterfacesHangOnWhereNothingIsSaid(t *testing.T) {
+	const head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+	for table, want := range map[string]TaskNetwork{
+		"": {Bridge: "longshore-task"},
+		head + "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n":                                                               {Bridge: "longshore-task"},
+		head + "wlan0\t00000000\t0100A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\neth0\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n": {Macvlan: "eth0"},
+		head + "tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\nshort\n":                                                           {Bridge: "longshore-task"},
+	} {
+		if got := (TaskNetwork{}).On(DefaultRoute(table)); got != want {
+			t.Errorf("%q: %+v, want %+v", table, got, want)
+		}
+	}
+	if got := (TaskNetwork{Bridge: "br0"}).On("eth0"); got.Bridge != "br0" || got.Macvlan != "" {
+		t.Errorf("what is named became %+v", got)
 	}
 }

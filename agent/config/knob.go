@@ -282,14 +282,45 @@ func portRange(name, member, meaning string, field func(*Config) *PortRange) Kno
 	}}
 }
 
-// TaskNetwork is what the interfaces hang on that the agent makes for tasks: Macvlan is the parent's name; else it is a bridge.
+// TaskNetwork is what the interfaces hang on that the agent makes for tasks: Macvlan is the parent's name; else it is a bridge; of
+// nothing it is the host that decides, see [TaskNetwork.On].
 type TaskNetwork struct {
 	Bridge, Uplink string
 	Macvlan        string
 }
 
+const taskBridge = "longshore-task"
+
+// On is what it is on a host whose default route leaves by an interface; by none, if that is empty. What the configuration names stays.
+// A macvlan there reaches the host's own network whatever the host's firewall does with what it forwards; Docker's drops it.
+func (n TaskNetwork) On(defaultRoute string) TaskNetwork {
+	switch {
+	case n != TaskNetwork{}:
+		return n
+	case defaultRoute == "":
+		return TaskNetwork{Bridge: taskBridge}
+	}
+	return TaskNetwork{Macvlan: defaultRoute}
+}
+
+// DefaultRoute is the interface of the default route with the lowest metric in the text of /proc/net/route (proc_pid_net(5)); empty if there is
+// none.
+func DefaultRoute(table string) (name string) {
+	best := uint64(0)
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 8 || f[1] != "00000000" || f[7] != "00000000" {
+			continue
+		}
+		if metric, err := strconv.ParseUint(f[6], 10, 32); err == nil && (name == "" || metric < best) {
+			name, best = f[0], metric
+		}
+	}
+	return name
+}
+
 func taskNetwork(name, def, meaning string, field func(*Config) *TaskNetwork) Knob {
-	return Knob{Name: name, Type: "network", Default: def, Bounds: "bridge, bridge:NAME, bridge:NAME,uplink=INTERFACE or macvlan:INTERFACE", Meaning: meaning, parse: func(c *Config, v string) error {
+	return Knob{Name: name, Type: "network", Default: def, Bounds: "auto, bridge, bridge:NAME, bridge:NAME,uplink=INTERFACE or macvlan:INTERFACE", Meaning: meaning, parse: func(c *Config, v string) error {
 		var n TaskNetwork
 		kind, rest, _ := strings.Cut(v, ":")
 		kind, option, _ := strings.Cut(kind, ",")
@@ -297,6 +328,12 @@ func taskNetwork(name, def, meaning string, field func(*Config) *TaskNetwork) Kn
 			rest = "," + option
 		}
 		switch kind {
+		case "auto":
+			if rest != "" {
+				return fmt.Errorf("auto is all there is to say, not %q", truncate(v))
+			}
+			*field(c) = n
+			return nil
 		case "bridge":
 			var uplink string
 			n.Bridge, uplink, _ = strings.Cut(rest, ",")
@@ -305,12 +342,12 @@ func taskNetwork(name, def, meaning string, field func(*Config) *TaskNetwork) Kn
 				return fmt.Errorf("%q is not uplink=INTERFACE", truncate(uplink))
 			}
 			if n.Bridge == "" {
-				n.Bridge = "longshore-task"
+				n.Bridge = taskBridge
 			}
 		case "macvlan":
 			n.Macvlan = rest
 		default:
-			return fmt.Errorf("%q is neither bridge nor macvlan", truncate(kind))
+			return fmt.Errorf("%q is none of auto, bridge and macvlan", truncate(kind))
 		}
 		if parent := n.Bridge + n.Macvlan; !interfaceName(parent) {
 			return fmt.Errorf("%q is not a name of an interface", truncate(parent))

@@ -5,12 +5,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/longshore-project/longshore/agent/config"
 )
 
 // taskNetworks looks at what the interfaces hang on that the agent makes for tasks in the network mode awsvpc.
 func (e *examination) taskNetworks() {
 	const name = "task networks"
-	n := e.Config.TaskNetwork
+	n := e.Config.TaskNetwork.On(config.DefaultRoute(e.read("proc/net/route")))
 	if !e.Config.TaskENI {
 		e.add(OK, name, "", "the awsvpc network mode is switched off: ECS_ENABLE_TASK_ENI is false")
 		return

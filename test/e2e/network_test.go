@@ -161,7 +161,7 @@ func TestTasksHaveNetworksOfTheirOwnOnThreeHosts(t *testing.T) {
 			t.FailNow()
 		}
 	}
-	kind := map[int]string{1: "macvlan:eth0", 2: "macvlan:eth0", 3: "bridge,uplink=eth1"}
+	kind := map[int]string{1: "auto", 2: "macvlan:eth0", 3: "bridge,uplink=eth1"}
 	before := map[int]string{}
 	step("three hosts join", func(t *testing.T) {
 		w.Do("ecs", "create-cluster", "--cluster-name", cluster)
