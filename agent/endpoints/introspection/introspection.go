@@ -50,7 +50,11 @@ type Config struct {
 func Listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, taken(err, "the introspection address "+address, Port)
+		port := Port
+		if at, perr := netip.ParseAddrPort(address); perr == nil {
+			port = int(at.Port())
+		}
+		return nil, taken(err, "the introspection address "+address, port)
 	}
 	return l, nil
 }

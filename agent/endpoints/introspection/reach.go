@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/longshore-project/longshore/internal/sockets"
 )
 
 // A Reach is a port of this host that its own processes and its containers can connect to, and nobody else, whatever address of
@@ -57,6 +59,12 @@ type socket struct {
 // have the host's devices listed each time.
 const freshFor = 250 * time.Millisecond
 
+// How long a connection that has the port as its near end is waited for, and how often it is looked whether it has ended.
+const (
+	passing      = time.Minute
+	passingPause = 100 * time.Millisecond
+)
+
 // device is lo, or a bridge.
 type device struct {
 	index    int
@@ -91,6 +99,11 @@ func (r *Reach) listen(d device) error {
 		return errors.Join(err, failed)
 	}}
 	l, err := config.Listen(context.Background(), "tcp", ":"+strconv.Itoa(r.port))
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < passing && !sockets.Listened("/proc/thread-self", uint16(r.port)); {
+		// The kernel has given the port to somebody's connection: it is among those that it gives away.
+		<-time.After(passingPause)
+		l, err = config.Listen(context.Background(), "tcp", ":"+strconv.Itoa(r.port))
+	}
 	if err != nil {
 		return taken(err, "port "+strconv.Itoa(r.port), r.port)
 	}
@@ -371,6 +384,9 @@ func (r *Reach) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)
 // taken says that an address is in use.
 func taken(err error, what string, port int) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
+		if !sockets.Listened("/proc/thread-self", uint16(port)) {
+			return fmt.Errorf("%s is taken by a connection, as its near end; find it with: ss -tnp 'sport = :%d', and keep the port free with: sysctl net.ipv4.ip_local_reserved_ports=%d", what, port, port)
+		}
 		return fmt.Errorf("%s is taken: another container agent seems to run on this host; stop it, or find who listens with: ss -ltnp 'sport = :%d'", what, port)
 	}
 	return fmt.Errorf("listen on %s: %w", what, err)

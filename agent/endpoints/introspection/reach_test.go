@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -240,5 +241,33 @@ func TestATakenPortOfTheHostIsAnErrorThatSaysSo(t *testing.T) {
 	_, err = NewReach(l.Addr().(*net.TCPAddr).Port, zap.NewNop())
 	if err == nil || !strings.Contains(err.Error(), "is taken: another container agent") {
 		t.Error(err)
+	}
+}
+
+func TestAPortThatAConnectionHasAsItsNearEndIsTakenWhenThatHasEnded(t *testing.T) {
+	far, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	c, err := net.Dial("tcp", far.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := c.LocalAddr().(*net.TCPAddr).Port
+	var ended atomic.Bool
+	end := time.AfterFunc(300*time.Millisecond, func() {
+		ended.Store(true)
+		_ = c.(*net.TCPConn).SetLinger(0) // at once
+		_ = c.Close()
+	})
+	defer end.Stop()
+	r, err := NewReach(port, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if !ended.Load() {
+		t.Error("the port was had while the connection was there")
 	}
 }

@@ -1,0 +1,4 @@
+package sockets
+
+// ListenedIn reads a list of sockets.
+var ListenedIn = listenedIn
