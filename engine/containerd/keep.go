@@ -65,8 +65,8 @@ func (r *Runtime) note(ctx context.Context, id string, was run, t *tasktypes.Pro
 			return was, err
 		}
 	}
-	if err := r.disconnect(ctx, id); err != nil {
-		return was, err
+	if err := r.disconnect(ctx, id); err != nil { // its removal tries again
+		r.log.Warn("what an ended container had of the host's network could not be taken away yet", zap.String("container", id), zap.Error(err))
 	}
 	was.Network, was.Mounted = nil, nil
 	return was, nil
