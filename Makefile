@@ -11,8 +11,9 @@ GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/longshore-agent, bin/longshore-control and bin/longshore-log, static
+build: ## the programs in bin/, static
 	$(BUILD) -o bin/ ./cmd/longshore-agent ./cmd/longshore-control ./cmd/longshore-log
+	$(BUILD) -tags grpcnotrace,containerd -o bin/longshore-agent-containerd ./cmd/longshore-agent
 
 up: ## the whole of Longshore on this machine, with a DAEMON service that runs; HOSTS=3 for three simulated hosts
 	@test/up/up.sh

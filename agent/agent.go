@@ -120,6 +120,11 @@ func Run(ctx context.Context, opt Options) error {
 	if err != nil {
 		return &TerminalError{fmt.Errorf("the configuration: %w", err)}
 	}
+	if opt.Runtime == nil {
+		if err := becomeContainerd(cfg); err != nil {
+			return &TerminalError{err}
+		}
+	}
 	level := cfg.Log.Level
 	if opt.LogLevel != "" {
 		level = opt.LogLevel

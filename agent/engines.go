@@ -8,13 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"go.uber.org/zap"
 
-	"github.com/longshore-project/longshore/agent/bridge"
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/engine"
-	"github.com/longshore-project/longshore/engine/containerd"
 	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/netns"
 )
@@ -56,24 +55,37 @@ func engineAddress(cfg *config.Config) string {
 	return cfg.DockerEndpoint
 }
 
-// openEngine makes the Runtime of the configured engine; nothing is asked of it yet. networks may be nil: then it is not for running tasks.
-func openEngine(cfg *config.Config, networks containerd.Networks, log *zap.Logger) (wholeRuntime, error) {
-	if engineNamed(cfg) == config.EngineDocker {
-		r, err := docker.New(docker.Config{Host: cfg.DockerEndpoint, Log: log})
-		if err != nil {
-			return nil, fmt.Errorf("DOCKER_HOST: %w", err)
-		}
-		return r, nil
+// openEngine makes the Runtime of the configured engine; nothing is asked of it yet. bridge may be nil: then it is not for running tasks.
+func openEngine(cfg *config.Config, bridge *netns.Bridge, log *zap.Logger) (wholeRuntime, error) {
+	if engineNamed(cfg) == config.EngineContainerd {
+		return openContainerd(cfg, bridge, log)
 	}
-	return containerd.New(containerd.Config{
-		Address: cfg.ContainerdAddress, Namespace: cfg.ContainerdNamespace, Snapshotter: cfg.ContainerdSnapshotter, OCIRuntime: cfg.ContainerRuntime,
-		Root: filepath.Join(cfg.DataDir, "containerd"), LogProgram: logProgram(), CertsDir: cfg.ContainerdCertsDir, Networks: networks, Log: log,
-	})
+	r, err := docker.New(docker.Config{Host: cfg.DockerEndpoint, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("DOCKER_HOST: %w", err)
+	}
+	return r, nil
 }
 
-// logProgram is where longshore-log is: beside this program, in the folder of programs that people don't call, or in PATH; empty if nowhere.
-func logProgram() string {
-	const name = "longshore-log"
+// containerdProgram is the agent with containerd's client in it. That is a program of its own, made of the same source with the build tag
+// containerd, because what it links costs 4.5 MiB of resident memory as soon as it starts, which hosts with Docker have no use for.
+const containerdProgram = "longshore-agent-containerd"
+
+// becomeContainerd goes on as that program where the configuration asks for containerd and this is not it. It returns if that is not so, or
+// can't be done.
+func becomeContainerd(cfg *config.Config) error {
+	if hasContainerd || engineNamed(cfg) != config.EngineContainerd {
+		return nil
+	}
+	p := program(containerdProgram)
+	if p == "" {
+		return fmt.Errorf("ECS_ENGINE is containerd, and the program %s is neither beside this one nor in /usr/libexec/longshore or PATH", containerdProgram)
+	}
+	return fmt.Errorf("%s: %w", p, syscall.Exec(p, os.Args, os.Environ()))
+}
+
+// program is where another of our programs is: beside this one, in the folder of programs that people don't call, or in PATH; empty if nowhere.
+func program(name string) string {
 	candidates := []string{"/usr/libexec/longshore/" + name, "/usr/lib/longshore/" + name}
 	if self, err := os.Executable(); err == nil {
 		candidates = append([]string{filepath.Join(filepath.Dir(self), name)}, candidates...)
@@ -106,12 +118,4 @@ func (a *Agent) openBridge() (err error) {
 	a.network.Set(a.hostPieces(false)...)
 	_, err = a.network.Ensure()
 	return err
-}
-
-// networks are those that the engine asks for.
-func (a *Agent) networks() containerd.Networks {
-	if a.bridge == nil {
-		return nil
-	}
-	return bridge.New(a.bridge, filepath.Join(runFolder, "netns"))
 }

@@ -32,7 +32,7 @@ func (a *Agent) newRuntime() (engine.Runtime, error) {
 	if err := a.openBridge(); err != nil {
 		return nil, fmt.Errorf("the bridge for containers: %w", err)
 	}
-	r, err := openEngine(a.cfg, a.networks(), a.log)
+	r, err := openEngine(a.cfg, a.bridge, a.log)
 	if err != nil {
 		return nil, &TerminalError{err}
 	}

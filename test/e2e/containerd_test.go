@@ -21,6 +21,9 @@ import (
 func TestTheWholeWayOnContainerd(t *testing.T) {
 	l := NewLab(t, "ctd", 97, 2)
 	image := l.Push("web:1", images.Serving())
+	if err := withContainerd(); err != nil {
+		t.Fatal(err)
+	}
 	certs := l.certificates()
 	settings := []string{"ECS_ENGINE=containerd", "ECS_CONTAINERD_CERTS_DIR=" + certs, "AWS_EC2_METADATA_DISABLED=true"}
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
@@ -62,7 +65,7 @@ func TestTheWholeWayOnContainerd(t *testing.T) {
 	})
 
 	// Agent and containerd are killed, and come back to the same process.
-	if err := syscall.Kill(l.AgentPid(1), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(l.ProcessOn(1, "longshore-agent-containerd"), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-l.agents[1].done

@@ -76,6 +76,20 @@ var binaries = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// withContainerd is the agent with containerd's client in it, built once beside the others.
+var withContainerd = sync.OnceValue(func() error {
+	dir, err := binaries()
+	if err != nil {
+		return err
+	}
+	const module = "github.com/longshore-project/longshore/cmd/"
+	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), "-tags", "containerd", "-o", filepath.Join(dir, "longshore-agent-containerd"), module+"longshore-agent")...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the agent with containerd: %w: %s", err, out)
+	}
+	return nil
+})
+
 // Cleanup removes the binaries, after the last test of a package.
 func Cleanup() {
 	if dir, err := binaries(); err == nil {

@@ -84,7 +84,7 @@ fi
 # --- binaries -------------------------------------------------------------------------------------------------------
 step "building both binaries (a minute or two the first time)"
 (cd "$ROOT" && make -s build && CGO_ENABLED=0 go build -o "$RUN/bin/demo" ./test/up/demo)
-cp -f "$ROOT/bin/longshore-agent" "$ROOT/bin/longshore-control" "$ROOT/bin/longshore-log" "$RUN/bin/"
+cp -f "$ROOT/bin/longshore-agent" "$ROOT/bin/longshore-control" "$ROOT/bin/longshore-log" "$ROOT/bin/longshore-agent-containerd" "$RUN/bin/"
 
 # --- control plane, registry, hosts ---------------------------------------------------------------------------------
 if ! alive control; then
