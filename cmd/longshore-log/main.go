@@ -3,10 +3,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/longshore-project/longshore/engine/logdriver"
 	"github.com/longshore-project/longshore/engine/logdriver/logprocess"
@@ -30,8 +32,8 @@ func run() error {
 		return err
 	}
 	d, err := logprocess.New(s)
-	if err != nil {
-		return err
+	if err != nil { // who starts the container tells it
+		return errors.Join(err, logdriver.Status{LastError: err.Error(), Since: time.Now().UTC()}.Write(s.Dir))
 	}
 	if err := os.NewFile(5, "ready").Close(); err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/logdriver"
@@ -169,16 +170,11 @@ func (r *Runtime) state(b box, t *tasktypes.Process, was run) engine.State {
 // List returns all of our containers: one request for the records and one for the tasks.
 func (r *Runtime) List(ctx context.Context) ([]engine.State, error) {
 	ctx = r.ns(ctx)
-	tasks, err := r.tasks(ctx)
+	tasks, list, err := r.everything(ctx)
 	if err != nil {
 		return nil, err
 	}
-	list, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return nil, classify(ctx, err)
-	}
 	var all []engine.State
-	there := map[string]bool{}
 	for _, c := range list {
 		b, err := open(c)
 		if errdefs.IsNotFound(err) {
@@ -187,7 +183,6 @@ func (r *Runtime) List(ctx context.Context) ([]engine.State, error) {
 		if err != nil {
 			return nil, err
 		}
-		there[b.ID] = true
 		st, err := r.look(ctx, b, tasks[b.ID])
 		if err != nil {
 			return nil, err
@@ -195,6 +190,16 @@ func (r *Runtime) List(ctx context.Context) ([]engine.State, error) {
 		all = append(all, st)
 	}
 	return all, nil
+}
+
+// everything is the tasks by their containers' ids, and the records of the namespace: asked for in this order, so that no end is missed.
+func (r *Runtime) everything(ctx context.Context) (map[string]*tasktypes.Process, []containers.Container, error) {
+	tasks, err := r.tasks(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := r.client.ContainerService().List(ctx)
+	return tasks, list, classify(ctx, err)
 }
 
 // tasks are the tasks of all containers, by their ids.
@@ -268,6 +273,9 @@ func (r *Runtime) Create(ctx context.Context, spec engine.Spec) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	if spec.Mounts, err = r.inherit(ctx, spec); err != nil {
+		return "", err
+	}
 	rec := record{Spec: spec, ImageID: img.ID, Image: img.Config, Anonymous: map[string]string{}}
 	for _, at := range img.Config.Volumes {
 		if !slices.ContainsFunc(spec.Mounts, func(m engine.Mount) bool { return path.Clean(m.Target) == path.Clean(at) }) {
@@ -275,10 +283,11 @@ func (r *Runtime) Create(ctx context.Context, spec engine.Spec) (string, error) 
 		}
 	}
 	id := newID()
-	if _, err := compose(rec, r.input(id, rec)); err != nil {
+	oci, err := compose(rec, r.input(id, rec))
+	if err != nil {
 		return "", err
 	}
-	return id, r.make(ctx, id, rec, img)
+	return id, r.make(ctx, id, rec, oci, img)
 }
 
 func newID() string {
@@ -289,7 +298,7 @@ func newID() string {
 
 // make makes the container of a record. What a failure leaves is taken back; what a crash leaves is collected by containerd, as
 // nothing holds it but a lease that ends.
-func (r *Runtime) make(ctx context.Context, id string, rec record, img local) (err error) {
+func (r *Runtime) make(ctx context.Context, id string, rec record, oci *specs.Spec, img local) (err error) {
 	ctx, done, err := r.client.WithLease(ctx)
 	if err != nil {
 		return classify(ctx, err)
@@ -310,10 +319,6 @@ func (r *Runtime) make(ctx context.Context, id string, rec record, img local) (e
 		return err
 	}
 	kept, err := typeurl.MarshalAny(&rec)
-	if err != nil {
-		return err
-	}
-	oci, err := compose(rec, r.input(id, rec))
 	if err != nil {
 		return err
 	}
@@ -417,8 +422,11 @@ func (r *Runtime) remove(ctx context.Context, b box) error {
 	if err := r.client.SnapshotService(b.Snapshotter).Remove(ctx, b.SnapshotKey); err != nil && !errdefs.IsNotFound(native(err)) {
 		return classify(ctx, err) // containerd's collector takes it later
 	}
-	for _, name := range b.rec.Anonymous {
-		if err := r.dropVolume(name); err != nil {
+	for name := range volumesOf(b.rec) {
+		if !anonymous.MatchString(name) {
+			continue
+		}
+		if err := r.RemoveVolume(ctx, name); err != nil && !errdefs.IsFailedPrecondition(err) { // another one has it too
 			return err
 		}
 	}
@@ -451,13 +459,9 @@ func now() time.Time { return time.Now().UTC() }
 // ImageUses lists every container of the namespace.
 func (r *Runtime) ImageUses(ctx context.Context) ([]engine.ImageUse, error) {
 	ctx = r.ns(ctx)
-	tasks, err := r.tasks(ctx)
+	tasks, list, err := r.everything(ctx)
 	if err != nil {
 		return nil, err
-	}
-	list, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return nil, classify(ctx, err)
 	}
 	var uses []engine.ImageUse
 	for _, c := range list {

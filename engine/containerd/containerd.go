@@ -9,15 +9,17 @@
 //	container.go   List, Inspect, Create, Remove, and how a container is found by its name
 //	start.go       Start, Restart, Stop
 //	run.go         what is remembered of a container's process: one small file, written before and after it runs
-//	keep.go        what must be done though nobody asks: ends are written down and their shims released, health is checked
+//	keep.go        what must be done though nobody asks: ends are written down and their shims released
+//	health.go      health checks, by programs run in containers
 //	spec.go        engine.Spec → the OCI runtime's configuration; pure
-//	etc.go         hosts, hostname and resolv.conf
+//	etc.go         what a container gets of its own: users, devices, hosts, hostname and resolv.conf
 //	image.go       Image, Images, RemoveImage, Import
 //	pull.go        Pull
 //	files.go       ReadFile, Stat
 //	volume.go      named and anonymous volumes
 //	output.go      where output goes, and Logs
 //	events.go      Events
+//	foreign.go     containers of the namespace that somebody else made
 //	errors.go      containerd's errors → classes of errdefs
 //
 // A container is a containerd container with labels for its name and task; everything else about it, the whole Spec, is in an extension

@@ -89,12 +89,15 @@ func pullError(ctx context.Context, err error) error {
 		return &wrapped{errdefs.ErrUnavailable, err}
 	}
 	text := err.Error()
-	for part, class := range map[string]error{
-		"401 Unauthorized": errdefs.ErrUnauthenticated, "403 Forbidden": errdefs.ErrPermissionDenied, "429 Too Many": errdefs.ErrResourceExhausted,
-		"404 Not Found": errdefs.ErrNotFound, "no match for platform": errdefs.ErrNotFound,
+	for _, known := range []struct {
+		part  string
+		class error
+	}{
+		{"401 Unauthorized", errdefs.ErrUnauthenticated}, {"403 Forbidden", errdefs.ErrPermissionDenied}, {"429 Too Many", errdefs.ErrResourceExhausted},
+		{"404 Not Found", errdefs.ErrNotFound}, {"no match for platform", errdefs.ErrNotFound},
 	} {
-		if strings.Contains(text, part) {
-			return &wrapped{class, err}
+		if strings.Contains(text, known.part) {
+			return &wrapped{known.class, err}
 		}
 	}
 	return native(err)

@@ -18,8 +18,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"github.com/longshore-project/longshore/engine"
 )
 
 // appArmorProfile is the profile that containers get where the kernel has AppArmor; Docker's, if it is loaded.
@@ -249,5 +247,3 @@ func resolvConf(host string, servers, search []string) string {
 	}
 	return out.String()
 }
-
-var _ = engine.StatusCreated

@@ -12,9 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/containerd"
 	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/test/images"
 )
 
@@ -253,5 +256,52 @@ func (w *world) unmount() {
 		if at := strings.Fields(line)[1]; strings.HasPrefix(at, filepath.Join(w.d.dir, "state")) {
 			_ = syscall.Unmount(at, syscall.MNT_DETACH)
 		}
+	}
+}
+
+func TestVolumesFromAnotherContainerAreItsOwnAndAnonymousOnesGoWithTheLastThatHasThem(t *testing.T) {
+	w := newWorld(t)
+	w.image, _ = images.NewRegistry(t).MustPush(t, "volumes:1", images.Spec{Volumes: []string{"/anon"}})
+	w.retry("pull", func(ctx context.Context) error { _, err := w.Pull(ctx, w.image, nil, nil); return err })
+	dir := t.TempDir()
+	first := w.run("echo mine >/anon/file; echo ours >/host/file; "+enginetest.ScriptServe, func(s *engine.Spec) {
+		s.Mounts = []engine.Mount{{Type: "bind", Source: dir, Target: "/host"}}
+	})
+	w.until("it to serve", func() bool { return strings.Contains(w.output(first), "serving") })
+	name := w.look(first).Name
+	second := w.run("cat /anon/file /host/file; touch /anon/x 2>/dev/null && echo writable || echo read-only; "+enginetest.ScriptServe, func(s *engine.Spec) { s.VolumesFrom = []string{name + ":ro"} })
+	w.until("it to have read", func() bool { return strings.Contains(w.output(second), "serving") })
+	if got := w.output(second); !strings.HasPrefix(got, "mine\nours\nread-only\n") {
+		t.Errorf("it wrote %q", got)
+	}
+	volumes := func() int { entries, _ := os.ReadDir(filepath.Join(w.root, "volumes")); return len(entries) }
+	for i, id := range []string{first, second} {
+		if err := errors.Join(w.Stop(t.Context(), id, 0), w.Remove(t.Context(), id)); err != nil {
+			t.Fatal(err)
+		}
+		if got := volumes(); got != 1-i {
+			t.Errorf("after %d of both are gone there are %d volumes", i+1, got)
+		}
+	}
+	_, err := w.Create(t.Context(), engine.Spec{Name: "x", Image: w.image, Labels: map[string]string{engine.LabelTaskArn: "a"}, EntryPoint: []string{"sh"}, VolumesFrom: []string{name}})
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("volumes of a container that is gone: %v", err)
+	}
+}
+
+func TestAContainerWhoseLogCanNotBeHadDoesNotStartAndSaysWhy(t *testing.T) {
+	w := newWorld(t)
+	name := "longshore-test-" + rand.Text()
+	id, err := w.Create(t.Context(), engine.Spec{Name: name, Image: w.image, NetworkMode: "none", Labels: map[string]string{engine.LabelTaskArn: "arn:" + name}, EntryPoint: []string{"sh"}, Env: []string{"PASSWORD=planted"},
+		HostConfig: acs.HostConfig{LogConfig: &acs.LogConfig{Type: "syslog", Config: map[string]string{"syslog-address": "tcp://127.0.0.1:1"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Remove(context.WithoutCancel(t.Context()), id) })
+	if err := w.Start(t.Context(), id); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "the log driver syslog: syslog server 127.0.0.1:1") {
+		t.Errorf("started: %v", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(w.root, "containers", id, "log.json")); err != nil || strings.Contains(string(b), "planted") {
+		t.Errorf("the log's settings hold variables that it was not to have: %v", err)
 	}
 }

@@ -15,13 +15,9 @@ import (
 // Foreign lists containers of the namespace that are not ours and do not run, the oldest first, at most most of them.
 func (r *Runtime) Foreign(ctx context.Context, most int) ([]engine.State, error) {
 	ctx = r.ns(ctx)
-	tasks, err := r.tasks(ctx)
+	tasks, list, err := r.everything(ctx)
 	if err != nil {
 		return nil, err
-	}
-	list, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return nil, classify(ctx, err)
 	}
 	var all []engine.State
 	for _, c := range list {

@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -447,5 +446,3 @@ func (r *Runtime) record(ctx context.Context, name string, target ocispec.Descri
 	}
 	return refuse(errdefs.ErrUnavailable, "the name %s is made and removed by others again and again", name)
 }
-
-var _ snapshots.Snapshotter

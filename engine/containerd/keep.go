@@ -49,7 +49,7 @@ func (r *Runtime) note(ctx context.Context, id string, was run, t *tasktypes.Pro
 		was.FinishedAt, was.ExitCode = t.ExitedAt.AsTime(), int(t.ExitStatus)
 		was.OOMKilled = was.ExitCode != 0 && r.killedForMemory(ctx, id)
 	default: // it was made and never ran
-		was = run{Network: was.Network, Mounted: was.Mounted}
+		was = run{Network: was.Network}
 	}
 	was.Pid = 0
 	if was.FinishedAt.Before(was.StartedAt) {
@@ -68,7 +68,7 @@ func (r *Runtime) note(ctx context.Context, id string, was run, t *tasktypes.Pro
 	if err := r.disconnect(ctx, id); err != nil { // its removal tries again
 		r.log.Warn("what an ended container had of the host's network could not be taken away yet", zap.String("container", id), zap.Error(err))
 	}
-	was.Network, was.Mounted = nil, nil
+	was.Network = nil
 	return was, nil
 }
 
@@ -168,13 +168,9 @@ func (r *Runtime) ended(ctx context.Context, id string) {
 
 // lookAtAll writes down the ends that nobody heard of, and takes up the health checks of what runs.
 func (r *Runtime) lookAtAll(ctx context.Context) error {
-	tasks, err := r.tasks(ctx)
+	tasks, list, err := r.everything(ctx)
 	if err != nil {
 		return err
-	}
-	list, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return classify(ctx, err)
 	}
 	for _, c := range list {
 		b, err := open(c)

@@ -28,11 +28,14 @@ func (r *Runtime) output(b box) (cio.Creator, error) {
 			return nil, err
 		}
 	}
+	if err := os.Remove(filepath.Join(r.logDir(b.ID), logdriver.StatusFile)); err != nil && !os.IsNotExist(err) {
+		return nil, err // what an earlier run lost is not this one's
+	}
 	if driver != "none" {
 		settings := filepath.Join(r.dir(b.ID), "log.json")
 		doc, err := json.Marshal(logdriver.Settings{Driver: driver, Options: options, Dir: r.logDir(b.ID), Container: logdriver.Container{
 			ContainerID: b.ID, ContainerName: b.rec.Spec.Name, Image: b.rec.Spec.Image, ContainerImageID: b.rec.ImageID, Created: b.CreatedAt,
-			Labels: b.rec.labels(), Env: environment(b.rec, r.input(b.ID, b.rec)),
+			Labels: b.rec.labels(), Env: loggedEnv(b, options),
 		}})
 		if err != nil {
 			return nil, err
@@ -52,6 +55,25 @@ func (r *Runtime) output(b box) (cio.Creator, error) {
 		}
 	}
 	return func(string) (cio.IO, error) { return direct{c}, nil }, nil
+}
+
+// loggedEnv are the variables that the options env and env-regex may choose from; none where nothing chooses, as secrets are among them.
+func loggedEnv(b box, options map[string]string) []string {
+	if options["env"] == "" && options["env-regex"] == "" {
+		return nil
+	}
+	return b.rec.Spec.Env
+}
+
+// logged reports why a container's log process has ended before it was ready. To the shim its end is as good as a ready one: both close the
+// pipe; but before it ends, it says why.
+func (r *Runtime) logged(b box) error {
+	s, err := logdriver.ReadStatus(r.logDir(b.ID))
+	if err != nil || s.LastError == "" {
+		return err
+	}
+	driver, _ := logConfig(b.rec)
+	return refuse(errdefs.ErrInvalidArgument, "the log driver %s: %s", driver, s.LastError)
 }
 
 // logDir is the folder of a container's log process.

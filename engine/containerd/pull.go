@@ -117,8 +117,10 @@ func (r *Runtime) report(ctx context.Context, t *tally, progress func(engine.Pro
 			case <-ctx.Done():
 				return
 			}
-			if p := r.measure(ctx, t); p != last && p.Layers > 0 && ctx.Err() == nil {
-				last.Current, last = max(last.Current, p.Current), p
+			p := r.measure(ctx, t)
+			p.Current = max(p.Current, last.Current)
+			if p != last && p.Layers > 0 && ctx.Err() == nil {
+				last = p
 				progress(p)
 			}
 		}

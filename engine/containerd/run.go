@@ -22,7 +22,6 @@ type run struct {
 	Error      string        `json:"error,omitempty"`
 	Health     engine.Health `json:"health,omitzero"`
 	Network    *Connection   `json:"network,omitempty"`
-	Mounted    []string      `json:"mounted,omitempty"` // file systems that are mounted on the host for it
 }
 
 // running reports whether the process was started and its end is not known.

@@ -17,8 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"github.com/longshore-project/longshore/engine"
 )
 
 // facts are what a container's configuration needs beside its record. Those below the line are known when it starts; before, an
@@ -361,5 +359,3 @@ func checks(rec record) *healthCheck {
 	}
 	return newHealthCheck(h)
 }
-
-var _ = engine.StatusCreated

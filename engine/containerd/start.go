@@ -54,7 +54,7 @@ func (r *Runtime) start(ctx context.Context, ref string, again bool) error {
 	if !again && !was.StartedAt.IsZero() {
 		return refuse(errdefs.ErrFailedPrecondition, "container %s has run already and ended with exit code %d", b.rec.Spec.Name, was.ExitCode)
 	}
-	return r.begin(ctx, b, run{Network: was.Network, Mounted: was.Mounted})
+	return r.begin(ctx, b, run{Network: was.Network})
 }
 
 // begin makes everything that the process needs and starts it. The lock is held. What fails is remembered as the reason.
@@ -104,6 +104,9 @@ func (r *Runtime) tryBegin(ctx context.Context, b box, next *run) error {
 		return err
 	}
 	task, err := c.NewTask(ctx, out)
+	if err == nil {
+		err = r.logged(b)
+	}
 	if err != nil {
 		return startError(ctx, err)
 	}
@@ -263,7 +266,7 @@ func (r *Runtime) facts(ctx context.Context, b box, next *run) (facts, error) {
 	if f.IPC, err = r.namespaceOf(ctx, rec.Spec.HostConfig.IpcMode, "ipc"); err != nil {
 		return f, err
 	}
-	if f.Shm, err = r.shm(ctx, b, next); err != nil {
+	if f.Shm, err = r.shm(ctx, b); err != nil {
 		return f, err
 	}
 	if f.Network, err = r.namespaceOf(ctx, networkMode(rec.Spec), "net"); err != nil {
@@ -337,7 +340,7 @@ func (r *Runtime) running(ctx context.Context, ref string) (box, int, error) {
 }
 
 // shm is the folder of a shared memory file system that others may join, or that is another container's.
-func (r *Runtime) shm(ctx context.Context, b box, next *run) (string, error) {
+func (r *Runtime) shm(ctx context.Context, b box) (string, error) {
 	host := b.rec.Spec.HostConfig
 	if ref, joins := other(host.IpcMode); joins {
 		o, _, err := r.running(ctx, ref)
@@ -357,21 +360,20 @@ func (r *Runtime) shm(ctx context.Context, b box, next *run) (string, error) {
 	if size == 0 {
 		size = defaultShm
 	}
-	return at, r.mountOnce(at, next, "tmpfs", "shm", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=1777,size=%d", size))
+	return at, mountShm(at, fmt.Sprintf("mode=1777,size=%d", size))
 }
 
-// mountOnce mounts a file system on the host for a container, which the run file remembers before it is done.
-func (r *Runtime) mountOnce(at string, next *run, kind, source string, flags uintptr, data string) error {
+// mountShm mounts a shared memory file system, unless it is.
+func mountShm(at, data string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
 	if mounted, err := isMount(at); err != nil || mounted {
 		return err
 	}
-	if err := unix.Mount(source, at, kind, flags, data); err != nil {
-		return refuse(errdefs.ErrInvalidArgument, "mount %s of type %s at %s with options %q: %v", source, kind, at, data, err)
+	if err := unix.Mount("shm", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
+		return refuse(errdefs.ErrInvalidArgument, "mount shared memory at %s with options %q: %v", at, data, err)
 	}
-	next.Mounted = append(next.Mounted, at)
 	return nil
 }
 
@@ -392,10 +394,10 @@ func (r *Runtime) disconnect(ctx context.Context, id string) error {
 			return fmt.Errorf("unmount %s: %w", at, err)
 		}
 	}
-	if was.Network == nil && len(was.Mounted) == 0 {
+	if was.Network == nil {
 		return nil
 	}
-	was.Network, was.Mounted = nil, nil
+	was.Network = nil
 	return r.writeRun(id, was)
 }
 

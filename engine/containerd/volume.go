@@ -8,6 +8,7 @@ import (
 	iofs "io/fs"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,6 +25,9 @@ import (
 
 // A volume is a folder of its name: volume.json says what it is, _data has its files, or is where it is mounted. Volumes with options are
 // file systems (Docker's local driver: type, device, o), which are mounted while a container uses them.
+
+// anonymous is the name of a volume that no definition names: an id. It goes with the last container that has it.
+var anonymous = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
@@ -113,7 +117,7 @@ func (r *Runtime) RemoveVolume(ctx context.Context, name string) error {
 	}
 	for _, c := range list {
 		b, err := open(c)
-		if err == nil && slices.ContainsFunc(b.rec.Spec.Mounts, func(m engine.Mount) bool { return m.Type == "volume" && m.Source == name }) {
+		if _, used := volumesOf(b.rec)[name]; err == nil && used {
 			return refuse(errdefs.ErrFailedPrecondition, "volume %s is in use by container %s", name, b.rec.Spec.Name)
 		}
 	}
@@ -139,6 +143,33 @@ func isMount(at string) (bool, error) {
 		return false, nil
 	}
 	return mounted, err
+}
+
+// inherit are the mounts of a Spec with those of the containers that its volumesFrom names; its own come first, and win.
+func (r *Runtime) inherit(ctx context.Context, spec engine.Spec) ([]engine.Mount, error) {
+	all := slices.Clone(spec.Mounts)
+	for _, from := range spec.VolumesFrom {
+		name, mode, _ := strings.Cut(from, ":")
+		o, err := r.find(ctx, name)
+		if errdefs.IsNotFound(err) {
+			return nil, refuse(errdefs.ErrInvalidArgument, "the container %s, whose volumes are wanted, does not exist", name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		theirs := slices.Clone(o.rec.Spec.Mounts)
+		for at, volume := range o.rec.Anonymous {
+			theirs = append(theirs, engine.Mount{Type: "volume", Source: volume, Target: at})
+		}
+		for _, m := range theirs {
+			if m.Type == "tmpfs" || slices.ContainsFunc(all, func(have engine.Mount) bool { return path.Clean(have.Target) == path.Clean(m.Target) }) {
+				continue
+			}
+			m.ReadOnly = m.ReadOnly || mode == "ro"
+			all = append(all, m)
+		}
+	}
+	return all, nil
 }
 
 // volumesOf are the volumes of a container by name, with their places in it.

@@ -150,6 +150,19 @@ type Status struct {
 // StatusFile is the name of the status in a log process's folder.
 const StatusFile = "status.json"
 
+// Write writes the status into a log process's folder.
+func (s Status) Write(dir string) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, StatusFile)
+	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
 // ReadStatus reads the status of a container's log process; nothing was lost if there is none.
 func ReadStatus(dir string) (s Status, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, StatusFile))

@@ -102,10 +102,10 @@ func (c *Checker) Check(ctx context.Context, req engine.VolumeRequest) engine.Vo
 		return engine.VolumeResult{Warnings: []string{fmt.Sprintf("host volumes were not checked: %d earlier checks still wait for file systems that do not answer", maxHung)}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	defer cancel() // not in the goroutine: the end of ctx and an answer at once would be a toss-up
 	done := make(chan engine.VolumeResult, 1)
 	go func() {
 		defer func() { <-c.slots }()
-		defer cancel()
 		done <- c.check(ctx, req, who)
 	}()
 	select {

@@ -3,11 +3,8 @@ package logprocess
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -132,7 +129,7 @@ func (b *buffer) end() {
 // keeper counts losses, and writes them down at most once in a while.
 type keeper struct {
 	mu     sync.Mutex
-	file   string
+	dir    string
 	now    logdriver.Status
 	dirty  bool
 	timer  *time.Timer
@@ -141,7 +138,7 @@ type keeper struct {
 
 const statusInterval = 5 * time.Second
 
-func newKeeper(dir string) *keeper { return &keeper{file: filepath.Join(dir, logdriver.StatusFile)} }
+func newKeeper(dir string) *keeper { return &keeper{dir: dir} }
 
 func (k *keeper) dropped() { k.count(func(s *logdriver.Status) { s.Dropped++ }) }
 
@@ -174,15 +171,11 @@ func (k *keeper) write() error {
 	if !k.dirty {
 		return nil
 	}
-	b, err := json.Marshal(k.now)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(k.file+".new", b, 0o600); err != nil {
+	if err := k.now.Write(k.dir); err != nil {
 		return err
 	}
 	k.dirty = false
-	return os.Rename(k.file+".new", k.file)
+	return nil
 }
 
 func (k *keeper) end() error {
