@@ -12,8 +12,8 @@
 //	agent → control plane   HeartbeatAckRequest, AckRequest, NackRequest, IAMRoleCredentialsAckRequest,
 //	                        TaskStopVerificationMessage
 //
-// [PrepareImagesMessage] and its answer [ImagesPreparedMessage], and [SecurityGroupsMessage], are Longshore's own; no agent is sent one that has not said
-// that it knows them.
+// [PrepareImagesMessage] and its answer [ImagesPreparedMessage], [SecurityGroupsMessage], and [TaskListMessage] with what follows it are Longshore's own;
+// nobody is sent one that has not said that it knows them.
 //
 // A [Task] inside a PayloadMessage is the desired task in its final form: overrides merged, Docker settings placed in the
 // two documents of [DockerConfig], which [ContainerConfig] and [HostConfig] describe. Engines read only this form.

@@ -36,6 +36,7 @@ var codec = envelope.New(
 	IAMRoleCredentialsMessage{}, IAMRoleCredentialsAckRequest{}, ErrorMessage{}, AttachTaskNetworkInterfacesMessage{},
 	AttachInstanceNetworkInterfacesMessage{}, ConfirmAttachmentMessage{}, TaskManifestMessage{}, TaskStopVerificationMessage{}, TaskStopVerificationAck{},
 	PrepareImagesMessage{}, ImagesPreparedMessage{}, SecurityGroupsMessage{},
+	TaskListMessage{}, DescribeTasksMessage{}, TasksDescribedMessage{},
 )
 
 // TypeOf is the name of a message's type on the wire; empty if m is not a message of this package.
