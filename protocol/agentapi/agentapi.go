@@ -74,6 +74,8 @@ type Config struct {
 	MaxAttempts int
 	// MaxDelay bounds the pause between two attempts, which is random below a bound that starts at 1 s and doubles.
 	MaxDelay time.Duration
+	// Now dates the signatures; nil is this host's clock.
+	Now func() time.Time
 }
 
 // Client calls the ECS API. It is safe for concurrent use.
@@ -110,6 +112,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.MaxDelay <= 0 {
 		cfg.MaxDelay = DefaultMaxDelay
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	c := &Client{cfg: cfg, url: u, signer: v4.NewSigner()}
 	if cfg.HTTPClient != nil {
@@ -338,7 +343,7 @@ func (c *Client) sign(ctx context.Context, req *http.Request, sum string, option
 	if err != nil {
 		return fmt.Errorf("no credentials: %w", err)
 	}
-	if err := c.signer.SignHTTP(ctx, credentials, req, sum, c.cfg.Service, c.cfg.Region, time.Now(), options...); err != nil {
+	if err := c.signer.SignHTTP(ctx, credentials, req, sum, c.cfg.Service, c.cfg.Region, c.cfg.Now(), options...); err != nil {
 		return fmt.Errorf("signing: %w", err)
 	}
 	return nil
