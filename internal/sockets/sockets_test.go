@@ -47,6 +47,12 @@ func TestAPortIsListenedOnOnlyWhereSomebodyListens(t *testing.T) {
 	}
 	defer c.Close()
 	near := c.LocalAddr().(*net.TCPAddr).Port
+	if got := sockets.Listener("/proc", uint16(l.Addr().(*net.TCPAddr).Port)); !strings.HasPrefix(got, fmt.Sprintf("process %d (", os.Getpid())) {
+		t.Errorf("%s is listened on by %q", l.Addr(), got)
+	}
+	if got := sockets.Listener("/proc", uint16(near)); got != "" {
+		t.Errorf("%d is the near end of a connection, not listened on by %q", near, got)
+	}
 	if !sockets.Listened("/proc/thread-self", uint16(l.Addr().(*net.TCPAddr).Port)) || sockets.Listened("/proc/thread-self", uint16(near)) || sockets.Listened(t.TempDir(), uint16(near)) {
 		t.Errorf("%s is listened on, %d is the near end of a connection", l.Addr(), near)
 	}
