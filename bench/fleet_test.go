@@ -270,8 +270,11 @@ func (r *fleetRun) measure() {
 		if part.name != "gate-off" {
 			profiled.Go(func() { r.profile(part.name, "profile?seconds="+cmp.Or(os.Getenv("SECONDS_EACH"), "4")) })
 		}
+		began, control, agents := time.Now(), cpu(r.t, r.cmd.Process.Pid), cpu(r.t, os.Getpid())
 		part.run()
 		r.fleet.Rest(r.ctx) // what was not reported yet would stand before the next part's reports
+		r.say("  %s: of two cores for %.1f s the control plane took %.1f s, the played agents and callers %.1f s", part.name,
+			time.Since(began).Seconds(), (cpu(r.t, r.cmd.Process.Pid) - control).Seconds(), (cpu(r.t, os.Getpid()) - agents).Seconds())
 		profiled.Wait()
 		r.profile(part.name, "heap")
 		if sockets, reports, first := r.fleet.Lost(); sockets+reports > 0 { // what comes after would measure something else

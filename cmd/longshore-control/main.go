@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/longshore-project/longshore/controlplane"
+	"github.com/longshore-project/longshore/internal/collector"
 	"github.com/longshore-project/longshore/internal/logfmt"
 	"github.com/longshore-project/longshore/internal/nodump"
 	"github.com/longshore-project/longshore/internal/version"
@@ -104,6 +105,7 @@ func runCommand() *cobra.Command {
 			}
 			cfg.MetricsOptional = !cmd.Flags().Changed("metrics-listen")
 			cfg.EtcdPassword = os.Getenv("LONGSHORE_ETCD_PASSWORD")
+			go collector.Govern(cmd.Context(), cfg.Log)
 			if err := controlplane.Run(cmd.Context(), cfg); err != nil {
 				return failed{err}
 			}
