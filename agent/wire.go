@@ -22,6 +22,7 @@ import (
 	"github.com/longshore-project/longshore/engine/volume"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/protocol/awsapi"
+	"github.com/longshore-project/longshore/statemgr"
 )
 
 // newRuntime makes the Runtime of the configured engine; nothing is asked of it yet.
@@ -218,35 +219,7 @@ func keptToken(dir string) (string, error) {
 func dropToken(dir string) { _ = os.Remove(filepath.Join(dir, tokenName)) }
 
 // writeDurably replaces a file as a whole; the data is on the disk when it returns nil.
-func writeDurably(name string, data []byte) error {
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
-		_ = os.Remove(name + ".new")
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	err = dir.Sync()
-	if closeErr := dir.Close(); err == nil {
-		err = closeErr
-	}
-	return err
-}
+func writeDurably(name string, data []byte) error { return statemgr.Replace(name, data, 0o600) }
 
 // findGPUs looks for the host's GPUs where they are to be offered.
 func (a *Agent) findGPUs() {

@@ -67,7 +67,7 @@ func SaveIdentity(dir string, id Identity) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(filepath.Join(dir, IdentityName), append(raw, '\n')); err != nil {
+	if err := replace(filepath.Join(dir, IdentityName), append(raw, '\n'), 0o600, func(when string) { failpoint.Hit("statemgr/identity-" + when) }); err != nil {
 		return fmt.Errorf("save the instance's identity: %w", err)
 	}
 	return nil
@@ -81,10 +81,16 @@ func RemoveIdentity(dir string) error {
 	return syncDir(dir)
 }
 
-// replace writes a file beside the old one and puts it in its place, each step durable before the next.
-func replace(path string, data []byte) (err error) {
+// Replace writes a file beside the old one and puts it in its place, each step durable before the next: at any time there is the
+// old one or the new one, whole. mode is the new one's, whatever the old one's was.
+func Replace(path string, data []byte, mode os.FileMode) error {
+	return replace(path, data, mode, func(string) {})
+}
+
+// replace is Replace; hit is told before and after the new file is in its place.
+func replace(path string, data []byte, mode os.FileMode, hit func(when string)) (err error) {
 	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}
@@ -94,20 +100,14 @@ func replace(path string, data []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	failpoint.Hit("statemgr/identity-before")
+	hit("before")
 	if err = os.Rename(temp, path); err != nil {
 		return err
 	}
-	failpoint.Hit("statemgr/identity-after")
+	hit("after")
 	return syncDir(filepath.Dir(path))
 }
 
