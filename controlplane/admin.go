@@ -9,13 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -28,24 +26,49 @@ type Key struct {
 	AccessKeyID     string     `json:"accessKeyId"`
 	SecretAccessKey string     `json:"secretAccessKey,omitempty"` // only when it was just made
 	Role            store.Role `json:"role"`
-	Enrolment       bool       `json:"enrolment,omitempty"` // a host key that may register any number of instances
-	Created         time.Time  `json:"created"`
+	Name            string     `json:"name,omitempty"`
+	Enrolment       bool       `json:"enrolment,omitempty"` // a join key
+	Instance        string     `json:"instance,omitempty"`  // ARN of the container instance that it speaks for
+	From            string     `json:"from,omitempty"`      // the join key that was exchanged for it
+	Successor       string     `json:"successor,omitempty"` // the key that replaces it
+	MaxUses         int32      `json:"maxUses,omitempty"`   // how many instances a join key may register; 0: any number
+	Uses            int32      `json:"uses,omitempty"`
+	Created         time.Time  `json:"created,omitzero"`
+	Expires         time.Time  `json:"expires,omitzero"`
+	Revoked         time.Time  `json:"revoked,omitzero"`
 }
 
-// CreateKey makes a key in the control plane that runs with a data directory.
-func CreateKey(ctx context.Context, dir string, role store.Role, enrolment bool) (Key, error) {
-	var k Key
-	return k, ask(ctx, dir, http.MethodPost, "/keys", Key{Role: role, Enrolment: enrolment}, &k)
+// State is "active", "expired" or "revoked".
+func (k Key) State(now time.Time) string {
+	switch {
+	case !k.Revoked.IsZero():
+		return "revoked"
+	case !k.Expires.IsZero() && !now.Before(k.Expires):
+		return "expired"
+	}
+	return "active"
 }
 
-// Keys lists the keys, without their secrets, in order of their ids.
+// CreateKey makes a key in the control plane that runs with a data directory. Of like Role, Name, Enrolment, Instance,
+// MaxUses and Expires count. The answer has the secret.
+func CreateKey(ctx context.Context, dir string, like Key) (k Key, err error) {
+	return k, ask(ctx, dir, http.MethodPost, "/keys", like, &k)
+}
+
+// Keys lists the keys, without their secrets, in order of their ids. Those that ended are among them for a while.
 func Keys(ctx context.Context, dir string) (keys []Key, err error) {
 	return keys, ask(ctx, dir, http.MethodGet, "/keys", nil, &keys)
 }
 
-// DeleteKey deletes a key, which is refused from then on. The last administrator's key can't be deleted.
-func DeleteKey(ctx context.Context, dir, id string) error {
-	return ask(ctx, dir, http.MethodDelete, "/keys/"+id, nil, nil)
+// RotateKey makes a key that replaces another one, which ends after overlap. The answer has the secret.
+func RotateKey(ctx context.Context, dir, id string, overlap time.Duration) (k Key, err error) {
+	return k, ask(ctx, dir, http.MethodPost, "/keys/"+url.PathEscape(id)+"/rotate", rotation{overlap}, &k)
+}
+
+// RevokeKey ends a key: it is refused from then on, on every replica, and the sockets that were opened with it are closed.
+// The last administrator's key can't be revoked.
+func RevokeKey(ctx context.Context, dir, id string) (k Key, err error) {
+	return k, ask(ctx, dir, http.MethodPost, "/keys/"+url.PathEscape(id)+"/revoke", nil, &k)
 }
 
 // socketPath is short whatever the directory is: a socket's path has at most 108 bytes.
@@ -117,7 +140,8 @@ func (p *ControlPlane) serveKeys() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /keys", p.listKeys)
 	mux.HandleFunc("POST /keys", p.createKey)
-	mux.HandleFunc("DELETE /keys/{id}", p.deleteKey)
+	mux.HandleFunc("POST /keys/{id}/rotate", p.rotateKey)
+	mux.HandleFunc("POST /keys/{id}/revoke", p.revokeKey)
 	server := p.httpServer(mux)
 	stopped := make(chan struct{})
 	go func() {
@@ -130,88 +154,4 @@ func (p *ControlPlane) serveKeys() error {
 		return errors.Join(err, os.Remove(real))
 	})
 	return nil
-}
-
-func (p *ControlPlane) listKeys(w http.ResponseWriter, r *http.Request) {
-	keys := []Key{}
-	if err := p.store.Read(r.Context(), func(v *store.View) error {
-		for k := range v.Keys() {
-			keys = append(keys, Key{AccessKeyID: k.AccessKeyID, Role: k.Role, Enrolment: k.Enrolment, Created: k.Created})
-		}
-		return nil
-	}); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	answerJSON(w, http.StatusOK, keys)
-}
-
-func (p *ControlPlane) createKey(w http.ResponseWriter, r *http.Request) {
-	var in Key
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&in); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	switch in.Role {
-	case store.RoleAdmin, store.RoleReadOnly, store.RoleHost:
-	default:
-		http.Error(w, fmt.Sprintf("the role %q is none of %s, %s and %s", in.Role, store.RoleAdmin, store.RoleReadOnly, store.RoleHost), http.StatusBadRequest)
-		return
-	}
-	if in.Enrolment && in.Role != store.RoleHost {
-		http.Error(w, "only a host's key can be one for enrolment", http.StatusBadRequest)
-		return
-	}
-	k := auth.NewKey(in.Role, in.Enrolment, time.Now())
-	if err := p.store.Txn().Create(k).Commit(r.Context()); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	p.log.Info("an access key was made", zap.String("key", k.AccessKeyID), zap.String("role", string(k.Role)))
-	answerJSON(w, http.StatusOK, Key{AccessKeyID: k.AccessKeyID, SecretAccessKey: k.SecretAccessKey, Role: k.Role, Enrolment: k.Enrolment, Created: k.Created})
-}
-
-func (p *ControlPlane) deleteKey(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	var refused string
-	err := store.Retry(r.Context(), func() error {
-		var key, admin *store.Key
-		if err := p.store.Read(r.Context(), func(v *store.View) error {
-			key = v.Key(id)
-			for k := range v.Keys() {
-				if k.Role == store.RoleAdmin && k.AccessKeyID != id {
-					admin = k
-				}
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		switch {
-		case key == nil:
-			refused = fmt.Sprintf("there is no key %q", id)
-			return nil
-		case key.Role == store.RoleAdmin && admin == nil:
-			refused = id + " is the last administrator's key: make another one first"
-			return nil
-		}
-		txn := p.store.Txn().Delete(key)
-		if key.Role == store.RoleAdmin {
-			txn.Unchanged(admin) // two can't delete each other's
-		}
-		return txn.Commit(r.Context())
-	})
-	switch {
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-	case refused != "":
-		http.Error(w, refused, http.StatusBadRequest)
-	default:
-		p.log.Info("an access key was deleted", zap.String("key", id))
-		if err := auth.ForgetKey(p.cfg.DataDir, id); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		answerJSON(w, http.StatusOK, struct{}{})
-	}
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
-func TestAKeyCountsFromWhenItIsMadeUntilItIsDeleted(t *testing.T) {
+func TestAKeyCountsFromWhenItIsMadeUntilItIsRevoked(t *testing.T) {
 	p := start(t, controlplane.Config{})
-	made, err := controlplane.CreateKey(t.Context(), p.dir, store.RoleReadOnly, false)
+	made, err := controlplane.CreateKey(t.Context(), p.dir, controlplane.Key{Role: store.RoleReadOnly})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func TestAKeyCountsFromWhenItIsMadeUntilItIsDeleted(t *testing.T) {
 	}
 	_, err = reader.CreateCluster(t.Context(), &ecs.CreateClusterInput{})
 	refused(t, err, "AccessDeniedException", "ecs:CreateCluster")
-	if err := controlplane.DeleteKey(t.Context(), p.dir, made.AccessKeyID); err != nil {
+	if _, err := controlplane.RevokeKey(t.Context(), p.dir, made.AccessKeyID); err != nil {
 		t.Error(err)
 	}
 	_, err = reader.ListClusters(t.Context(), &ecs.ListClustersInput{})
@@ -38,24 +38,24 @@ func TestTheLastAdministratorsKeyStays(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, controlplane.Config{DataDir: dir})
 	first := p.key(t, auth.AdminFile).AccessKeyID
-	if err := controlplane.DeleteKey(t.Context(), p.dir, first); err == nil || !strings.Contains(err.Error(), "last administrator") {
+	if _, err := controlplane.RevokeKey(t.Context(), p.dir, first); err == nil || !strings.Contains(err.Error(), "last administrator") {
 		t.Errorf("the last one: %v", err)
 	}
-	second, err := controlplane.CreateKey(t.Context(), p.dir, store.RoleAdmin, false)
+	second, err := controlplane.CreateKey(t.Context(), p.dir, controlplane.Key{Role: store.RoleAdmin})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := controlplane.DeleteKey(t.Context(), p.dir, first); err != nil {
+	if _, err := controlplane.RevokeKey(t.Context(), p.dir, first); err != nil {
 		t.Error(err)
 	}
-	if err := controlplane.DeleteKey(t.Context(), p.dir, second.AccessKeyID); err == nil {
+	if _, err := controlplane.RevokeKey(t.Context(), p.dir, second.AccessKeyID); err == nil {
 		t.Error("none is left")
 	}
 	if _, err := os.Stat(filepath.Join(dir, auth.AdminFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file still names the deleted key: %v", err)
 	}
 	keys, err := controlplane.Keys(t.Context(), p.dir)
-	if err != nil || len(keys) != 2 || keys[0].SecretAccessKey != "" {
+	if err != nil || len(keys) != 3 || keys[0].SecretAccessKey != "" {
 		t.Errorf("the keys are %v, %v", keys, err)
 	}
 	if err := p.Close(); err != nil {

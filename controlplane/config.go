@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,14 +24,24 @@ type Config struct {
 	Listen string
 	// Region and AccountID are those of every ARN. Defaults us-west-2 and 000000000000.
 	Region, AccountID string
-	// PublicURL is how clients reach this control plane when that is not as their requests' Host header says, for one
-	// behind a proxy. Agents are told to connect there.
-	PublicURL string
+	// AdvertiseURL is where agents are told to connect, and is in the own CA's certificate. Empty: where they called.
+	AdvertiseURL string
 
-	// TLSCert and TLSKey are files in PEM. With both, only TLS is spoken.
+	// TLSCert and TLSKey are files in PEM, read again when they change. With both, only TLS is spoken, with them.
 	TLSCert, TLSKey string
-	// InsecureHTTP allows plain HTTP on an address that other machines reach.
+	// TLS speaks TLS on loopback too. On an address that other machines reach nothing else is spoken, with a certificate of
+	// the control plane's own CA unless TLSCert is set.
+	TLS bool
+	// InsecureHTTP speaks plain HTTP there instead.
 	InsecureHTTP bool
+	// CertInterval is how often it is looked whether there is another certificate. Default 2 s.
+	CertInterval time.Duration
+
+	// SealKeyFile has the key with which secrets in the store are sealed, see package seal. Default: seal.key in DataDir, made
+	// at the first start. Replicas have the same.
+	SealKeyFile string
+	// ForgetSealed deletes what is sealed in the store, for when that key is lost.
+	ForgetSealed bool
 
 	// EtcdEndpoints are those of an external etcd cluster; without, one runs inside this process.
 	EtcdEndpoints []string
@@ -74,6 +85,14 @@ type Config struct {
 	// MetricsOptional goes on without metrics when another process has the address.
 	MetricsOptional bool
 
+	// AuditSize bounds each of the two books of the audit log, in bytes. Default 128 MiB.
+	AuditSize int64
+	// RateLimit is how many calls a second an access key may make, EnrolmentRateLimit the same for a key for enrolment, and
+	// KeyConnections how many connections a key may have; PendingConnections how many there may be on which nobody has signed.
+	// Defaults: those of package limits.
+	RateLimit, EnrolmentRateLimit      float64
+	KeyConnections, PendingConnections int
+
 	// Purge says how long what has ended stays describable.
 	Purge store.PurgeConfig
 	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.
@@ -112,9 +131,9 @@ func (c Config) complete() (Config, error) {
 	if err := c.checkRoles(); err != nil {
 		return c, err
 	}
-	if c.PublicURL != "" {
-		if u, err := url.Parse(c.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			return c, fmt.Errorf("%w: --public-url %q is not like https://longshore.example.com", ErrConfig, c.PublicURL)
+	if c.AdvertiseURL != "" {
+		if u, err := url.Parse(c.AdvertiseURL); err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+			return c, fmt.Errorf("%w: --advertise-url %q is not like https://longshore.example.com", ErrConfig, c.AdvertiseURL)
 		}
 	}
 	if c.MetricsListen != "" {
@@ -127,22 +146,24 @@ func (c Config) complete() (Config, error) {
 	return c, c.checkListener()
 }
 
-// checkListener keeps signatures and secrets from travelling in clear unless that was asked for.
+// checkListener refuses what contradicts itself.
 func (c Config) checkListener() error {
-	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("%w: --listen %q is not like 127.0.0.1:8480: %w", ErrConfig, c.Listen, err)
 	}
 	switch {
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return fmt.Errorf("%w: --tls-cert and --tls-key go together", ErrConfig)
-	case c.TLSCert != "" && c.InsecureHTTP:
-		return fmt.Errorf("%w: --insecure-http contradicts --tls-cert and --tls-key", ErrConfig)
-	case c.TLSCert == "" && !c.InsecureHTTP && !loopback(host):
-		return fmt.Errorf("%w: --listen %s is reachable from other machines: give --tls-cert and --tls-key, "+
-			"or --insecure-http to have everything, secrets of tasks included, travel in clear", ErrConfig, c.Listen)
+	case (c.TLSCert != "" || c.TLS) && c.InsecureHTTP:
+		return fmt.Errorf("%w: --insecure-http contradicts --tls, --tls-cert and --tls-key", ErrConfig)
 	}
 	return nil
+}
+
+// speaksTLS tells whether TLS is spoken at an address: signatures and secrets don't travel in clear unless that was asked for.
+func (c Config) speaksTLS(listen string) bool {
+	host, _, _ := net.SplitHostPort(listen) // was checked
+	return c.TLSCert != "" || c.TLS || !c.InsecureHTTP && !loopback(host)
 }
 
 func loopback(host string) bool {

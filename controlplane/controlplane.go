@@ -1,13 +1,14 @@
 // Package controlplane is the control plane as a whole: the ECS API, the agents' endpoint and the service scheduler over
 // one store.
 //
-// [Start] brings it up in the order lock, listener, etcd, store, keys, scheduler, server: what can be refused is refused
+// [Start] brings it up in the order lock, listener, etcd, store, seal, keys, CA, scheduler, server: what can be refused is refused
 // before anything is written, and the first connection is served by something complete. [ControlPlane.Close] goes the
 // other way round. Containers on hosts know nothing of either.
 //
 //	POST /            the ECS API (package api), signed
 //	/acs/ws, /tcs/ws  the agents' web sockets (package poll), signed
 //	GET /             who is here
+//	GET /longshore/v1/ca   the certificate that hosts are to trust, PEM
 //	GET /healthz      200 while the store answers
 //	GET /metrics      Prometheus metrics, on a listener of their own
 //
@@ -16,7 +17,9 @@
 //	longshore-control.lock   locked by the running process
 //	etcd/                    the embedded etcd; not there with an external one
 //	longshore-control.sock   where the key commands reach the running process
+//	seal.key                 opens what is sealed in the store, see package seal
 //	admin.env, host.env      the first keys, see package auth
+//	tls/                     copies of the own CA, see package certs
 package controlplane
 
 import (
@@ -36,11 +39,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/api"
+	"github.com/longshore-project/longshore/controlplane/audit"
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/certs"
+	"github.com/longshore-project/longshore/controlplane/limits"
 	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/poll"
 	"github.com/longshore-project/longshore/controlplane/roles"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
 	"github.com/longshore-project/longshore/controlplane/telemetry"
@@ -59,6 +66,13 @@ type ControlPlane struct {
 	issuer *roles.Issuer
 
 	network *network.Network
+
+	seal      *seal.Key
+	authority *certs.Authority
+	certs     *certs.Source // nil: TLS is spoken nowhere
+
+	audit  *audit.Log
+	limits *limits.Limits
 
 	figures     *figures
 	book        *telemetry.Book
@@ -111,12 +125,18 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 	if err := p.openNetwork(); err != nil {
 		return nil, err
 	}
+	if err := p.openCerts(); err != nil {
+		return nil, err
+	}
 	unlock, err := lockDir(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	p.onClose("lock", func() error { unlock(); return nil })
-	listener, err := listen(ctx, cfg)
+	if err := p.openGuard(); err != nil {
+		return nil, err
+	}
+	listener, err := listen(ctx, cfg.Listen)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +145,13 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 	if err := p.openStore(ctx); err != nil {
 		return nil, err
 	}
-	if err := auth.EnsureKeys(ctx, p.store, cfg.DataDir, time.Now()); err != nil {
+	if err := p.openSeal(ctx); err != nil {
+		return nil, err
+	}
+	if err := auth.EnsureKeys(ctx, p.store, p.seal, cfg.DataDir, time.Now()); err != nil {
+		return nil, err
+	}
+	if err := p.ownCerts(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.startRoles(ctx); err != nil {
@@ -138,8 +164,8 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 	if err := p.serveKeys(); err != nil {
 		return nil, err
 	}
-	p.serve(listener, handler)
-	p.log.Info("serving", zap.Stringer("address", p.addr), zap.Bool("tls", cfg.TLSCert != ""), zap.String("region", cfg.Region),
+	p.serve(p.secured(listener, cfg.Listen), handler)
+	p.log.Info("serving", zap.Stringer("address", p.addr), zap.Bool("tls", cfg.speaksTLS(cfg.Listen)), zap.String("region", cfg.Region),
 		zap.String("account", cfg.AccountID), zap.String("data_dir", cfg.DataDir), zap.String("version", version.Version),
 		zap.Duration("duration", time.Since(started)))
 	return p, nil
@@ -241,7 +267,7 @@ const embeddedSession = 30 * time.Second
 
 // startParts starts what works on the store, and returns what serves the requests.
 func (p *ControlPlane) startParts() (http.Handler, error) {
-	verifier := auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{TaskKeys: p.taskKeys()})
+	verifier := p.limits.Verifier(auth.NewVerifier(auth.StoredKeys(p.store, p.seal), auth.Options{TaskKeys: p.taskKeys()}))
 	scheduling := scheduler.Config{
 		Store:             p.store,
 		Log:               p.log.Named("scheduler"),
@@ -264,7 +290,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	}
 	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: verifier, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: witness{verifier}, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network})
 	if err != nil {
 		return nil, err
 	}
@@ -277,12 +303,13 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Region:    p.cfg.Region,
 		AccountID: p.cfg.AccountID,
 		BaseURL:   p.baseURL,
+		Audit:     p.audit,
 		Log:       p.log.Named("api"),
 
 		Scheduling: scheduling,
 		Sizing:     p.book.Sizing,
 	})
-	return p.routes(p.figures.timed(calls), sockets), p.serveMetrics(p.book, sockets)
+	return p.guarded(p.routes(p.figures.timed(calls), p.witnessed(sockets))), p.serveMetrics(p.book, sockets)
 }
 
 // openNetwork opens the file of the subnets and security groups.
@@ -336,6 +363,7 @@ func (p *ControlPlane) background(name string, run func(ctx context.Context) err
 // serve answers requests until Close, which lets those under way end.
 func (p *ControlPlane) serve(listener net.Listener, handler http.Handler) {
 	p.server = p.httpServer(handler)
+	p.limits.Bound(p.server)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

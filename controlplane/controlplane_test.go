@@ -374,16 +374,15 @@ func TestWhatCanBeRefusedIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		"no data directory":          {controlplane.Config{DataDir: "-"}, []string{"--data-dir"}},
 		"a data directory in use":    {controlplane.Config{DataDir: running.dir}, []string{"another longshore-control", fmt.Sprint("pid ", os.Getpid()), running.dir}},
 		"a taken port":               {controlplane.Config{Listen: taken.Addr().String()}, []string{"--listen " + taken.Addr().String(), "address already in use"}},
-		"all addresses, no TLS":      {controlplane.Config{Listen: ":0"}, []string{"--tls-cert", "--tls-key", "--insecure-http"}},
-		"another address, no TLS":    {controlplane.Config{Listen: "192.0.2.1:8480"}, []string{"--tls-cert", "--tls-key", "--insecure-http"}},
+		"TLS and none":               {controlplane.Config{TLS: true, InsecureHTTP: true}, []string{"--insecure-http contradicts"}},
 		"a certificate without key":  {controlplane.Config{TLSCert: "x"}, []string{"--tls-cert and --tls-key"}},
-		"a certificate that is none": {controlplane.Config{TLSCert: "/dev/null", TLSKey: "/dev/null"}, []string{"--tls-cert /dev/null"}},
+		"a certificate that is none": {controlplane.Config{TLSCert: "/dev/null", TLSKey: "/dev/null"}, []string{"--tls-cert", "/dev/null"}},
 		"both ways":                  {controlplane.Config{TLSCert: "x", TLSKey: "y", InsecureHTTP: true}, []string{"--insecure-http contradicts"}},
 		"no address":                 {controlplane.Config{Listen: "8480"}, []string{"--listen"}},
 		"no account":                 {controlplane.Config{AccountID: "12"}, []string{"--account-id", "12 digits"}},
 		"no region":                  {controlplane.Config{Region: "us west"}, []string{"--region"}},
 		"no roles' file":             {controlplane.Config{RoleCredentials: "/absent/roles.json"}, []string{"--role-credentials", "/absent/roles.json"}},
-		"no URL":                     {controlplane.Config{PublicURL: "longshore.example.com"}, []string{"--public-url"}},
+		"no URL":                     {controlplane.Config{AdvertiseURL: "longshore.example.com"}, []string{"--advertise-url"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.cfg.DataDir == "" {

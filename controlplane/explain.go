@@ -101,7 +101,7 @@ func (a Asking) request(ctx context.Context, operation string, body []byte) (*ht
 		if err != nil {
 			return nil, fmt.Errorf("%w: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --data-dir to where the key is: %w", ErrConfig, err)
 		}
-		key.AccessKeyID, key.SecretAccessKey = k.AccessKeyID, k.SecretAccessKey
+		key.AccessKeyID, key.SecretAccessKey = k.AccessKeyID, k.Secret
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, a.Endpoint+"/", bytes.NewReader(body))
 	if err != nil {

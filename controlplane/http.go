@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,9 +13,11 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/certs"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/internal/version"
 	"github.com/longshore-project/longshore/protocol/awsjson"
+	"github.com/longshore-project/longshore/protocol/join"
 )
 
 // The bounds of a connection. They end with the upgrade to a web socket, which has its own.
@@ -23,7 +26,7 @@ const (
 	requestTimeout = 60 * time.Second // header and body
 	answerTimeout  = 90 * time.Second
 	idleTimeout    = 3 * time.Minute
-	maxHeader      = 64 << 10
+	maxHeader      = 16 << 10
 	healthTimeout  = 2 * time.Second
 )
 
@@ -38,6 +41,8 @@ func (p *ControlPlane) routes(api, sockets http.Handler) http.Handler {
 			api.ServeHTTP(w, r)
 		case path == "/healthz" && read:
 			p.health(w, r)
+		case path == join.CAPath && read:
+			p.serveCA(w)
 		case path == "/acs/ws", path == "/tcs/ws":
 			sockets.ServeHTTP(w, r)
 		default:
@@ -47,6 +52,27 @@ func (p *ControlPlane) routes(api, sockets http.Handler) http.Handler {
 				fmt.Sprintf("Nothing is served at %s %.200s; the ECS API is at POST /.", r.Method, path)))
 		}
 	})
+}
+
+// serveCA answers the certificate that hosts are to trust. It is asked before they can know whose answer it is: a token has the
+// fingerprint.
+func (p *ControlPlane) serveCA(w http.ResponseWriter) {
+	ca := p.CA()
+	if ca == nil {
+		http.Error(w, "hosts need no certificate to trust this control plane", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, _ = w.Write(ca)
+}
+
+// CA is the certificate that hosts are to trust, PEM; nil where TLS is not spoken, or with a certificate of a CA that they are
+// taken to know.
+func (p *ControlPlane) CA() []byte {
+	if p.certs == nil {
+		return nil
+	}
+	return p.certs.CA()
 }
 
 // health answers 200 while the store takes reads, and 503 when it does not. A nearly full store is still of use.
@@ -83,8 +109,8 @@ func answerJSON(w http.ResponseWriter, status int, answer any) {
 
 // baseURL is how the client of r reaches this control plane.
 func (p *ControlPlane) baseURL(r *http.Request) string {
-	if p.cfg.PublicURL != "" {
-		return strings.TrimSuffix(p.cfg.PublicURL, "/")
+	if p.cfg.AdvertiseURL != "" {
+		return strings.TrimSuffix(p.cfg.AdvertiseURL, "/")
 	}
 	scheme := "http"
 	if r.TLS != nil {
@@ -106,26 +132,49 @@ func (p *ControlPlane) httpServer(handler http.Handler) *http.Server {
 	}
 }
 
-// listen opens the listener, with TLS if there is a certificate.
-func listen(ctx context.Context, cfg Config) (net.Listener, error) {
-	var tlsConfig *tls.Config
-	if cfg.TLSCert != "" {
-		certificate, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("%w: --tls-cert %s and --tls-key %s: %w", ErrConfig, cfg.TLSCert, cfg.TLSKey, err)
-		}
-		tlsConfig = &tls.Config{
-			Certificates: []tls.Certificate{certificate},
-			MinVersion:   tls.VersionTLS12,
-			NextProtos:   []string{"h2", "http/1.1"},
-		}
-	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
+// listen opens a listener; nobody is served there yet.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("%w: --listen %s: %w: is another process there? 'ss -ltnp' tells", ErrConfig, cfg.Listen, err)
-	}
-	if tlsConfig != nil {
-		return tls.NewListener(listener, tlsConfig), nil
+		return nil, fmt.Errorf("%w: --listen %s: %w: is another process there? 'ss -ltnp' tells", ErrConfig, address, err)
 	}
 	return listener, nil
+}
+
+// openCerts has the certificates of files, which can be refused before anything is written.
+func (p *ControlPlane) openCerts() (err error) {
+	if p.cfg.TLSCert == "" {
+		return nil
+	}
+	if p.certs, err = certs.Files(p.cfg.TLSCert, p.cfg.TLSKey, p.log.Named("tls")); err != nil {
+		return fmt.Errorf("%w: --tls-cert and --tls-key: %w", ErrConfig, err)
+	}
+	return nil
+}
+
+// ownCerts opens the own CA, and has certificates of it where there are none of files.
+func (p *ControlPlane) ownCerts(ctx context.Context) (err error) {
+	if p.authority, err = certs.EnsureAuthority(ctx, p.store, p.seal, p.cfg.DataDir, time.Now()); err != nil {
+		return err
+	}
+	if p.certs == nil && (p.cfg.speaksTLS(p.cfg.Listen) || p.cfg.MetricsListen != "" && p.cfg.speaksTLS(p.cfg.MetricsListen)) {
+		names := func() []string { return certs.Names(p.cfg.AdvertiseURL, p.cfg.Listen, p.cfg.MetricsListen) }
+		if p.certs, err = certs.Own(p.authority, names, p.log.Named("tls")); err != nil {
+			return err
+		}
+	}
+	if p.certs != nil {
+		p.background("certificates", func(ctx context.Context) error {
+			return p.certs.Run(ctx, cmp.Or(p.cfg.CertInterval, certs.DefaultInterval))
+		})
+	}
+	return nil
+}
+
+// secured is the listener with TLS, where that is spoken at its address.
+func (p *ControlPlane) secured(listener net.Listener, address string) net.Listener {
+	if !p.cfg.speaksTLS(address) {
+		return listener
+	}
+	return tls.NewListener(listener, p.certs.Config())
 }

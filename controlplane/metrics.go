@@ -183,11 +183,10 @@ func (p *ControlPlane) serveMetrics(book *telemetry.Book, sockets *poll.Server) 
 	if p.cfg.MetricsListen == "" {
 		return nil
 	}
-	cfg := p.cfg
-	cfg.Listen = p.cfg.MetricsListen
-	listener, err := listen(context.Background(), cfg)
+	address := p.cfg.MetricsListen
+	listener, err := listen(context.Background(), address)
 	if errors.Is(err, syscall.EADDRINUSE) && p.cfg.MetricsOptional {
-		p.log.Info("metrics are not served: another process has the address", zap.String("address", cfg.Listen))
+		p.log.Info("metrics are not served: another process has the address", zap.String("address", address))
 		return nil
 	}
 	if err != nil {
@@ -199,8 +198,8 @@ func (p *ControlPlane) serveMetrics(book *telemetry.Book, sockets *poll.Server) 
 	server, done := p.httpServer(mux), make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			p.fail(fmt.Errorf("serve metrics on %s: %w", cfg.Listen, err))
+		if err := server.Serve(p.secured(listener, address)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			p.fail(fmt.Errorf("serve metrics on %s: %w", address, err))
 		}
 	}()
 	p.onClose("metrics", func() error {

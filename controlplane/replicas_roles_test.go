@@ -91,9 +91,9 @@ func TestATasksKeysThatOneReplicaIssuedAreVerifiedByTheOthersAndRenewedWhereTheA
 	t.Setenv("AWS_SECRET_ACCESS_KEY", own.SecretAccessKey)
 	sts := httptest.NewServer(&awsfake.Server{Keys: []aws.Credentials{own}, Roles: map[string]time.Duration{role: 0}})
 	t.Cleanup(sts.Close)
-	endpoints := []string{externalEtcd(t)}
+	endpoints, shared := []string{externalEtcd(t)}, sealKey(t)
 	replica := func() *plane {
-		return start(t, controlplane.Config{EtcdEndpoints: endpoints, AssumeRoles: true, STSEndpoint: sts.URL})
+		return start(t, controlplane.Config{EtcdEndpoints: endpoints, SealKeyFile: shared, AssumeRoles: true, STSEndpoint: sts.URL})
 	}
 	a, b, c := replica(), replica(), replica()
 	admin, host := a.key(t, auth.AdminFile), a.key(t, auth.HostFile)

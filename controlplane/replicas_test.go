@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/seal"
 )
 
 // externalEtcd runs an etcd that is reached through a socket.
@@ -34,9 +36,20 @@ func externalEtcd(t *testing.T) (endpoint string) {
 	return u[0].String()
 }
 
+// sealKey makes a seal key for replicas to share.
+func sealKey(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "seal.key")
+	if _, err := seal.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestReplicasOnOneEtcdAreOneControlPlane(t *testing.T) {
 	endpoints := []string{externalEtcd(t)}
-	a, b := start(t, controlplane.Config{EtcdEndpoints: endpoints}), start(t, controlplane.Config{EtcdEndpoints: endpoints})
+	shared := sealKey(t)
+	a, b := start(t, controlplane.Config{EtcdEndpoints: endpoints, SealKeyFile: shared}), start(t, controlplane.Config{EtcdEndpoints: endpoints, SealKeyFile: shared})
 	key := a.key(t, auth.AdminFile)
 	if b.key(t, auth.AdminFile) != key {
 		t.Error("the second replica hands out another key")

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/longshore-project/longshore/controlplane"
+	"github.com/longshore-project/longshore/controlplane/limits"
 	"github.com/longshore-project/longshore/internal/collector"
 	"github.com/longshore-project/longshore/internal/logfmt"
 	"github.com/longshore-project/longshore/internal/nodump"
@@ -57,7 +58,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	root.AddCommand(runCommand(), keyCommand(), explainCommand(), sizingCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), keysCommand(), explainCommand(), sizingCommand(), auditCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Say which version this is",
 		Args:  cobra.NoArgs,
@@ -117,10 +118,13 @@ func runCommand() *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:8480", "address of the API and of the agents' endpoint")
 	f.StringVar(&cfg.Region, "region", "us-west-2", "region in ARNs")
 	f.StringVar(&cfg.AccountID, "account-id", "000000000000", "account in ARNs, 12 digits")
-	f.StringVar(&cfg.PublicURL, "public-url", "", "URL that agents are told to connect to, when not the one of their requests")
-	f.StringVar(&cfg.TLSCert, "tls-cert", "", "file with the certificate, PEM")
+	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "URL that agents are told to connect to, and that is in the own CA's certificate; not set: the one of their requests")
+	f.StringVar(&cfg.TLSCert, "tls-cert", "", "file with the certificate and those up to its CA, PEM, read again when it changes; not set: one of the control plane's own CA")
 	f.StringVar(&cfg.TLSKey, "tls-key", "", "file with the certificate's key, PEM")
-	f.BoolVar(&cfg.InsecureHTTP, "insecure-http", false, "allow plain HTTP on an address that other machines reach")
+	f.BoolVar(&cfg.TLS, "tls", false, "speak TLS on loopback too; on all other addresses nothing else is spoken")
+	f.BoolVar(&cfg.InsecureHTTP, "insecure-http", false, "speak plain HTTP on an address that other machines reach, secrets of tasks included")
+	f.StringVar(&cfg.SealKeyFile, "seal-key-file", "", "file with the key that seals secrets in the store; replicas have the same; not set: seal.key in the data directory, made at the first start")
+	f.BoolVar(&cfg.ForgetSealed, "forget-sealed", false, "the seal key is lost: end every access key and the own CA, and make new ones; hosts must join again")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd cluster, instead of the embedded one")
 	f.StringVar(&files.ca, "etcd-ca", "", "file with the CA of the external etcd, PEM")
 	f.StringVar(&files.cert, "etcd-cert", "", "file with the client certificate for the external etcd, PEM")
@@ -139,6 +143,11 @@ func runCommand() *cobra.Command {
 	f.DurationVar(&cfg.RolloutWaveWait, "rollout-wave-wait", 10*time.Second, "how long a wave of a roll-out has to be healthy before the next")
 	f.DurationVar(&cfg.ReplicaHealthyAfter, "replica-healthy-after", 40*time.Second, "how long a task of a REPLICA service without health checks must have run to count as healthy in a roll-out")
 	f.StringVar(&rollout, "rollout", "waves", "how services are rolled out: waves, of 1, 2, 4 … hosts, or parallel, as ECS does")
+	f.Int64Var(&cfg.AuditSize, "audit-size", 128<<20, "largest size of each of the two books of the audit log in bytes")
+	f.Float64Var(&cfg.RateLimit, "rate-limit", limits.DefaultRate, "how many calls a second an access key may make, with four seconds' worth at once")
+	f.Float64Var(&cfg.EnrolmentRateLimit, "enrolment-rate-limit", limits.DefaultEnrolmentRate, "how many a key for enrolment may make, which may be that of all hosts")
+	f.IntVar(&cfg.KeyConnections, "connections-per-key", limits.DefaultConnectionsPerKey, "how many connections an access key that is not for enrolment may have, beside its hosts' web sockets")
+	f.IntVar(&cfg.PendingConnections, "pending-connections", 0, "how many connections there may be on which nobody has signed a call; 0: 16384, and not more than a quarter of the files that may be open")
 	f.DurationVar(&cfg.Purge.StoppedTasks, "keep-stopped-tasks", time.Hour, "how long a STOPPED task stays describable")
 	f.DurationVar(&cfg.Purge.Inactive, "keep-inactive", 6*time.Hour, "how long INACTIVE clusters, services and container instances stay describable")
 	f.StringVar(&logFormat, "log-format", "logfmt", "logfmt or json, on standard error")

@@ -35,6 +35,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/audit"
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
@@ -80,6 +81,8 @@ type Config struct {
 	// Sizing is what containers used beside what they reserve, of a cluster, and of one service unless that is empty. Default:
 	// nothing was measured.
 	Sizing func(cluster, service string) *telemetry.Sizing
+	// Audit gets what was asked; nil: nobody wants it.
+	Audit *audit.Log
 	// MaxBody bounds a request's body in bytes; default 1 MiB.
 	MaxBody int64
 	// CallTimeout bounds a call; default 30 s.
@@ -155,6 +158,7 @@ type call struct {
 	identity  *auth.Identity
 	request   *http.Request
 	members   object // the request's JSON, for what the Go types can't tell: absent or zero
+	made      []string
 	now       time.Time
 }
 
@@ -166,11 +170,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 
 	body, err := s.answer(ctx, c, w, r)
-	status, outcome := http.StatusOK, "ok"
+	status, outcome := http.StatusOK, audit.OK
 	if err != nil {
 		e := s.exception(c, err)
 		status, outcome, body = e.Status, e.Code, e.body()
 	}
+	s.record(c, outcome)
 	h := w.Header()
 	h.Set("x-amzn-RequestId", c.requestID)
 	h.Set("Content-Type", awsjson.ContentType)
@@ -222,6 +227,8 @@ func (s *Server) answer(ctx context.Context, c *call, w http.ResponseWriter, r *
 		return s.explain(ctx, c, body)
 	case sizingOperation:
 		return s.sizing(ctx, body)
+	case hostOperation:
+		return s.host(ctx, c, body)
 	}
 	o, served := s.table[c.op]
 	if !served {
@@ -244,7 +251,7 @@ func operationOf(targets []string) (string, error) {
 	if len(targets) != 1 {
 		return "", exception("UnknownOperationException", "The request has %d X-Amz-Target headers; it needs one, of the form %s<operation>.", len(targets), ecsapi.TargetPrefix)
 	}
-	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation) {
+	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation || own == hostOperation) {
 		return own, nil
 	}
 	op, err := ecsapi.ByTarget(targets[0])
@@ -259,6 +266,10 @@ func operationOf(targets []string) (string, error) {
 func (c *call) authorize() error {
 	own := c.op == explainOperation || c.op == sizingOperation
 	switch {
+	case c.op == hostOperation:
+		if c.identity.Role == store.RoleHost || c.identity.Role == store.RoleAdmin {
+			return nil
+		}
 	case own && (c.identity.Role == store.RoleAdmin || c.identity.Role == store.RoleReadOnly), !own && c.identity.May(c.op):
 		return nil
 	}

@@ -29,7 +29,7 @@ func walkResources(t *testing.T, program string) {
 		t.Helper()
 		args := append(strings.Fields(line), more...)
 		cmd := exec.CommandContext(t.Context(), program, append([]string{"--endpoint-url", p.url, "--region", "ap-south-1", "--output", "text", "ecs"}, args...)...)
-		cmd.Env = append(os.Environ(), "HOME="+home, "AWS_ACCESS_KEY_ID="+key.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+key.SecretAccessKey,
+		cmd.Env = append(os.Environ(), "HOME="+home, "AWS_ACCESS_KEY_ID="+key.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+key.Secret,
 			"AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=", "AWS_MAX_ATTEMPTS=1")
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -26,7 +26,7 @@ func (p *plane) ask(role store.Role, body string) (e scheduler.Explanation, stat
 	p.must(err)
 	r.Header.Set("X-Amz-Target", api.OwnTargetPrefix+"Explain")
 	sum := sha256.Sum256([]byte(body))
-	p.must(v4.NewSigner().SignHTTP(p.ctx, aws.Credentials{AccessKeyID: p.keys[role].AccessKeyID, SecretAccessKey: p.keys[role].SecretAccessKey}, r, hex.EncodeToString(sum[:]), "ecs", "us-west-2", time.Now()))
+	p.must(v4.NewSigner().SignHTTP(p.ctx, aws.Credentials{AccessKeyID: p.keys[role].AccessKeyID, SecretAccessKey: p.keys[role].Secret}, r, hex.EncodeToString(sum[:]), "ecs", "us-west-2", time.Now()))
 	answer, err := p.http.Do(r)
 	p.must(err)
 	defer answer.Body.Close()

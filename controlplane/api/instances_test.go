@@ -22,8 +22,8 @@ import (
 // hostKey is a fresh host key: an enrolment key may register any number of instances, another one only one.
 func (p *plane) hostKey(enrolment bool) *ecs.Client {
 	p.t.Helper()
-	k := auth.NewKey(store.RoleHost, enrolment, time.Now())
-	p.must(p.store.Txn().Create(k).Commit(p.ctx))
+	k := auth.NewKey(p.seal, store.Key{Role: store.RoleHost, Enrolment: enrolment}, time.Now())
+	p.must(p.store.Txn().Create(k.Key).Commit(p.ctx))
 	return p.client(k)
 }
 

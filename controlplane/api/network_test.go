@@ -28,7 +28,7 @@ func newNetworkedPlane(t *testing.T) *plane {
 	p.must(err)
 	net.Set(config)
 	net.Follow(p.store)
-	p.serveWith(api.Config{Store: p.store, Verifier: auth.NewVerifier(auth.StoredKeys(p.store), auth.Options{}), Scheduling: scheduler.Config{Network: net}})
+	p.serveWith(api.Config{Store: p.store, Verifier: auth.NewVerifier(auth.StoredKeys(p.store, p.seal), auth.Options{}), Scheduling: scheduler.Config{Network: net}})
 	return p
 }
 

@@ -67,6 +67,7 @@ func (o operation) run(ctx context.Context, c *call, body []byte) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
+	c.made = madeBy(out)
 	return awsjson.Marshal(out)
 }
 

@@ -14,9 +14,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/ecsapi"
 )
@@ -61,19 +63,25 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 	var object types.ContainerInstance
 	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
 		cluster := v.Cluster(r.cluster)
-		if cluster == nil || !clusterIsActive(cluster) {
+		forgotten := s.forgotten(v, c, r)
+		if !forgotten && (cluster == nil || !clusterIsActive(cluster)) {
 			return errClusterNotFound // its text makes an agent create the cluster default
 		}
 		i, err := s.registered(v, c, r)
 		if err != nil {
 			return err
 		}
-		if i != nil {
+		switch {
+		case i != nil:
 			if i, err = s.registerAgain(c, i, r); err != nil {
 				return err
 			}
 			txn.Update(i).StateChange() // a full store must not keep an agent from coming back
-		} else {
+		case forgotten:
+			i = s.newInstance(c, r, r.instanceID)
+			task.Revive(txn, v, s.owner, i)
+			s.log.Warn("a container instance that this control plane does not know registered again; its record is made anew under the same ARN", zap.String("containerInstance", *i.Object.ContainerInstanceArn))
+		default:
 			if i, err = s.registerNew(v, c, r); err != nil {
 				return err
 			}
@@ -119,6 +127,16 @@ func (s *Server) registerNew(v *store.View, c *call, r *registration) (*store.In
 	if id == "" || v.Instance(r.cluster, id) != nil {
 		id = arn.NewID()
 	}
+	return s.newInstance(c, r, id), nil
+}
+
+// forgotten tells whether a host registers as an instance that the store has no record of, and may.
+func (s *Server) forgotten(v *store.View, c *call, r *registration) bool {
+	id, ok := arn.NormalID(r.instanceID)
+	return ok && id == r.instanceID && task.Forgotten(v, r.cluster, id) && c.identity.MayClaim(v, s.instanceARN(r.cluster, id))
+}
+
+func (s *Server) newInstance(c *call, r *registration, id string) *store.Instance {
 	registeredAt := s.cfg.Now().UTC().Truncate(time.Millisecond)
 	i := &store.Instance{
 		Cluster: r.cluster, ID: id, RegisteredBy: c.identity.AccessKeyID, ClientToken: r.token, JoinedAt: registeredAt,
@@ -130,7 +148,7 @@ func (s *Server) registerNew(v *store.View, c *call, r *registration) (*store.In
 	}
 	i.AgentAttributes = attributeNames(r.attributes)
 	s.addZone(i)
-	return i, nil
+	return i
 }
 
 // hasInstance says whether a key has registered an instance that is still there.
@@ -163,6 +181,9 @@ func (s *Server) registerAgain(c *call, old *store.Instance, r *registration) (*
 	}
 	i.AgentAttributes = attributeNames(r.attributes)
 	o := &i.Object
+	if instanceStatus(old) == task.Registering {
+		o.Status, o.StatusReason = aws.String(instanceActive), nil
+	}
 	o.Tags, o.RegisteredResources = tags, r.resources
 	if r.ec2ID != nil {
 		o.Ec2InstanceId = r.ec2ID

@@ -73,6 +73,10 @@ func (s *Server) apply(ctx context.Context, c *call, clusterRef *string, ref str
 		if err != nil {
 			return err
 		}
+		if n := task.Reported(t); n != nil && change.Status == taskStopped {
+			txn.Update(n).StateChange()
+			return nil
+		}
 		n, changed := task.Apply(t, change, c.now)
 		if !changed {
 			return errNothingToDo

@@ -47,7 +47,7 @@ func walk(t *testing.T, program string) {
 	exec1 := func(args ...string) (string, error) {
 		t.Helper()
 		cmd := exec.CommandContext(p.ctx, program, append([]string{"--endpoint-url", p.url, "--region", "eu-central-1", "--output", "text", "ecs"}, args...)...)
-		cmd.Env = append(os.Environ(), "HOME="+home, "AWS_ACCESS_KEY_ID="+key.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+key.SecretAccessKey,
+		cmd.Env = append(os.Environ(), "HOME="+home, "AWS_ACCESS_KEY_ID="+key.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+key.Secret,
 			"AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=", "AWS_MAX_ATTEMPTS=1")
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr

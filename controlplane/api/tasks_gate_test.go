@@ -46,7 +46,7 @@ func TestRunTaskWaitsForTheDaemonsOfAnInstanceThatJoined(t *testing.T) {
 func TestRunTaskPlacesElsewhereOrNamesTheGate(t *testing.T) {
 	st := storetest.New(t)
 	p := newPlaneOn(t, st)
-	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st), auth.Options{}), GateWait: 50 * time.Millisecond})
+	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st, p.seal), auth.Options{}), GateWait: 50 * time.Millisecond})
 	p.define("job", 10, 600)
 	p.define("agent", 10, 10)
 	open := p.register(p.host, 1024, 1000)

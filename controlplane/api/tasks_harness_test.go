@@ -22,6 +22,7 @@ import (
 
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -37,7 +38,8 @@ type plane struct {
 	session *store.Session
 	url     string
 	http    *http.Client
-	keys    map[store.Role]*store.Key
+	seal    *seal.Key
+	keys    map[store.Role]auth.Key
 	static  map[string]*auth.TaskKey // keys of a file, by access key id
 	admin   *ecs.Client
 	host    *ecs.Client // an enrolment key
@@ -54,11 +56,11 @@ func newPlane(t *testing.T) *plane {
 func newPlaneOn(t *testing.T, st *store.Store) *plane {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	p := &plane{t: t, ctx: ctx, store: st, keys: map[store.Role]*store.Key{}}
+	p := &plane{t: t, ctx: ctx, store: st, seal: seal.New(), keys: map[store.Role]auth.Key{}}
 	txn := st.Txn()
 	for _, role := range []store.Role{store.RoleAdmin, store.RoleReadOnly, store.RoleHost} {
-		p.keys[role] = auth.NewKey(role, role == store.RoleHost, time.Now())
-		txn.Create(p.keys[role])
+		p.keys[role] = auth.NewKey(p.seal, store.Key{Role: role, Enrolment: role == store.RoleHost}, time.Now())
+		txn.Create(p.keys[role].Key)
 	}
 	p.must(txn.Commit(ctx))
 	session, err := st.Session(ctx, 30*time.Second)
@@ -76,7 +78,7 @@ func newPlaneOn(t *testing.T, st *store.Store) *plane {
 
 // serve serves the API from a store, and points the clients to it.
 func (p *plane) serve(st *store.Store) {
-	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st), auth.Options{TaskKeys: auth.TaskKeys(st, p.staticKey)})})
+	p.serveWith(api.Config{Store: st, Verifier: auth.NewVerifier(auth.StoredKeys(st, p.seal), auth.Options{TaskKeys: auth.TaskKeys(st, p.staticKey)})})
 }
 
 func (p *plane) serveWith(cfg api.Config) {
@@ -102,10 +104,10 @@ func (p *plane) must(err error) {
 func (p *plane) staticKey(id string) *auth.TaskKey { return p.static[id] }
 
 // client signs with the key and asks once.
-func (p *plane) client(k *store.Key) *ecs.Client {
+func (p *plane) client(k auth.Key) *ecs.Client {
 	return ecs.New(ecs.Options{
 		Region: "us-west-2", BaseEndpoint: aws.String(p.url), HTTPClient: p.http, Retryer: aws.NopRetryer{},
-		Credentials: credentials.NewStaticCredentialsProvider(k.AccessKeyID, k.SecretAccessKey, ""),
+		Credentials: credentials.NewStaticCredentialsProvider(k.AccessKeyID, k.Secret, ""),
 	})
 }
 

@@ -369,9 +369,7 @@ func TestAnAgentSpeaksOnlyForItsOwnInstance(t *testing.T) {
 	p.define("job", 10, 10)
 	p.register(p.host, 1024, 1000)
 	arn := p.run(&ecs.RunTaskInput{TaskDefinition: aws.String("job")}).Tasks[0].TaskArn
-	other := &store.Key{AccessKeyID: "AKIAOTHER", SecretAccessKey: "other", Role: store.RoleHost, Created: time.Now()}
-	p.must(p.store.Txn().Create(other).Commit(p.ctx))
-	stranger := p.client(other)
+	stranger := p.hostKey(false)
 	for name, err := range map[string]error{
 		"task":      second(stranger.SubmitTaskStateChange(p.ctx, &ecs.SubmitTaskStateChangeInput{Cluster: aws.String(testCluster), Task: arn, Status: aws.String("STOPPED")})),
 		"container": second(stranger.SubmitContainerStateChange(p.ctx, &ecs.SubmitContainerStateChangeInput{Cluster: aws.String(testCluster), Task: arn, ContainerName: aws.String("main"), Status: aws.String("STOPPED")})),

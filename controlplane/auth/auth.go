@@ -21,6 +21,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -34,8 +36,14 @@ const service = "ecs"
 type Identity struct {
 	AccessKeyID string
 	Role        store.Role
-	// Enrolment marks a host key that may register any number of instances.
+	// Enrolment marks a join key, which may register instances but is no instance's own.
 	Enrolment bool
+	// Name is what people call the key.
+	Name string
+	// Instance is the ARN of the container instance that a host's own key speaks for; empty while there is none.
+	Instance string
+	// Expires is when the key ends; zero for never.
+	Expires time.Time
 	// Region is the one that the client signed for.
 	Region string
 	// Service is the signing name, always "ecs".
@@ -95,6 +103,35 @@ func (i *Identity) May(operation string) bool {
 		return operation == "UpdateTaskProtection" || operation == "GetTaskProtection"
 	}
 	return false
+}
+
+// SpeaksFor tells whether the identity may say what a container instance is and does: administrators for all, a host's own
+// key for its instance, and a join key for those that it registered and that have no key of their own yet.
+func (i *Identity) SpeaksFor(instance *store.Instance) bool {
+	switch i.Role {
+	case store.RoleAdmin:
+		return true
+	case store.RoleHost:
+		return instance.RegisteredBy == i.AccessKeyID || i.Instance != "" && i.Instance == aws.ToString(instance.Object.ContainerInstanceArn)
+	}
+	return false
+}
+
+// MayClaim tells whether the identity may say that it is the container instance of an ARN that the store does not know, so
+// that a record of it is made: its own key may, and any host key while there is none of it.
+func (i *Identity) MayClaim(v *store.View, instance string) bool {
+	switch {
+	case i.Role == store.RoleAdmin || i.Role == store.RoleHost && i.Instance == instance:
+		return true
+	case i.Role != store.RoleHost || i.Instance != "":
+		return false
+	}
+	for k := range v.Keys() {
+		if k.Instance == instance {
+			return false
+		}
+	}
+	return true
 }
 
 // ARN is the identity as AWS names a caller.

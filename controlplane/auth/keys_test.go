@@ -9,9 +9,13 @@ import (
 	"testing"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
 )
+
+// sealed is the seal key of all tests.
+var sealed = seal.New()
 
 func files(t *testing.T, dir string) (contents [2]string) {
 	t.Helper()
@@ -31,7 +35,7 @@ func files(t *testing.T, dir string) (contents [2]string) {
 
 func ensure(t *testing.T, s *store.Store, dir string) {
 	t.Helper()
-	if err := auth.EnsureKeys(t.Context(), s, dir, now); err != nil {
+	if err := auth.EnsureKeys(t.Context(), s, sealed, dir, now); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -49,7 +53,7 @@ func TestTheFirstStartMakesKeysAndLaterOnesKeepThem(t *testing.T) {
 	if err := s.Read(t.Context(), func(v *store.View) error {
 		for k := range v.Keys() {
 			keys = append(keys, store.Key{Role: k.Role, Enrolment: k.Enrolment})
-			if !strings.Contains(first[0]+first[1], "="+k.AccessKeyID+"\nAWS_SECRET_ACCESS_KEY="+k.SecretAccessKey+"\n") {
+			if open, err := auth.Unseal(sealed, k); err != nil || !strings.Contains(first[0]+first[1], open.Lines()) || strings.Contains(string(k.Sealed), open.Secret) {
 				t.Errorf("the key %s is in no file", k.AccessKeyID)
 			}
 		}
@@ -83,10 +87,10 @@ func TestANewStoreAdoptsTheKeysOfTheFiles(t *testing.T) {
 		t.Error("the files changed")
 	}
 	id := strings.TrimPrefix(strings.Split(before[1], "\n")[0], "AWS_ACCESS_KEY_ID=")
-	if k, err := auth.StoredKeys(s)(t.Context(), id); err != nil || k == nil || k.Role != store.RoleHost || !k.Enrolment {
+	if k, err := auth.StoredKeys(s, sealed)(t.Context(), id); err != nil || k == nil || k.Role != store.RoleHost || !k.Enrolment {
 		t.Errorf("the host's key is %v, %v", k, err)
 	}
-	if k, err := auth.StoredKeys(s)(t.Context(), "AKIANOBODY"); k != nil || err != nil {
+	if k, err := auth.StoredKeys(s, sealed)(t.Context(), "AKIANOBODY"); k != nil || err != nil {
 		t.Errorf("a key that does not exist is %v, %v", k, err)
 	}
 }
@@ -106,7 +110,7 @@ func TestAKeyFileThatIsWrongStopsTheStartAndIsKept(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := auth.EnsureKeys(t.Context(), s, dir, now)
+		err := auth.EnsureKeys(t.Context(), s, sealed, dir, now)
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "delete the file") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -126,7 +130,7 @@ func TestAKeyFileThatIsWrongStopsTheStartAndIsKept(t *testing.T) {
 
 func TestADirectoryThatCannotBeWrittenIsNamed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "missing")
-	if err := auth.EnsureKeys(t.Context(), storetest.New(t), dir, now); err == nil || !strings.Contains(err.Error(), dir) {
+	if err := auth.EnsureKeys(t.Context(), storetest.New(t), sealed, dir, now); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -140,7 +144,7 @@ func TestReplicasThatAreFirstStartedTogetherHaveOneKeyOfAKind(t *testing.T) {
 		dirs[i] = t.TempDir()
 		s := storetest.Open(t, client)
 		wg.Go(func() {
-			if err := auth.EnsureKeys(t.Context(), s, dirs[i], now); err != nil {
+			if err := auth.EnsureKeys(t.Context(), s, sealed, dirs[i], now); err != nil {
 				t.Error(err)
 			}
 		})

@@ -32,14 +32,14 @@ type Options struct {
 
 // Verifier verifies signatures. It is safe for concurrent use.
 type Verifier struct {
-	lookup func(ctx context.Context, accessKeyID string) (*store.Key, error)
+	lookup func(ctx context.Context, accessKeyID string) (*Key, error)
 	skew   time.Duration
 	now    func() time.Time
 	tasks  func(ctx context.Context, accessKeyID string) (*TaskKey, error)
 }
 
 // NewVerifier makes a verifier that finds keys with lookup, which returns nil for a key that does not exist.
-func NewVerifier(lookup func(ctx context.Context, accessKeyID string) (*store.Key, error), o Options) *Verifier {
+func NewVerifier(lookup func(ctx context.Context, accessKeyID string) (*Key, error), o Options) *Verifier {
 	v := &Verifier{lookup: lookup, skew: o.Skew, now: o.Now, tasks: o.TaskKeys}
 	if v.skew <= 0 {
 		v.skew = DefaultSkew
@@ -48,17 +48,6 @@ func NewVerifier(lookup func(ctx context.Context, accessKeyID string) (*store.Ke
 		v.now = time.Now
 	}
 	return v
-}
-
-// StoredKeys looks keys up in a store. A key that was just made elsewhere is found; one that exists costs no round trip.
-func StoredKeys(s *store.Store) func(context.Context, string) (*store.Key, error) {
-	return func(ctx context.Context, id string) (key *store.Key, err error) {
-		if s.Peek(func(v *store.View) { key = v.Key(id) }); key != nil {
-			return key, nil
-		}
-		err = s.Read(ctx, func(v *store.View) error { key = v.Key(id); return nil })
-		return key, err
-	}
 }
 
 // Verify says who signed r, whose body has been read already. The error is an [*Error] when the request is refused, and
@@ -87,14 +76,27 @@ func (v *Verifier) Verify(r *http.Request, body []byte) (*Identity, error) {
 	if len(r.Header.Values(tokenHeader)) > 0 {
 		return nil, refuse(CodeUnknownKey, "%s Only keys that were issued for a task have an X-Amz-Security-Token here.", messageUnknownKey)
 	}
-	if key == nil || key.SecretAccessKey == "" {
+	if key == nil || key.Secret == "" {
 		return nil, refuse(CodeUnknownKey, messageUnknownKey)
 	}
-	want := sign(signingKey(key.SecretAccessKey, a), stringToSign(date, a.scope(), canonical))
+	want := sign(signingKey(key.Secret, a), stringToSign(date, a.scope(), canonical))
 	if subtle.ConstantTimeCompare([]byte(want), []byte(a.signature)) != 1 {
 		return nil, refuse(CodeInvalid, messageMismatch)
 	}
-	return &Identity{AccessKeyID: key.AccessKeyID, Role: key.Role, Enrolment: key.Enrolment, Region: a.region, Service: a.service}, nil
+	if ended := key.Ended(v.now()); !ended.IsZero() { // told to those only who have the secret
+		return nil, refuse(CodeUnknownKey, "%s The access key %s %s.", messageUnknownKey, key.AccessKeyID, endedHow(key.Key, ended))
+	}
+	return &Identity{AccessKeyID: key.AccessKeyID, Role: key.Role, Enrolment: key.Enrolment, Name: key.Name, Instance: key.Instance, Expires: key.Expires,
+		Region: a.region, Service: a.service}, nil
+}
+
+// endedHow says what ended a key, and when.
+func endedHow(k *store.Key, at time.Time) string {
+	how := "expired"
+	if !k.Revoked.IsZero() {
+		how = "was revoked"
+	}
+	return how + " at " + at.UTC().Format(time.RFC3339)
 }
 
 // VerifyUpgrade is [Verifier.Verify] for the request that opens a web socket: it has no body, and agents sign only host

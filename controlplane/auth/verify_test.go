@@ -37,11 +37,11 @@ const (
 
 var now = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
-func lookup(_ context.Context, id string) (*store.Key, error) {
+func lookup(_ context.Context, id string) (*auth.Key, error) {
 	if id != keyID {
 		return nil, nil
 	}
-	return &store.Key{AccessKeyID: keyID, SecretAccessKey: secret, Role: store.RoleAdmin}, nil
+	return &auth.Key{Key: &store.Key{AccessKeyID: keyID, Role: store.RoleAdmin}, Secret: secret}, nil
 }
 
 func verifier() *auth.Verifier {
@@ -231,7 +231,7 @@ func TestTheClockMayBeOffByFiveMinutesEitherWay(t *testing.T) {
 }
 
 func TestAKeyThatCannotBeLookedUpIsNoRefusal(t *testing.T) {
-	broken := auth.NewVerifier(func(context.Context, string) (*store.Key, error) { return nil, store.ErrUnavailable },
+	broken := auth.NewVerifier(func(context.Context, string) (*auth.Key, error) { return nil, store.ErrUnavailable },
 		auth.Options{Now: func() time.Time { return now }})
 	m := sign(t, call(), now, nil)
 	_, err := broken.Verify(receive(t, m), m.body)

@@ -52,15 +52,20 @@ type acsSession struct {
 	groups             told
 	hasGroups          atomic.Bool
 	preparing          map[string]*prepared // images that the agent was asked to have, by the name of the preparation
+	complete           bool                 // the agent has said all that it runs
 }
 
 func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
+	_, lists := r.Header[acs.BootHeader]
+	if lists {
+		w.Header().Set(acs.TaskListHeader, "1")
+	}
 	socket, at := s.handshake(w, r, "clusterArn", "containerInstanceArn")
 	if socket == nil {
 		return
 	}
 	q := r.URL.Query()
-	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion"))}
+	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion")), bootOf(r)}
 	c := &acsSession{
 		socket: socket, server: s, received: make(chan any, 4),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), attachments: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
@@ -77,7 +82,15 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 	go func() {
 		defer remove(s, s.acs, at, c)
 		defer s.takeInterest(c, nil)
-		if c.conn, c.number, err = s.recordConnection(socket.ctx, session, at, about); err != nil {
+		if lists {
+			if err := c.hearTasks(); err != nil {
+				c.log().Warn("an agent did not say what it runs; it is asked again when it connects again", zap.Error(err))
+				socket.end(statusGoingAway, "what the agent runs could not be recorded")
+				_ = socket.run(func([]byte) {})
+				return
+			}
+		}
+		if c.conn, c.number, err = s.recordConnection(socket.ctx, session, at, about, c.complete); err != nil {
 			c.log().Warn("an agent's connection could not be recorded", zap.Error(err))
 			socket.end(statusGoingAway, "the connection could not be recorded: "+clip(err.Error()))
 			_ = socket.run(func([]byte) {})

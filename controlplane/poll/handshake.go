@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/limits"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/arn"
@@ -57,6 +58,8 @@ func (s *Server) admit(r *http.Request, clusterRef, instanceRef string) (place, 
 	identity, err := s.cfg.Verifier.VerifyUpgrade(r)
 	var denied *auth.Error
 	switch {
+	case errors.As(err, &denied) && denied.Code == limits.CodeThrottled:
+		return place{}, refuse(http.StatusTooManyRequests, denied.Code, denied.Message)
 	case errors.As(err, &denied):
 		return place{}, refuse(http.StatusForbidden, acs.AccessDeniedException, denied.Code+": "+denied.Message)
 	case err != nil:
@@ -154,3 +157,11 @@ func clusterName(c *store.Cluster) string { return aws.ToString(c.Object.Cluster
 
 // wasConnected tells whether the instance ever was connected: numbers were given out for it.
 func wasConnected(i *store.Instance) bool { return i.SequenceNumber > 0 }
+
+// bootOf is the boot that an agent says its machine is in, empty when it does not say.
+func bootOf(r *http.Request) string {
+	if boot := r.Header.Get(acs.BootHeader); len(boot) <= 64 {
+		return strings.Clone(boot)
+	}
+	return ""
+}

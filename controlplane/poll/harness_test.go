@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
 	"github.com/longshore-project/longshore/controlplane/task"
@@ -43,6 +44,7 @@ const (
 type world struct {
 	testing.TB
 	store  *store.Store
+	seal   *seal.Key
 	server *Server
 	url    string
 	logs   *observer.ObservedLogs
@@ -51,12 +53,12 @@ type world struct {
 
 func newWorld(t testing.TB, change ...func(*Config)) *world {
 	t.Helper()
-	w := &world{TB: t, store: storetest.New(t)}
+	w := &world{TB: t, store: storetest.New(t), seal: seal.New()}
 	w.create(
-		&store.Key{AccessKeyID: "HOST", SecretAccessKey: "host-secret", Role: store.RoleHost},
-		&store.Key{AccessKeyID: "OTHER", SecretAccessKey: "other-secret", Role: store.RoleHost},
-		&store.Key{AccessKeyID: "ADMIN", SecretAccessKey: "admin-secret", Role: store.RoleAdmin},
-		&store.Key{AccessKeyID: "READER", SecretAccessKey: "reader-secret", Role: store.RoleReadOnly},
+		w.key("HOST", "host-secret", store.RoleHost),
+		w.key("OTHER", "other-secret", store.RoleHost),
+		w.key("ADMIN", "admin-secret", store.RoleAdmin),
+		w.key("READER", "reader-secret", store.RoleReadOnly),
 		&store.Cluster{Object: types.Cluster{ClusterName: aws.String(cluster), ClusterArn: aws.String(owner.Cluster(cluster)), Status: aws.String("ACTIVE")}},
 		&store.TaskDefinition{Object: *definition()},
 	)
@@ -65,12 +67,17 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 	return w
 }
 
+// key is an access key as it is stored.
+func (w *world) key(id, secret string, role store.Role) *store.Key {
+	return &store.Key{AccessKeyID: id, Sealed: w.seal.Seal(id, []byte(secret)), Role: role}
+}
+
 // replica starts another server on the world's store.
 func (w *world) replica(change ...func(*Config)) (*Server, string, func()) {
 	w.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	w.logs = logs
-	cfg := Config{Store: w.store, Verifier: auth.NewVerifier(auth.StoredKeys(w.store), auth.Options{}), Log: zap.New(core), Keep: 50 * time.Millisecond}
+	cfg := Config{Store: w.store, Verifier: auth.NewVerifier(auth.StoredKeys(w.store, w.seal), auth.Options{}), Log: zap.New(core), Keep: 50 * time.Millisecond}
 	for _, f := range change {
 		f(&cfg)
 	}

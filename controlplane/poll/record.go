@@ -1,6 +1,7 @@
 package poll
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -33,10 +34,11 @@ func reserve(i *store.Instance, now time.Time) sequence {
 }
 
 // versions are what an agent's query says about itself.
-type versions struct{ agent, hash, docker string }
+type versions struct{ agent, hash, docker, boot string }
 
-// recordConnection writes that this replica holds the instance's socket, and reserves sequence numbers.
-func (s *Server) recordConnection(ctx context.Context, session *store.Session, at place, about versions) (*store.Connection, sequence, error) {
+// recordConnection writes that this replica holds the instance's socket, and reserves sequence numbers. listed says that the
+// agent has said all that it runs.
+func (s *Server) recordConnection(ctx context.Context, session *store.Session, at place, about versions, listed bool) (*store.Connection, sequence, error) {
 	var conn *store.Connection
 	var numbers sequence
 	failpoint.Hit("poll/before-connection")
@@ -53,7 +55,8 @@ func (s *Server) recordConnection(ctx context.Context, session *store.Session, a
 		i.DisconnectedSince = time.Time{}
 		numbers = reserve(&i, now)
 		setVersions(&i, about)
-		conn = &store.Connection{Cluster: at.cluster, Instance: at.id, Replica: s.cfg.Replica, Since: now.UTC().Truncate(time.Millisecond)}
+		i.Unlisted, i.Boot = i.Unlisted && !listed, cmp.Or(about.boot, i.Boot)
+		conn = &store.Connection{Cluster: at.cluster, Instance: at.id, Replica: s.cfg.Replica, Since: now.UTC().Truncate(time.Millisecond), Boot: about.boot}
 		return s.cfg.Store.Txn().Update(&i).Put(conn, session.Lease()).StateChange().Commit(ctx)
 	})
 	failpoint.Hit("poll/after-connection")

@@ -332,6 +332,28 @@ func (m *Model) Host(id string) (*Explanation, error) {
 	return e, nil
 }
 
+// Daemons are the DAEMON services that belong on an instance, or have a task there, and what each is: the reason is RUNNING where
+// its task runs, HEALTHY if it has a check.
+func (m *Model) Daemons(id string) (all []Miss, err error) {
+	h := m.host(id)
+	if h == nil {
+		return nil, &ErrUnknown{"container instance", id}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.services)) {
+		if !m.isDaemon(name) {
+			continue
+		}
+		verdicts, _, err := m.verdicts(m.services[name], []*placement.Host{h})
+		if err != nil {
+			return nil, err
+		}
+		if r := verdicts[0].Reason; r != placement.ReasonAttribute && r != placement.ReasonMemberOf {
+			all = append(all, verdicts[0])
+		}
+	}
+	return all, nil
+}
+
 // interfacesOf says how many network interfaces are left; empty where the agent makes none.
 func interfacesOf(h *placement.Host, all store.Resources) string {
 	if _, ok := h.Attribute(acs.CapabilitySecurityGroups); !ok {

@@ -27,6 +27,8 @@ const (
 	kindLeader         = "leader"
 	kindPreparation    = "preparation"
 	kindAddress        = "address"
+	kindDeparted       = "departed"
+	kindSecret         = "secret"
 
 	kindServiceDeployment = "service-deployment"
 	kindServiceRevision   = "service-revision"
@@ -50,6 +52,8 @@ var kinds = map[string]func() Record{
 	kindTaskKey:        func() Record { return new(TaskKey) },
 	kindPreparation:    func() Record { return new(Preparation) },
 	kindAddress:        func() Record { return new(Address) },
+	kindDeparted:       func() Record { return new(Departed) },
+	kindSecret:         func() Record { return new(Secret) },
 
 	kindServiceDeployment: func() Record { return new(ServiceDeployment) },
 	kindServiceRevision:   func() Record { return new(ServiceRevision) },
@@ -85,12 +89,14 @@ func (s *Service) key() string {
 
 func (i *Instance) key() string    { return join(kindInstance, i.Cluster, i.ID) }
 func (a *Allocation) key() string  { return join(kindAllocation, a.Cluster, a.Instance) }
+func (d *Departed) key() string    { return join(kindDeparted, d.Cluster, d.ID) }
 func (t *Task) key() string        { return join(kindTask, t.Cluster, t.ID) }
 func (d *DaemonSlot) key() string  { return join(kindDaemonSlot, d.Cluster, d.Service, d.Instance) }
 func (c *Connection) key() string  { return join(kindConnection, c.Cluster, c.Instance) }
 func (p *Preparation) key() string { return join(kindPreparation, p.Cluster, p.Service, p.Instance) }
 func (k *Key) key() string         { return join(kindKey, k.AccessKeyID) }
 func (k *TaskKey) key() string     { return join(kindTaskKey, k.AccessKeyID) }
+func (s *Secret) key() string      { return join(kindSecret, s.Name) }
 
 func (d *ServiceDeployment) key() string {
 	return join(kindServiceDeployment, d.Cluster, d.Service, d.ID)
@@ -127,7 +133,7 @@ func checkKey(key string) error {
 	parts := strings.Split(key, "/")
 	want := map[string]int{
 		kindTaskDefinition: 3, kindService: 3, kindServiceGone: 4, kindInstance: 3, kindAllocation: 3, kindTask: 3,
-		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4, kindPreparation: 4,
+		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4, kindPreparation: 4, kindDeparted: 3,
 	}[parts[0]]
 	if want == 0 {
 		want = 2

@@ -25,6 +25,9 @@ type PurgeConfig struct {
 	EventsMost int
 	// Inactive is how long an INACTIVE cluster, service or container instance stays describable. Default 6 h.
 	Inactive time.Duration
+	// Away is how long it is remembered that a container instance was deregistered, and how long a task is kept that was made
+	// STOPPED without a word of its agent: a host that comes back within this time is told. Default 30 days.
+	Away time.Duration
 	// Pressed replaces StoppedTasks and Inactive while the store is nearly full. Default 5 m.
 	Pressed time.Duration
 	// Now is the clock. Default time.Now.
@@ -37,6 +40,7 @@ func (c PurgeConfig) withDefaults() PurgeConfig {
 	c.StoppedTasksMost = cmp.Or(c.StoppedTasksMost, 10_000)
 	c.EventsMost = cmp.Or(c.EventsMost, 100)
 	c.Inactive = cmp.Or(c.Inactive, 6*time.Hour)
+	c.Away = cmp.Or(c.Away, 30*24*time.Hour)
 	c.Pressed = cmp.Or(c.Pressed, 5*time.Minute)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -84,9 +88,12 @@ func (s *Store) PurgeOnce(ctx context.Context, cfg PurgeConfig) (int, error) {
 	deleted := 0
 	for len(doomed) > 0 {
 		txn, n := s.Txn(), 0
-		for len(doomed) > 0 && (n == 0 || n+len(doomed[0]) <= maxOps) {
+		for len(doomed) > 0 && (n == 0 || txn.Len()+len(doomed[0])+1 <= maxOps) {
 			for _, r := range doomed[0] {
 				txn.Delete(r)
+				if i, ok := r.(*Instance); ok {
+					txn.Create(&Departed{Cluster: i.Cluster, ID: i.ID, Since: i.InactiveSince}).StateChange()
+				}
 			}
 			n += len(doomed[0])
 			doomed = doomed[1:]
@@ -126,6 +133,11 @@ func purgeable(v *View, cfg PurgeConfig, now time.Time) [][]Record {
 	for a := range v.Addresses() { // none, unless a record could not be read when its task ended
 		if t := v.Task(a.Cluster, a.Task); t == nil || aws.ToString(t.Object.LastStatus) == "STOPPED" {
 			doomed = append(doomed, []Record{a})
+		}
+	}
+	for d := range v.Departures() {
+		if over(d.Since, cfg.Away, now) {
+			doomed = append(doomed, []Record{d})
 		}
 	}
 	for k := range v.TaskKeys() {
@@ -179,10 +191,22 @@ func purgeableTasks(v *View, cluster string, cfg PurgeConfig, now time.Time) [][
 			stopped = append(stopped, t)
 		}
 	}
-	slices.SortStableFunc(stopped, func(a, b *Task) int { return stoppedAt(a).Compare(stoppedAt(b)) })
+	slices.SortStableFunc(stopped, func(a, b *Task) int {
+		if a.Unreported != b.Unreported {
+			if b.Unreported {
+				return -1
+			}
+			return 1
+		}
+		return stoppedAt(a).Compare(stoppedAt(b))
+	})
 	var doomed [][]Record
 	for i, t := range stopped {
-		if over(stoppedAt(t), cfg.StoppedTasks, now) || len(stopped)-i > cfg.StoppedTasksMost {
+		keep := cfg.StoppedTasks
+		if t.Unreported {
+			keep = cfg.Away
+		}
+		if over(stoppedAt(t), keep, now) || len(stopped)-i > cfg.StoppedTasksMost {
 			doomed = append(doomed, []Record{t})
 		}
 	}

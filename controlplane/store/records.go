@@ -134,6 +134,11 @@ type Instance struct {
 	JoinedAt time.Time
 	// DrainingSince is when the instance last became DRAINING; zero while it is not.
 	DrainingSince time.Time
+	// Boot is the kernel's id of the boot in which the machine runs whose agent connected last; empty when it did not say.
+	Boot string
+	// Unlisted marks an instance of whose tasks this store may know too little, because it was restored from a backup or the
+	// instance was made again, until its agent has said what runs there.
+	Unlisted bool
 }
 
 // Resources is an amount of what an instance offers.
@@ -187,6 +192,11 @@ type Task struct {
 	ProtectedUntil time.Time
 	// Beside is the task of the service on the same instance that this daemon was started beside, to replace it; empty: none.
 	Beside string
+	// AdoptedAt is when the record was made of what an agent said, because there was none; zero for a task that was placed.
+	AdoptedAt time.Time
+	// Unreported marks a task that was made STOPPED without a report of its agent. Until the agent has reported, the record
+	// stays for longer than those of other STOPPED tasks: an agent that comes back with the task is told to stop it.
+	Unreported bool
 }
 
 // DaemonSlot is the claim of a DAEMON service on an instance. It is created in the transaction that creates the task and
@@ -232,6 +242,17 @@ type Connection struct {
 	Instance string
 	Replica  string
 	Since    time.Time
+	// Boot is the kernel's id of the boot in which the agent's machine runs; empty when it does not say.
+	Boot string
+}
+
+// Departed is what is left of an instance that was deregistered and whose record is gone: its ARN is not that of an instance
+// which this store has forgotten.
+type Departed struct {
+	Meta
+	Cluster string
+	ID      string
+	Since   time.Time
 }
 
 // ServiceEvent is one line of a service's history.
@@ -278,13 +299,57 @@ type TaskKey struct {
 	Expires     time.Time
 }
 
-// Key is an access key. The secret is needed in clear to verify a signature.
+// Key is an access key. A host's key is one of two kinds: a join key (Enrolment), with which hosts register, or a key of one
+// host's own, which speaks for the container instance Instance and no other.
 type Key struct {
 	Meta
-	AccessKeyID     string
-	SecretAccessKey string
-	Role            Role
-	// Enrolment marks a host key that may register any number of instances.
+	AccessKeyID string
+	// Sealed is the secret, sealed under the access key id (package seal): it is needed in clear to verify a signature.
+	Sealed []byte
+	Role   Role
+	// Name is what people call the key, or its host; it may be empty.
+	Name string
+	// Enrolment marks a join key, with which any number of instances may be registered, or as many as MaxUses says.
 	Enrolment bool
-	Created   time.Time
+	// Instance is the ARN of the instance that a host's own key speaks for: the first one that it registered, or for which it
+	// was made. Empty: there is none yet.
+	Instance string
+	// From is the access key id of the join key that was exchanged for this one, and Exchange the client token of the
+	// registration: whoever shows both gets this key again.
+	From, Exchange string
+	// Successor is the access key id of the key that replaces this one, which then has an end.
+	Successor string
+	// MaxUses is how many instances a join key may register, 0 for any number; Uses is how many it has.
+	MaxUses, Uses int32
+	Created       time.Time
+	// Expires is when the key ends by itself; zero: never.
+	Expires time.Time
+	// Revoked is when somebody ended it; zero: nobody has.
+	Revoked time.Time
+}
+
+// Usable tells whether the key counts at a time.
+func (k *Key) Usable(now time.Time) bool {
+	return k.Revoked.IsZero() && (k.Expires.IsZero() || now.Before(k.Expires))
+}
+
+// Ended is when the key ceased to count, zero for one that counts at a time.
+func (k *Key) Ended(now time.Time) time.Time {
+	switch {
+	case k.Usable(now):
+		return time.Time{}
+	case k.Revoked.IsZero():
+		return k.Expires
+	}
+	return k.Revoked
+}
+
+// Secret is something that all replicas share and that is none of the records of ECS: the control plane's own CA.
+type Secret struct {
+	Meta
+	Name string
+	// Public is the part that anybody may see.
+	Public []byte
+	// Sealed is the other part, sealed under "secret/" and the name (package seal).
+	Sealed []byte
 }

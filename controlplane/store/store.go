@@ -34,6 +34,7 @@
 //	                                                     its name can be created while the old one stays describable
 //	<prefix>/instance/<cluster>/<id>                     Instance: attributes, status, registration
 //	<prefix>/allocation/<cluster>/<instance id>          Allocation: what is taken on an instance, apart from the instance
+//	<prefix>/departed/<cluster>/<id>                     Departed: an instance that was deregistered and purged
 //	<prefix>/task/<cluster>/<id>                         Task
 //	<prefix>/daemonslot/<cluster>/<service>/<instance>   DaemonSlot: held until its task is STOPPED, so no second one can exist
 //	<prefix>/connection/<cluster>/<instance>             Connection, under the lease of the replica that holds the socket
@@ -41,6 +42,7 @@
 //	<prefix>/service-deployment/<cluster>/<service>/<id> ServiceDeployment: the history of a deployment
 //	<prefix>/service-revision/<cluster>/<service>/<id>   ServiceRevision: what it runs
 //	<prefix>/key/<access key id>                         Key
+//	<prefix>/secret/<name>                               Secret: the control plane's own CA
 //	<prefix>/setting/<name>/<principal>                  AccountSetting (principal "default": the account; an ARN is escaped)
 //	<prefix>/leader/<name>                               leadership of a reconciler, under a replica's lease
 //

@@ -297,7 +297,9 @@ func TestEveryKindOfRecordComesBackAsItWasWritten(t *testing.T) {
 		full, &store.DaemonSlot{Cluster: "default", Service: "web", Instance: "i1", Task: "t1"},
 		&store.Connection{Cluster: "default", Instance: "i1", Replica: "r", Since: at},
 		&store.ServiceEvent{Cluster: "default", Service: "web", Object: types.ServiceEvent{Id: aws.String("e"), CreatedAt: aws.Time(at), Message: aws.String("<&>\u2028")}},
-		&store.Key{AccessKeyID: "AKIA0", SecretAccessKey: "s", Role: store.RoleHost, Enrolment: true, Created: at},
+		&store.Key{AccessKeyID: "AKIA0", Sealed: []byte("s"), Role: store.RoleHost, Name: "n", Enrolment: true, Instance: "arn", From: "AKIA1", Exchange: "t",
+			Successor: "AKIA2", MaxUses: 3, Uses: 1, Created: at, Expires: at, Revoked: at},
+		&store.Secret{Name: "ca", Public: []byte("pem"), Sealed: []byte("s")},
 		&store.AccountSetting{Name: "containerInsights", Principal: "arn:aws:iam::1:user/a", Value: "on"},
 	}
 	txn := s.Txn()
@@ -311,7 +313,7 @@ func TestEveryKindOfRecordComesBackAsItWasWritten(t *testing.T) {
 			for e := range v.Events("default", "web") {
 				return []store.Record{v.Cluster("default"), v.Family("web"), v.TaskDefinition("web", 7), v.Service("default", "web"),
 					v.Instance("default", "i1"), v.Allocation("default", "i1"), v.Task("default", "t1"), v.DaemonSlot("default", "web", "i1"),
-					v.Connection("default", "i1"), e, v.Key("AKIA0"), v.AccountSetting("containerInsights", "arn:aws:iam::1:user/a")}
+					v.Connection("default", "i1"), e, v.Key("AKIA0"), v.Secret("ca"), v.AccountSetting("containerInsights", "arn:aws:iam::1:user/a")}
 			}
 			return nil
 		})

@@ -179,6 +179,14 @@ func (v *View) Instances(cluster string) iter.Seq[*Instance] {
 	return scan[*Instance](v, under(kindInstance, cluster))
 }
 
+// Departed is what is left of an instance that was deregistered and purged, nil for any other.
+func (v *View) Departed(cluster, id string) *Departed {
+	return get[*Departed](v, placeOf(kindDeparted, cluster, id))
+}
+
+// Departures are all of them.
+func (v *View) Departures() iter.Seq[*Departed] { return scan[*Departed](v, under(kindDeparted)) }
+
 // Allocation of an instance; never nil for a registered instance. One that was never written has revision 0, so that
 // Update creates it.
 func (v *View) Allocation(cluster, instance string) *Allocation {
@@ -316,6 +324,9 @@ func (v *View) Key(accessKeyID string) *Key { return get[*Key](v, placeOf(kindKe
 
 // Keys are in order of access key id.
 func (v *View) Keys() iter.Seq[*Key] { return scan[*Key](v, under(kindKey)) }
+
+// Secret returns what replicas share under a name.
+func (v *View) Secret(name string) *Secret { return get[*Secret](v, placeOf(kindSecret, name)) }
 
 // TaskKey returns what is kept of a key that was issued for a task.
 func (v *View) TaskKey(accessKeyID string) *TaskKey {

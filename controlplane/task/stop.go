@@ -41,17 +41,29 @@ func Protect(t *store.Task, until time.Time) *store.Task {
 // Lost makes the task STOPPED without a report of its agent, because the instance is gone: lost, or deregistered by
 // force. A reason that was given to Stop before stays. It returns nil for a task that is STOPPED already.
 //
-// What becomes of its containers is not known: an agent that comes back is told that it does not know the task.
+// What becomes of its containers is not known: an agent that comes back with the task is told to stop it, for as long as the
+// record is there; it stays for long, see [store.PurgeConfig].
 func Lost(t *store.Task, code types.TaskStopCode, reason string, now time.Time) *store.Task {
 	if IsStopped(t) {
 		return nil
 	}
 	n := clone(t)
 	stop(n, code, reason, now)
+	n.Unreported = true
 	n.Object.Connectivity = types.ConnectivityDisconnected
 	n.Object.ConnectivityAt = stamp(now)
 	n.Object.Version++
 	return n
+}
+
+// Reported is the STOPPED task of which its agent has said that it runs no more; nil when that is known.
+func Reported(t *store.Task) *store.Task {
+	if !t.Unreported || !IsStopped(t) {
+		return nil
+	}
+	n := *t
+	n.Unreported = false
+	return &n
 }
 
 // HostLost is the stoppedReason of tasks whose host was given up after it had been away for a time. It names the host by

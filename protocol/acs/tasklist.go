@@ -30,7 +30,9 @@ const (
 
 // TaskListMessage lists every task that an agent has on record, those that are STOPPED included.
 type TaskListMessage struct {
-	Tasks []*ListedTask `json:"tasks"`
+	// Incomplete is set while the agent has not looked at all its containers yet: there may be more tasks.
+	Incomplete bool          `json:"incomplete,omitempty"`
+	Tasks      []*ListedTask `json:"tasks"`
 }
 
 // ListedTask is a task as its agent knows it.
@@ -38,6 +40,8 @@ type ListedTask struct {
 	TaskArn       string `json:"taskArn"`
 	DesiredStatus string `json:"desiredStatus"`
 	KnownStatus   string `json:"knownStatus"` // PENDING, RUNNING or STOPPED
+	// Unsent is set while state changes of the task wait to be submitted: what they say needs no description.
+	Unsent bool `json:"unsent,omitempty"`
 }
 
 // DescribeTasksMessage asks for what the control plane needs to know of tasks of the list; a task that is gone meanwhile is
@@ -78,7 +82,7 @@ type TaskDescription struct {
 	GPUs                   []string                   `json:"gpus,omitempty"`
 	Containers             []*ContainerDescription    `json:"containers"`
 
-	AcceptedAt         int64 `json:"acceptedAt,omitempty"`
+	Ran                bool  `json:"ran,omitempty"` // one of its containers has been started
 	PullStartedAt      int64 `json:"pullStartedAt,omitempty"`
 	PullStoppedAt      int64 `json:"pullStoppedAt,omitempty"`
 	ExecutionStoppedAt int64 `json:"executionStoppedAt,omitempty"`

@@ -19,11 +19,8 @@ import (
 // CAPath is where a control plane with a CA of its own serves its certificate, to everybody.
 const CAPath = "/longshore/v1/ca"
 
-// HostOperation is the operation's name, behind HostTarget in X-Amz-Target.
-const (
-	HostTarget    = "LongshoreV1."
-	HostOperation = "Host"
-)
+// HostOperation is the operation's name, behind agentapi.OwnTarget in X-Amz-Target.
+const HostOperation = "Host"
 
 // HostInput asks about a key, and about a container instance that it speaks for unless that is nil.
 type HostInput struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/poll"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
 	"github.com/longshore-project/longshore/test/ecsagent"
 )
@@ -355,10 +356,11 @@ func scaledPlane(t *testing.T, timers poll.Config) *plane {
 	p := &plane{T: t, web: &http.Client{Transport: &http.Transport{}}}
 	p.cfg.DataDir, p.cfg.Region = t.TempDir(), "us-west-2"
 	records := storetest.New(t)
-	if err := auth.EnsureKeys(t.Context(), records, p.cfg.DataDir, time.Now()); err != nil {
+	sealed := seal.New()
+	if err := auth.EnsureKeys(t.Context(), records, sealed, p.cfg.DataDir, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	verifier := auth.NewVerifier(auth.StoredKeys(records), auth.Options{})
+	verifier := auth.NewVerifier(auth.StoredKeys(records, sealed), auth.Options{})
 	timers.Store, timers.Verifier = records, verifier
 	sockets := must(poll.New(timers))(t)
 	calls := api.New(api.Config{Store: records, Verifier: verifier, Region: p.cfg.Region, AccountID: "123456789012", Log: zap.NewNop(),

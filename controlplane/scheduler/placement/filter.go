@@ -39,6 +39,9 @@ func connection(_ *Request, h *Host) *Refusal {
 		return nil
 	}
 	detail := "its agent has not connected yet"
+	if h.Instance.Unlisted {
+		detail = "its agent has not said yet what it runs"
+	}
 	if since := h.Instance.DisconnectedSince; !since.IsZero() {
 		detail = "its agent has not been connected since " + since.UTC().Format(time.RFC3339)
 	}

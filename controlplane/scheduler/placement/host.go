@@ -20,7 +20,7 @@ import (
 type Host struct {
 	Instance   *store.Instance
 	Allocation *store.Allocation
-	Connected  bool // a live ACS connection exists
+	Connected  bool // a live ACS connection exists, and it is known what runs there
 	// Free is what is left: CPU, Memory and GPUs are those not taken; PortsTCP and PortsUDP are, as in ECS's
 	// remainingResources, the ports that are taken (by tasks or by the agent's own reservations), sorted. CPU, Memory and
 	// Interfaces are negative when the instance registered anew with less than its tasks take.
@@ -83,7 +83,7 @@ func hostOf(v *store.View, inst *store.Instance) *Host {
 	for t := range v.LiveOn(inst.Cluster, inst.ID) {
 		tasks = append(tasks, t)
 	}
-	return NewHost(inst, v.Allocation(inst.Cluster, inst.ID), v.Connection(inst.Cluster, inst.ID) != nil, tasks)
+	return NewHost(inst, v.Allocation(inst.Cluster, inst.ID), v.Connection(inst.Cluster, inst.ID) != nil && !inst.Unlisted, tasks)
 }
 
 // NewHost is a host of these parts. alloc may be nil: nothing is taken.
