@@ -320,12 +320,12 @@ func (r *fleetRun) gather() {
 	r.say("joined, 32 at a time: %.0f instances per second; one's call to register → connected %s; control plane's CPU for each %.2f ms",
 		float64(r.n)/took.Seconds(), joined, each(used(), r.n))
 	const rest = 6 * time.Second
-	first := cpu(r.t, r.cmd.Process.Pid)
+	first, own := cpu(r.t, r.cmd.Process.Pid), cpu(r.t, os.Getpid())
 	<-time.After(rest)
 	r.idle = float64(cpu(r.t, r.cmd.Process.Pid)-first) / float64(rest)
 	_, after := memory(r.t, r.cmd.Process.Pid)
-	r.say("control plane's memory per instance, anonymous, embedded etcd included: %.1f KiB (%.0f → %.0f MiB; aim 60 KiB); its CPU with all connected and nothing to do: %.1f %% of a core",
-		(after-before)*1024/float64(r.n), before, after, 100*r.idle)
+	r.say("control plane's memory per instance, anonymous, embedded etcd included: %.1f KiB (%.0f → %.0f MiB; aim 60 KiB); its CPU with all connected and nothing to do: %.1f %% of a core (the played agents' %.1f %%)",
+		(after-before)*1024/float64(r.n), before, after, 100*r.idle, 100*float64(cpu(r.t, os.Getpid())-own)/float64(rest))
 }
 
 func (r *fleetRun) service(name string, strategy types.SchedulingStrategy, desired *int32, constraints ...types.PlacementConstraint) error {

@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"net/url"
 	"time"
@@ -74,13 +76,6 @@ func (f *Fleet) count(family string, count func(t *Tally, now time.Time)) {
 	count(t, time.Now())
 }
 
-func (a *Agent) close() {
-	a.acs.close()
-	if a.tcs != nil {
-		a.tcs.close()
-	}
-}
-
 func (a *Agent) acsQuery() string {
 	return url.Values{
 		"clusterArn": {a.cluster}, "containerInstanceArn": {a.ARN}, "agentVersion": {"0.1.0"}, "agentHash": {"1234567"},
@@ -92,48 +87,55 @@ func (a *Agent) tcsQuery() string {
 	return url.Values{"cluster": {a.cluster}, "containerInstance": {a.ARN}, "agentVersion": {"0.1.0"}, "agentHash": {"1234567"}, "dockerVersion": {"20.10.24"}}.Encode()
 }
 
+// told is what an agent reads of a message. It reads no more than it needs: real agents have a machine each.
+type told struct {
+	Type    string `json:"type"`
+	Message struct {
+		MessageID string `json:"messageId"`
+		Tasks     []struct {
+			Arn           string `json:"arn"`
+			Family        string `json:"family"`
+			DesiredStatus string `json:"desiredStatus"`
+			Containers    []struct {
+				Name string `json:"name"`
+			} `json:"containers"`
+		} `json:"tasks"`
+	} `json:"message"`
+}
+
 // receive takes one frame of ACS.
-func (a *Agent) receive(frame []byte) error {
-	m, err := acs.Decode(frame)
-	if err != nil {
+func (a *Agent) receive(s *socket, frame []byte) error {
+	var m told
+	if err := json.Unmarshal(frame, &m); err != nil {
 		return err
 	}
-	switch m := m.(type) {
-	case *acs.HeartbeatMessage:
-		return a.send(&acs.HeartbeatAckRequest{MessageID: m.MessageID})
-	case *acs.TaskManifestMessage:
-		return a.acknowledge(m.MessageID)
-	case *acs.PayloadMessage:
-		if err := a.acknowledge(m.MessageID); err != nil {
-			return err
-		}
-		for _, t := range m.Tasks {
-			a.take(t)
+	answer := "AckRequest"
+	switch m.Type {
+	case "HeartbeatMessage":
+		answer = "HeartbeatAckRequest"
+	case "TaskManifestMessage", "PayloadMessage":
+	default:
+		return nil
+	}
+	if err := s.write(opText, fmt.Appendf(nil, `{"type":%q,"message":{"cluster":%q,"containerInstance":%q,"messageId":%q}}`, answer, a.cluster, a.ARN, m.Message.MessageID)); err != nil {
+		return err
+	}
+	if m.Type == "PayloadMessage" {
+		for _, t := range m.Message.Tasks {
+			r := report{family: t.Family, task: t.Arn, stop: t.DesiredStatus == acs.StatusStopped}
+			for _, c := range t.Containers {
+				r.containers = append(r.containers, c.Name)
+			}
+			a.take(r)
 		}
 	}
 	return nil
 }
 
-func (a *Agent) acknowledge(message string) error {
-	return a.send(&acs.AckRequest{Cluster: a.cluster, ContainerInstance: a.ARN, MessageID: message})
-}
-
-func (a *Agent) send(m any) error {
-	frame, err := acs.Encode(m)
-	if err != nil {
-		return err
-	}
-	return a.acs.write(opText, frame)
-}
-
 // take has a task's new state reported.
-func (a *Agent) take(t *acs.Task) {
-	r := report{family: t.Family, task: t.Arn, stop: t.DesiredStatus == acs.StatusStopped}
-	for _, c := range t.Containers {
-		r.containers = append(r.containers, c.Name)
-	}
+func (a *Agent) take(r report) {
 	if !r.stop {
-		a.fleet.count(t.Family, func(t *Tally, now time.Time) {
+		a.fleet.count(r.family, func(t *Tally, now time.Time) {
 			t.Acknowledged++
 			t.LastAck = now
 			if t.First[a.ARN].IsZero() {
@@ -155,25 +157,19 @@ type report struct {
 	containers   []string
 }
 
-// report makes the calls that agents make.
+// report makes the calls that agents make: one for a task that runs and one when it ends, since what a task was before it ran goes
+// unsaid when it runs within a second.
 func (f *Fleet) report() {
+	c := f.caller()
+	defer c.close()
 	for {
 		select {
 		case <-f.ctx.Done():
 			return
 		case r := <-f.reports:
-			statuses := []string{"PENDING", "RUNNING"}
-			if r.stop {
-				statuses = []string{"STOPPED"}
-			}
-			for _, status := range statuses {
-				if err := f.submit(r, status); err != nil {
-					if f.ctx.Err() == nil {
-						f.failed.Add(1)
-						f.note(err)
-					}
-					break
-				}
+			if err := f.submit(c, r); err != nil && f.ctx.Err() == nil {
+				f.failed.Add(1)
+				f.note(err)
 			}
 			f.owed.Add(-1)
 		}
@@ -189,29 +185,29 @@ func (f *Fleet) Rest(ctx context.Context) {
 	}
 }
 
-func (f *Fleet) submit(r report, status string) error {
-	in := &agentapi.SubmitTaskStateChangeInput{Cluster: &f.cfg.Cluster, Task: &r.task, Status: &status}
-	for _, name := range r.containers {
-		c := agentapi.ContainerStateChange{ContainerName: &name, Status: &status}
-		if status != "PENDING" {
-			c.RuntimeId = aws.String("5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e")
-		}
-		if status == "STOPPED" {
-			c.ExitCode = aws.Int32(0)
-		}
-		in.Containers = append(in.Containers, c)
+func (f *Fleet) submit(c *caller, r report) error {
+	status, exit := "RUNNING", ""
+	if r.stop {
+		status, exit = "STOPPED", `,"exitCode":0`
 	}
-	if err := f.api.Call(f.ctx, "SubmitTaskStateChange", in, nil); err != nil {
+	body := fmt.Appendf(c.body[:0], `{"cluster":%q,"task":%q,"status":%q,"containers":[`, f.cfg.Cluster, r.task, status)
+	for i, name := range r.containers {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = fmt.Appendf(body, `{"containerName":%q,"runtimeId":"5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e5f0c7d6e","status":%q%s}`, name, status, exit)
+	}
+	c.body = append(body, "]}"...)
+	if err := c.call("SubmitTaskStateChange"); err != nil {
 		return err
 	}
 	f.count(r.family, func(t *Tally, now time.Time) {
-		switch status {
-		case "RUNNING":
-			t.Running++
-			t.LastRunning = now
-		case "STOPPED":
+		if r.stop {
 			t.Stopped++
 			t.LastStop = now
+		} else {
+			t.Running++
+			t.LastRunning = now
 		}
 	})
 	return nil

@@ -1,11 +1,12 @@
 // Package fleet plays many container agents in one process, over the real protocols: each registers, asks where to connect,
-// holds a signed ACS web socket, acknowledges what it is told and reports PENDING, RUNNING and STOPPED at once, as if
-// containers took no time. Some have a TCS web socket too.
+// holds a signed ACS web socket, acknowledges what it is told and reports RUNNING and STOPPED at once, as if
+// containers took no time. Some have a TCS web socket too. It is to cost as little as it can: it shares the machine with what it
+// measures.
 //
 // # Model
 //
-//	agent     a socket and the one goroutine that reads it, some 6 KiB; one more of each for telemetry
-//	reports   made by a fixed number of workers over kept-alive connections; real agents have a connection each
+//	agent     a socket; one more for telemetry. One goroutine reads them all, by epoll
+//	reports   made by a fixed number of workers over a kept-alive connection each; real agents have their own
 //	tally     per task definition family and agent: what was acknowledged, RUNNING and STOPPED, and when
 //
 // Sockets that end are not opened again: they are counted, and a measurement with lost sockets is none.
@@ -51,6 +52,7 @@ type Fleet struct {
 	http    *http.Client
 	keys    aws.CredentialsProvider
 	signer  *v4.Signer
+	poller  *poller
 	reports chan report
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -79,9 +81,19 @@ func New(cfg Config) (*Fleet, error) {
 		cancel()
 		return nil, err
 	}
+	if f.poller, err = newPoller(); err != nil {
+		cancel()
+		return nil, err
+	}
 	for range reporters {
 		f.wg.Go(f.report)
 	}
+	f.wg.Go(func() {
+		f.poller.run(ctx, func(err error) {
+			f.lost.Add(1)
+			f.note(err)
+		})
+	})
 	f.wg.Go(f.publish)
 	return f, nil
 }
@@ -89,11 +101,6 @@ func New(cfg Config) (*Fleet, error) {
 // Close closes every socket and waits for all goroutines.
 func (f *Fleet) Close() {
 	f.cancel()
-	f.mu.Lock()
-	for _, a := range f.agents {
-		a.close()
-	}
-	f.mu.Unlock()
 	f.wg.Wait()
 	f.http.CloseIdleConnections()
 }
@@ -138,32 +145,19 @@ func (f *Fleet) Join(ctx context.Context, telemetry bool) (*Agent, error) {
 	if err := f.api.Call(ctx, "DiscoverPollEndpoint", &agentapi.DiscoverPollEndpointInput{Cluster: &a.cluster, ContainerInstance: &a.ARN, ZoneId: &empty}, &at); err != nil {
 		return nil, err
 	}
-	if a.acs, err = f.dial(ctx, aws.ToString(at.Endpoint)+"ws?"+a.acsQuery()); err != nil {
+	if a.acs, err = f.dial(ctx, aws.ToString(at.Endpoint)+"ws?"+a.acsQuery(), a.receive); err != nil {
 		return nil, fmt.Errorf("ACS: %w", err)
 	}
 	a.Connected = time.Now()
-	f.serve(a.acs, a.receive)
 	if telemetry {
-		if a.tcs, err = f.dial(ctx, aws.ToString(at.TelemetryEndpoint)+"ws?"+a.tcsQuery()); err != nil {
+		if a.tcs, err = f.dial(ctx, aws.ToString(at.TelemetryEndpoint)+"ws?"+a.tcsQuery(), func(*socket, []byte) error { return nil }); err != nil {
 			return nil, fmt.Errorf("TCS: %w", err)
 		}
-		f.serve(a.tcs, func([]byte) error { return nil })
 	}
 	f.mu.Lock()
 	f.agents = append(f.agents, a)
 	f.mu.Unlock()
 	return a, nil
-}
-
-// serve reads a socket to its end.
-func (f *Fleet) serve(s *socket, handle func([]byte) error) {
-	f.wg.Go(func() {
-		if err := s.read(handle); f.ctx.Err() == nil {
-			f.lost.Add(1)
-			f.note(fmt.Errorf("a socket ended: %w", err))
-		}
-		s.close()
-	})
 }
 
 // publish has each agent with telemetry publish its metrics once in metricsPeriod, evenly spread.

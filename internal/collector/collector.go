@@ -63,17 +63,18 @@ func govern(ctx context.Context, period time.Duration) {
 // heap is what is known of it at a moment, in bytes.
 type heap struct {
 	live      uint64 // when it was last collected
-	objects   uint64 // those that are alive, and those that nobody has collected yet
+	held      uint64 // what is alive, what nobody has collected yet, and what is free but not given back
 	allocated uint64 // since the start
 }
 
 func read() heap {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)
-	return heap{s[0].Value.Uint64(), s[1].Value.Uint64(), s[2].Value.Uint64()}
+	return heap{live: s[0].Value.Uint64(), held: s[1].Value.Uint64() + s[2].Value.Uint64(), allocated: s[3].Value.Uint64()}
 }
 
 // leftover tells whether a busy time is over that has left more behind than what is alive.
 func (h heap) leftover(before heap) bool {
-	return h.objects > 2*h.live+floor && h.allocated-before.allocated < h.live/8+floor
+	return h.held > 2*h.live+floor && h.allocated-before.allocated < h.live/8+floor
 }

@@ -46,10 +46,10 @@ func TestWhatIsLeftIsGivenBack(t *testing.T) {
 	}
 	garbage = nil
 	deadline := time.After(time.Minute)
-	for read().objects > 64<<20 {
+	for read().held > 64<<20 {
 		select {
 		case <-deadline:
-			t.Fatalf("after a minute at rest the heap has %d MiB, of which %d live", read().objects>>20, read().live>>20)
+			t.Fatalf("after a minute at rest the heap has %d MiB, of which %d live", read().held>>20, read().live>>20)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
