@@ -177,7 +177,7 @@ func (s *TaskStatus) containersLeft() bool {
 func (w *worker) readTail(id string) deed {
 	return func(ctx context.Context) (func(*ContainerObserved), error) {
 		var out tail
-		err := w.e.cfg.Runtime.Logs(ctx, id, tailLines, &out)
+		err := w.e.cfg.Runtime.Logs(ctx, id, LogOptions{Lines: tailLines}, &out)
 		switch {
 		case errdefs.IsNotFound(err):
 			return func(co *ContainerObserved) {

@@ -95,7 +95,7 @@ func (l *life) Import(ctx context.Context, ref string, root io.Reader, config en
 	err = l.call(ctx, func() error { img, err = l.Runtime.(engine.Importer).Import(ctx, ref, root, config); return err })
 	return img, err
 }
-func (l *life) Logs(context.Context, string, int, io.Writer) error { return nil }
+func (l *life) Logs(context.Context, string, engine.LogOptions, io.Writer) error { return nil }
 
 func (l *life) Save(rec *engine.TaskRecord, changes ...*engine.StateChange) error {
 	if l.step() != nil {

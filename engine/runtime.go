@@ -60,9 +60,18 @@ type Runtime interface {
 	// nothing; a running container is FailedPrecondition. When Remove returns nil the name is free.
 	Remove(ctx context.Context, id string) error
 
-	// Logs copies the last lines of the container's output to w, standard output and error as one stream, where the log
-	// driver can be read back (NotFound else). lines of 0 or less means all of it.
-	Logs(ctx context.Context, id string, lines int, w io.Writer) error
+	// Logs copies a container's output to w, or a part of it: standard output and error as one stream, in the order in which it
+	// came. NotFound: there is no such container, or its log driver can't be read here; the text says then where its output is. When
+	// following, it returns nil when the process has ended and all of its output is copied, at once if it does not run. Any number
+	// may read and follow at once, and none holds up the container: who is slow may miss what was rotated away.
+	Logs(ctx context.Context, id string, o LogOptions, w io.Writer) error
+
+	// Exec runs a further process in a running container, and returns its exit code when it has ended and its output is copied:
+	// 128 + the signal's number after a signal. Each call is a process of its own; any number may run at once. When ctx ends the
+	// process is killed; when the container's does, it ends with it. NotFound: no such container. FailedPrecondition: it does not
+	// run. InvalidArgument: the program, user or directory is not one that can be used. Unavailable: the engine went away, and the process
+	// may go on.
+	Exec(ctx context.Context, id string, e Exec) (int, error)
 
 	// Events calls f for each event of our containers until ctx ends (nil) or the stream breaks (error). Events are
 	// hints: they may be lost, repeated or late. ready (may be nil) is called once when the subscription stands; what

@@ -105,7 +105,7 @@ func (w *world) look(id string) engine.State {
 
 func (w *world) output(id string) string {
 	var out strings.Builder
-	_ = w.Logs(w.t.Context(), id, 0, &out)
+	_ = w.Logs(w.t.Context(), id, engine.LogOptions{}, &out)
 	return out.String()
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/fifo"
 	"golang.org/x/sys/unix"
 
+	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/logdriver"
 )
 
@@ -102,15 +103,26 @@ func holdOpen(path string) error {
 	return unix.Mkfifo(path, 0o600)
 }
 
-// Logs copies the output that json-file has kept.
-func (r *Runtime) Logs(ctx context.Context, ref string, lines int, w io.Writer) error {
+// Logs copies the output that json-file has kept, or the journal has.
+func (r *Runtime) Logs(ctx context.Context, ref string, o engine.LogOptions, w io.Writer) error {
 	ctx = r.ns(ctx)
 	b, err := r.find(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if driver, _ := logConfig(b.rec); driver != "json-file" {
-		return refuse(errdefs.ErrNotFound, "the output of container %s is not kept here: its log driver is %s", b.rec.Spec.Name, driver)
+	from := logdriver.ReadOptions{Lines: o.Lines, Since: o.Since, Times: o.Times}
+	if o.Follow {
+		from.Running = func() (bool, error) {
+			st, err := r.Inspect(ctx, b.ID) // an end that it shows is written down after the log process has ended
+			return st.Status == engine.StatusRunning, ignoreMissing(err)
+		}
 	}
-	return logdriver.Read(r.logDir(b.ID), lines, w)
+	switch driver, options := logConfig(b.rec); driver {
+	case "json-file":
+		return logdriver.Read(ctx, r.logDir(b.ID), from, w)
+	case "journald":
+		return logdriver.ReadJournal(ctx, b.ID, from, w)
+	default:
+		return engine.LogsElsewhere(b.rec.Spec.Name, driver, options)
+	}
 }

@@ -3,9 +3,7 @@ package docker
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/longshore-project/longshore/engine"
 )
@@ -305,36 +302,6 @@ func (r *Runtime) RemoveVolume(ctx context.Context, name string) error {
 		return nil
 	}
 	return err
-}
-
-// Logs copies output that the engine has kept: two requests.
-func (r *Runtime) Logs(ctx context.Context, name string, lines int, w io.Writer) error {
-	c, err := r.inspect(ctx, name)
-	if err != nil {
-		return err
-	}
-	if c.HostConfig != nil && c.HostConfig.LogConfig.Type == "none" {
-		return refuse(errdefs.ErrNotFound, "the output of container %s is not kept: its log driver is none", name)
-	}
-	opts := container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: "all"}
-	if lines > 0 {
-		opts.Tail = strconv.Itoa(lines)
-	}
-	body, err := r.link.api(ctx).ContainerLogs(ctx, c.ID, opts)
-	if err != nil {
-		err = classify(ctx, err)
-		if strings.Contains(err.Error(), "does not support reading") {
-			return withClass(err, errdefs.ErrNotFound)
-		}
-		return err
-	}
-	defer func() { _ = body.Close() }()
-	if c.Config.Tty {
-		_, err = io.Copy(w, body)
-	} else {
-		_, err = stdcopy.StdCopy(w, w, body)
-	}
-	return classify(ctx, err)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

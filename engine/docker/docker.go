@@ -6,7 +6,9 @@
 //
 //	docker.go      New, Info, Close
 //	link.go        the client, in the API version of the engine that answers now
-//	container.go   List, Inspect, Create, Start, Stop, Remove, Logs
+//	container.go   List, Inspect, Create, Start, Stop, Remove
+//	output.go      Logs
+//	exec.go        Exec
 //	spec.go        engine.Spec → Docker's Config and HostConfig
 //	state.go       Docker's answers → engine.State
 //	events.go      Events

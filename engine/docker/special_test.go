@@ -361,7 +361,8 @@ func TestNonsenseFromTheEngineIsAnErrorAndNoPanic(t *testing.T) {
 			t.Errorf("%s was taken for a container", body)
 		}
 		_ = r.Start(ctx, "x")
-		_ = r.Logs(ctx, "x", 1, io.Discard)
+		_ = r.Logs(ctx, "x", engine.LogOptions{}, io.Discard)
+		_, _ = r.Exec(ctx, "x", engine.Exec{Args: []string{"x"}})
 		_, _ = r.Image(ctx, "x")
 		_, _ = r.Images(ctx)
 		_, _ = r.Pull(ctx, "x", nil, func(engine.Progress) {})

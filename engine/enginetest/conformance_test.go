@@ -70,6 +70,8 @@ func subject(through func(*testing.T, *enginetest.Fake) engine.Runtime) func(t *
 			}
 			return interpret(spec, configs[spec.Image])
 		})
+		programs := &programs{images: configs}
+		f.BehaveExec(programs.run)
 		f.FailPull("nowhere/x:1", fmt.Errorf("no route to the registry: %w", errdefs.ErrUnavailable))
 		s.Foreign = func(*testing.T) (string, string, func() bool) {
 			id := f.AddForeign("foreign")
@@ -83,7 +85,7 @@ func subject(through func(*testing.T, *enginetest.Fake) engine.Runtime) func(t *
 		s.Hung = func(t *testing.T) engine.Runtime {
 			hung := enginetest.NewFake()
 			for _, m := range []string{
-				"Info", "List", "Inspect", "Create", "Start", "Stop", "Remove", "Logs", "Events", "Image", "Images", "Pull",
+				"Info", "List", "Inspect", "Create", "Start", "Stop", "Remove", "Logs", "Exec", "Events", "Image", "Images", "Pull",
 				"RemoveImage", "ReadFile", "Stat", "CreateVolume", "InspectVolume", "RemoveVolume", "Import",
 			} {
 				hung.Hang(m)
@@ -133,6 +135,8 @@ func interpret(spec engine.Spec, img engine.ImageConfig) enginetest.Behaviour {
 		return enginetest.Behaviour{Exits: true, OOM: true}
 	case script == enginetest.ScriptLines:
 		return exits(0, "one\ntwo\nthree\n")
+	case script == enginetest.ScriptSlow:
+		return enginetest.Behaviour{Exits: true, ExitCode: 4, After: 50 * time.Millisecond, Output: "first\nsecond\n"}
 	case script == enginetest.ScriptReport:
 		return exits(0, report(spec, img))
 	case script == enginetest.ScriptRoot && spec.HostConfig.ReadonlyRootfs:

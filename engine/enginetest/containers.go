@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/longshore-project/longshore/engine"
-	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 func engineTests(t *testing.T, s *suite) {
@@ -319,21 +318,6 @@ func foreignTests(t *testing.T, s *suite) {
 	}
 }
 
-func logsTests(t *testing.T, s *suite) {
-	id := s.start(t, s.spec(ScriptLines))
-	s.ended(t, id)
-	for lines, want := range map[int]string{0: "one\ntwo\nthree\n", 2: "two\nthree\n", 9: "one\ntwo\nthree\n"} {
-		if got := s.logs(t, id, lines); got != want {
-			t.Errorf("the last %d lines are %q, want %q", lines, got, want)
-		}
-	}
-	class(t, "a missing container", s.Runtime.Logs(s.ctx(t), "longshore-test-none", 1, discard{}), errdefs.IsNotFound, "NotFound")
-	silent := s.spec(ScriptLines)
-	silent.HostConfig.LogConfig = &acs.LogConfig{Type: "none"}
-	id = s.start(t, silent)
-	class(t, "log driver none", s.Runtime.Logs(s.ctx(t), id, 1, discard{}), errdefs.IsNotFound, "NotFound")
-}
-
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
@@ -394,10 +378,16 @@ func failureTests(t *testing.T, s *suite) {
 			_, err := r.Create(ctx, s.spec(ScriptServe))
 			return err
 		},
-		"Start":       func(ctx context.Context, r engine.Runtime) error { return r.Start(ctx, "x") },
-		"Stop":        func(ctx context.Context, r engine.Runtime) error { return r.Stop(ctx, "x", time.Second) },
-		"Remove":      func(ctx context.Context, r engine.Runtime) error { return r.Remove(ctx, "x") },
-		"Logs":        func(ctx context.Context, r engine.Runtime) error { return r.Logs(ctx, "x", 1, discard{}) },
+		"Start":  func(ctx context.Context, r engine.Runtime) error { return r.Start(ctx, "x") },
+		"Stop":   func(ctx context.Context, r engine.Runtime) error { return r.Stop(ctx, "x", time.Second) },
+		"Remove": func(ctx context.Context, r engine.Runtime) error { return r.Remove(ctx, "x") },
+		"Logs": func(ctx context.Context, r engine.Runtime) error {
+			return r.Logs(ctx, "x", engine.LogOptions{Lines: 1}, discard{})
+		},
+		"Exec": func(ctx context.Context, r engine.Runtime) error {
+			_, err := r.Exec(ctx, "x", engine.Exec{Args: []string{"true"}})
+			return err
+		},
 		"Image":       func(ctx context.Context, r engine.Runtime) error { _, err := r.Image(ctx, "x"); return err },
 		"Images":      func(ctx context.Context, r engine.Runtime) error { _, err := r.Images(ctx); return err },
 		"Pull":        func(ctx context.Context, r engine.Runtime) error { _, err := r.Pull(ctx, s.Open, nil, nil); return err },

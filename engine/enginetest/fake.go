@@ -2,7 +2,7 @@
 // processes, images and failures a test controls, and [Run], the conformance suite that every engine.Runtime passes, the
 // Fake included.
 //
-// The Fake starts no goroutines and reads no clock but package time's, so it works inside a testing/synctest bubble: a
+// The Fake starts no goroutines, but one while an Exec lasts, and reads no clock but package time's, so it works inside a testing/synctest bubble: a
 // process "runs" until somebody stops it, a test calls Exit, OOM or KillAll, or the time that its [Behaviour] gives it is
 // over.
 //
@@ -35,6 +35,7 @@ type Fake struct {
 	serial     int
 	nextPort   int32
 	behave     func(engine.Spec) Behaviour
+	execs      func(context.Context, engine.Spec, engine.Exec) (int, error)
 	down       bool
 	faults     map[string]*fault
 	calls      map[string]int
@@ -85,6 +86,7 @@ func NewFake() *Fake {
 		volumes:    map[string]engine.EngineVolume{},
 		nextPort:   32768,
 		behave:     func(engine.Spec) Behaviour { return Behaviour{} },
+		execs:      func(context.Context, engine.Spec, engine.Exec) (int, error) { return 0, nil },
 		faults:     map[string]*fault{},
 		calls:      map[string]int{},
 		started:    map[string]int{},
@@ -107,6 +109,14 @@ func (f *Fake) Behave(decide func(engine.Spec) Behaviour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.behave = decide
+}
+
+// BehaveExec decides what processes do that Exec runs: run is called by Exec, and returns what it does. Its context ends when the caller's does,
+// and when the container's process ends. Without it they exit with 0 at once.
+func (f *Fake) BehaveExec(run func(context.Context, engine.Spec, engine.Exec) (int, error)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.execs = run
 }
 
 // container is one container; mu of the Fake guards it.

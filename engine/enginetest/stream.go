@@ -3,9 +3,7 @@ package enginetest
 import (
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -86,33 +84,6 @@ func (f *Fake) Events(ctx context.Context, ready func(), each func(engine.Event)
 			return fmt.Errorf("the event stream broke: %w", errdefs.ErrUnavailable)
 		}
 	}
-}
-
-// Logs copies what the process has written.
-func (f *Fake) Logs(ctx context.Context, id string, lines int, w io.Writer) error {
-	if err := f.enter(ctx, "Logs", id); err != nil {
-		return err
-	}
-	c := f.find(id)
-	if c == nil {
-		f.mu.Unlock()
-		return noContainer(id)
-	}
-	output := c.output
-	unreadable := c.spec.HostConfig.LogConfig != nil && c.spec.HostConfig.LogConfig.Type == "none"
-	f.mu.Unlock()
-	if unreadable {
-		return fmt.Errorf("the log driver none of container %s can't be read: %w", c.state.Name, errdefs.ErrNotFound)
-	}
-	all := strings.SplitAfter(output, "\n")
-	if n := len(all); n > 0 && all[n-1] == "" {
-		all = all[:n-1]
-	}
-	if lines > 0 && len(all) > lines {
-		all = all[len(all)-lines:]
-	}
-	_, err := io.WriteString(w, strings.Join(all, ""))
-	return err
 }
 
 // bind gives a container its host ports. The mutex is held.

@@ -43,8 +43,27 @@ const (
 	ScriptLines    = "echo one; echo two; echo three"
 	ScriptReport   = "echo user=$(id -u):$(id -g) dir=$(pwd) from=$FROM mine=$MINE"
 	ScriptRoot     = "touch /new 2>/dev/null && echo writable || echo read-only"
+	ScriptSlow     = "echo first; sleep 0.3; echo second; sleep 0.3; exit 4"
 	ScriptMounts   = "cat /in/file; touch /in/x 2>/dev/null && echo in writable || echo in read-only; echo new >/out/file; touch /tmpfs/x && echo tmpfs writable"
 )
+
+// Scripts that the suite runs in a container that runs, by Exec.
+const (
+	ExecEcho    = "echo out; echo err >&2; exit 7"
+	ExecCopy    = "cat; echo end"
+	ExecReport  = ScriptReport
+	ExecSignal  = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done"
+	ExecForever = "echo ready; while :; do sleep 0.05; done"
+	ExecOrphan  = "sleep 30 & echo parent; exit 3"
+	ExecSize    = "until [ \"$(stty size)\" = '24 80' ]; do sleep 0.05; done; stty size; while [ \"$(stty size)\" = '24 80' ]; do sleep 0.05; done; stty size"
+	ExecKeys    = "stty -echo; echo ready; cat; echo end" // with a terminal
+	// ExecCountMarked counts the processes that have ExecMark among their arguments, but for itself.
+	ExecCountMarked = "grep -l longshore-[m]ark /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+	ExecMark        = "longshore-mark"
+)
+
+// orphanLives is how long ExecOrphan's child holds its output.
+const orphanLives = 30 * time.Second
 
 // Images describes the images that the suite needs, by name.
 func Images() map[string]FakeImage {
@@ -82,7 +101,7 @@ func Run(t *testing.T, factory func(t *testing.T) Subject) {
 		test func(*testing.T, *suite)
 	}{
 		{"the engine", engineTests}, {"create", createTests}, {"start", startTests}, {"restart", restartTests}, {"stop", stopTests}, {"remove", removeTests},
-		{"foreign containers", foreignTests}, {"output", logsTests}, {"events", eventsTests}, {"processes", processTests},
+		{"foreign containers", foreignTests}, {"output", logsTests}, {"further processes", execTests}, {"events", eventsTests}, {"processes", processTests},
 		{"settings", settingsTests}, {"named volumes", volumeTests}, {"imported images", importTests}, {"shared namespaces", namespaceTests}, {"networks", networkTests}, {"local images", imageTests}, {"pulls", pullTests},
 		{"files of images", fileTests}, {"an engine that fails", failureTests},
 	}
@@ -208,7 +227,7 @@ func (s *suite) saying(t *testing.T, id, text string) {
 func (s *suite) logs(t *testing.T, id string, lines int) string {
 	t.Helper()
 	var buf bytes.Buffer
-	if err := s.Runtime.Logs(s.ctx(t), id, lines, &buf); err != nil {
+	if err := s.Runtime.Logs(s.ctx(t), id, engine.LogOptions{Lines: lines}, &buf); err != nil {
 		t.Fatalf("logs: %v", err)
 	}
 	return buf.String()

@@ -17,7 +17,7 @@ func FuzzRead(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "container.log"), file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_ = logdriver.Read(dir, 3, io.Discard)
-		_ = logdriver.Read(dir, 0, io.Discard)
+		_ = logdriver.Read(t.Context(), dir, logdriver.ReadOptions{Lines: 3, Times: true}, io.Discard)
+		_ = logdriver.Read(t.Context(), dir, logdriver.ReadOptions{}, io.Discard)
 	})
 }

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/containerd/errdefs"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/execstream"
 )
 
 // Client is an engine behind a unix socket. All methods may be called concurrently.
@@ -128,11 +130,26 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 }
 
 // Logs copies a container's output.
-func (c *Client) Logs(ctx context.Context, id string, lines int, w io.Writer) error {
-	return c.do(ctx, "Logs", call{ID: id, Count: int64(lines)}, nil, func(r reply) error {
+func (c *Client) Logs(ctx context.Context, id string, o engine.LogOptions, w io.Writer) error {
+	return c.do(ctx, "Logs", call{ID: id, Logs: &o}, nil, func(r reply) error {
 		_, err := w.Write(r.Data)
 		return err
 	})
+}
+
+// Exec runs a process in a container.
+func (c *Client) Exec(ctx context.Context, id string, e engine.Exec) (int, error) {
+	ws, _, err := websocket.Dial(ctx, "http://engine/Exec", &websocket.DialOptions{HTTPClient: c.http}) //nolint:bodyclose // the connection is the socket's
+	if err != nil {
+		if e.Stdin != nil {
+			_ = e.Stdin.Close()
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		return 0, fmt.Errorf("Exec: %w: %w", err, errdefs.ErrUnavailable)
+	}
+	return execstream.Run(ctx, ws, execstream.Start{Container: id, Exec: e})
 }
 
 // Events follows the events of our containers.

@@ -1,7 +1,7 @@
 // Package remote carries the Runtime contract over a unix socket, so that an engine in memory outlives the process that
 // uses it: the agent under test is killed, and finds the containers again that it had left.
 //
-// Each call is one HTTP request of its own. Its answer is a stream of JSON values: events, progress or output as they come,
+// Each call is one HTTP request of its own, and an Exec a web socket (package execstream). Its answer is a stream of JSON values: events, progress or output as they come,
 // and the result at last. A caller that leaves closes its connection, and that ends the call on the other side, unless
 // [Options] let it be carried out all the same, as an engine does that has been asked already.
 package remote
@@ -35,6 +35,7 @@ type call struct {
 	Grace  time.Duration        `json:"grace,omitempty"`
 	Count  int64                `json:"count,omitempty"`
 	Spec   *engine.Spec         `json:"spec,omitempty"`
+	Logs   *engine.LogOptions   `json:"logs,omitempty"`
 	Auth   *engine.RegistryAuth `json:"auth,omitempty"`
 	Volume *engine.EngineVolume `json:"volume,omitempty"`
 	Config *engine.ImageConfig  `json:"config,omitempty"`

@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/coder/websocket"
 	"github.com/containerd/errdefs"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/engine/execstream"
 )
 
 // Options are a server's.
@@ -53,6 +55,10 @@ func (a *answers) Write(p []byte) (int, error) {
 
 // ServeHTTP carries out one call.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/Exec" {
+		s.serveExec(w, r)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit)) // to its end: from then on the server sees a caller that leaves
 	var c call
 	if err == nil {
@@ -80,6 +86,15 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = out.send(last) // to a caller that has left nothing can be said
 }
 
+// serveExec carries out the one call whose caller says more while it lasts.
+func (s *server) serveExec(w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	_, _ = execstream.Serve(r.Context(), ws, func(ctx context.Context, x execstream.Start) (int, error) { return s.Exec(ctx, x.Container, x.Exec) })
+}
+
 func (s *server) do(ctx context.Context, method string, c *call, out *answers) (any, error) {
 	switch method {
 	case "Info":
@@ -102,7 +117,10 @@ func (s *server) do(ctx context.Context, method string, c *call, out *answers) (
 	case "Remove":
 		return nil, s.Remove(ctx, c.ID)
 	case "Logs":
-		return nil, s.Logs(ctx, c.ID, int(c.Count), out)
+		if c.Logs == nil {
+			c.Logs = &engine.LogOptions{}
+		}
+		return nil, s.Logs(ctx, c.ID, *c.Logs, out)
 	case "Events":
 		return nil, s.Events(ctx, func() { _ = out.send(reply{Ready: true}) }, func(e engine.Event) { _ = out.send(reply{Event: &e}) })
 	}

@@ -94,11 +94,10 @@ func (d *jsonFile) rotate() error {
 	if err := d.f.Close(); err != nil {
 		return err
 	}
-	if d.files == 1 {
-		if err := os.Truncate(logdriver.Numbered(d.dir, 0), 0); err != nil {
+	if d.files == 1 { // another file and not a shorter one, so that who reads it sees that
+		if err := os.Remove(logdriver.Numbered(d.dir, 0)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return d.open()
 	}
 	for n := d.files - 1; n > 0; n-- {
 		if err := os.Rename(logdriver.Numbered(d.dir, n-1), logdriver.Numbered(d.dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {

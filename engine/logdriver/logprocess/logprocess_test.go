@@ -52,7 +52,7 @@ func carry(t *testing.T, s logdriver.Settings, stdout, stderr string) {
 func read(t *testing.T, dir string, lines int) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := logdriver.Read(dir, lines, &out); err != nil {
+	if err := logdriver.Read(t.Context(), dir, logdriver.ReadOptions{Lines: lines}, &out); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
