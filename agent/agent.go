@@ -33,6 +33,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
+	"github.com/longshore-project/longshore/agent/join"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/agent/logging"
 	"github.com/longshore-project/longshore/agent/metrics"
@@ -119,6 +120,9 @@ func Run(ctx context.Context, opt Options) error {
 	cfg, warnings, err := config.Load(opt.Config)
 	if err != nil {
 		return &TerminalError{fmt.Errorf("the configuration: %w", err)}
+	}
+	if join.LoadMark(cfg.DataDir) != nil {
+		return &TerminalError{errors.New("this host began to leave its control plane: finish that with \"longshore-agent leave\", or it would register again")}
 	}
 	if opt.Runtime == nil {
 		if err := becomeContainerd(cfg); err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -348,6 +349,9 @@ func Cleanup(ctx context.Context, say func(string)) error {
 	}
 	var network netns.HostNetwork
 	network.Set(linkLocal())
+	if bridge, err := network.OpenBridge(netns.BridgeConfig{Dir: filepath.Join(runFolder, "leases"), Log: zap.NewNop()}); err == nil {
+		network.Set(linkLocal(), bridge)
+	}
 	client := http.Client{Timeout: 2 * time.Second}
 	if response, err := client.Do(request); err == nil {
 		_ = response.Body.Close()

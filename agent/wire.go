@@ -21,8 +21,8 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/volume"
 	"github.com/longshore-project/longshore/imagecache"
+	"github.com/longshore-project/longshore/internal/durable"
 	"github.com/longshore-project/longshore/protocol/awsapi"
-	"github.com/longshore-project/longshore/statemgr"
 )
 
 // newRuntime makes the Runtime of the configured engine; nothing is asked of it yet.
@@ -219,7 +219,7 @@ func keptToken(dir string) (string, error) {
 func dropToken(dir string) { _ = os.Remove(filepath.Join(dir, tokenName)) }
 
 // writeDurably replaces a file as a whole; the data is on the disk when it returns nil.
-func writeDurably(name string, data []byte) error { return statemgr.Replace(name, data, 0o600) }
+func writeDurably(name string, data []byte) error { return durable.Write(name, data, 0o600) }
 
 // findGPUs looks for the host's GPUs where they are to be offered.
 func (a *Agent) findGPUs() {

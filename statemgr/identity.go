@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/longshore-project/longshore/internal/durable"
 	"github.com/longshore-project/longshore/internal/failpoint"
 )
 
@@ -67,7 +68,10 @@ func SaveIdentity(dir string, id Identity) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(filepath.Join(dir, IdentityName), append(raw, '\n'), 0o600, func(when string) { failpoint.Hit("statemgr/identity-" + when) }); err != nil {
+	failpoint.Hit("statemgr/identity-before")
+	err = durable.Write(filepath.Join(dir, IdentityName), append(raw, '\n'), 0o600)
+	failpoint.Hit("statemgr/identity-after")
+	if err != nil {
 		return fmt.Errorf("save the instance's identity: %w", err)
 	}
 	return nil
@@ -79,36 +83,6 @@ func RemoveIdentity(dir string) error {
 		return err
 	}
 	return syncDir(dir)
-}
-
-// Replace writes a file beside the old one and puts it in its place, each step durable before the next: at any time there is the
-// old one or the new one, whole. mode is the new one's, whatever the old one's was.
-func Replace(path string, data []byte, mode os.FileMode) error {
-	return replace(path, data, mode, func(string) {})
-}
-
-// replace is Replace; hit is told before and after the new file is in its place.
-func replace(path string, data []byte, mode os.FileMode, hit func(when string)) (err error) {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temp)
-		}
-	}()
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	hit("before")
-	if err = os.Rename(temp, path); err != nil {
-		return err
-	}
-	hit("after")
-	return syncDir(filepath.Dir(path))
 }
 
 func syncDir(dir string) error {

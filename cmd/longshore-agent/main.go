@@ -73,7 +73,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
 	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newCleanup(stdout), newSettings(stdout), newPolicy(stdout),
-		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout))
+		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newJoin(stdout, stderr), newLeave(stdout, stderr))
 	return root
 }
 

@@ -75,7 +75,7 @@ const (
 
 // The errors of [Parse].
 var (
-	ErrForm    = errors.New("it is no token of Longshore: one begins with " + prefix)
+	ErrForm    = errors.New("it is no token of Longshore, which begins with \"" + prefix + "\"")
 	ErrDamaged = errors.New("the token is damaged: a part of it is missing or was changed on the way")
 )
 
