@@ -91,7 +91,7 @@ func reconcile(s snapshot, cfg *Config) *plan {
 		p.drain()
 		p.forgetPreparations()
 	case active:
-		if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
+		if p.plan.problem = p.readDeployments(); p.plan.problem != nil || p.takeAdopted() {
 			return p.plan
 		}
 		if s.service.Object.SchedulingStrategy != types.SchedulingStrategyDaemon {
@@ -280,6 +280,9 @@ func newer(a, b *store.Task) bool {
 // with true too, where a task may stay though none could be started.
 func belongs(req *placement.Request, h *placement.Host, own *store.Task) (bool, *placement.Refusal) {
 	runs := own != nil && task.Wanted(own)
+	if runs && !own.AdoptedAt.IsZero() {
+		return true, nil // what the instance was told by attributes may be forgotten
+	}
 	if aws.ToString(h.Instance.Object.Status) != active {
 		return false, nil
 	}

@@ -143,5 +143,5 @@ func sameForPlacement(a, b store.Record) bool {
 		reflect.DeepEqual(x.Object.RegisteredResources, y.Object.RegisteredResources) &&
 		reflect.DeepEqual(x.Object.Status, y.Object.Status) &&
 		reflect.DeepEqual(x.Object.VersionInfo, y.Object.VersionInfo) &&
-		x.InactiveSince.Equal(y.InactiveSince)
+		x.InactiveSince.Equal(y.InactiveSince) && x.Unlisted == y.Unlisted
 }

@@ -111,6 +111,14 @@ func binding(b *acs.PortBinding) types.NetworkBinding {
 	return n
 }
 
+// OfDeployment is the task as one of a deployment of its service.
+func OfDeployment(t *store.Task, deployment string) *store.Task {
+	n := clone(t)
+	n.Deployment, n.Object.StartedBy = deployment, aws.String(deployment)
+	n.Object.Version++
+	return n
+}
+
 // Gone is the task as STOPPED because its agent, which has said all that it runs, does not have it; nil for one that is
 // STOPPED already.
 func Gone(t *store.Task, now time.Time) *store.Task {
