@@ -25,14 +25,15 @@ type Networks struct {
 // New returns Networks on a bridge, with the namespaces' files in a folder, which a reboot empties.
 func New(b *netns.Bridge, dir string) *Networks { return &Networks{b, dir} }
 
-func (n *Networks) file(id string) string { return filepath.Join(n.dir, id) }
+// File is the file of a container's namespace.
+func (n *Networks) File(id string) string { return filepath.Join(n.dir, id) }
 
-// Connect gives a container its namespace, addresses and ports; it may be repeated.
+// Make makes the namespace; it may be repeated.
+func (n *Networks) Make(id string) error { return netns.MakeNamespace(n.File(id)) }
+
+// Connect gives a container addresses and ports; it may be repeated.
 func (n *Networks) Connect(ctx context.Context, id, task string, ports []engine.Port) (containerd.Connection, error) {
-	if err := netns.MakeNamespace(n.file(id)); err != nil {
-		return containerd.Connection{}, err
-	}
-	want := netns.Connection{ID: id, Task: task[strings.LastIndex(task, "/")+1:], Namespace: n.file(id)}
+	want := netns.Connection{ID: id, Task: task[strings.LastIndex(task, "/")+1:], Namespace: n.File(id)}
 	for _, p := range ports {
 		protocol := p.Protocol
 		if protocol == "" {
@@ -48,7 +49,7 @@ func (n *Networks) Connect(ctx context.Context, id, task string, ports []engine.
 	if err != nil {
 		return containerd.Connection{}, err
 	}
-	c := containerd.Connection{Namespace: n.file(id)}
+	var c containerd.Connection
 	any := map[bool]string{}
 	for _, a := range l.Addresses {
 		c.Addresses = append(c.Addresses, a.Addr().String())
@@ -66,5 +67,5 @@ func (n *Networks) Connect(ctx context.Context, id, task string, ports []engine.
 
 // Disconnect takes all of it away; it may be repeated.
 func (n *Networks) Disconnect(ctx context.Context, id string) error {
-	return errors.Join(n.bridge.Disconnect(ctx, id), netns.RemoveNamespace(n.file(id)))
+	return errors.Join(n.bridge.Disconnect(ctx, id), netns.RemoveNamespace(n.File(id)))
 }

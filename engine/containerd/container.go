@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -90,14 +89,87 @@ func (r *Runtime) find(ctx context.Context, ref string) (box, error) {
 	if err := classify(ctx, err); !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) {
 		return box{}, err
 	}
-	list, err := r.client.ContainerService().List(ctx, "labels."+strconv.Quote(labelName)+"=="+strconv.Quote(ref))
+	return r.byName(ctx, ref)
+}
+
+// byName returns our container of a name.
+func (r *Runtime) byName(ctx context.Context, name string) (box, error) {
+	if !r.names.whole() {
+		list, err := r.client.ContainerService().List(ctx)
+		if err != nil {
+			return box{}, classify(ctx, err)
+		}
+		r.names.fill(list)
+	}
+	id := r.names.id(name)
+	if id == "" {
+		return box{}, noContainer(name)
+	}
+	c, err := r.client.ContainerService().Get(ctx, id)
+	if err = classify(ctx, err); errdefs.IsNotFound(err) { // somebody else has removed it
+		r.names.drop(name, id)
+	}
 	if err != nil {
-		return box{}, classify(ctx, err)
+		return box{}, err
 	}
-	if len(list) == 0 {
-		return box{}, noContainer(ref)
+	return open(c)
+}
+
+// names are the ids of our containers by their names. Only this process makes and removes containers of ours, so what it has seen once
+// and done since is all there is: containerd, which has no index of labels, would read every container to find one.
+type names struct {
+	mu   sync.Mutex
+	ids  map[string]string
+	seen bool // everything that was there before us
+}
+
+func (n *names) whole() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen
+}
+
+// fill takes what there is. What this process has made since the list was asked for is newer than it.
+func (n *names) fill(list []containers.Container) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ids == nil {
+		n.ids = map[string]string{}
 	}
-	return open(list[0])
+	for _, c := range list {
+		if name := c.Labels[labelName]; name != "" && n.ids[name] == "" {
+			n.ids[name] = c.ID
+		}
+	}
+	n.seen = true
+}
+
+// doubt says that there may be one that is not known.
+func (n *names) doubt() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seen = false
+}
+
+func (n *names) id(name string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ids[name]
+}
+
+func (n *names) put(name, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ids[name] = id
+}
+
+// drop forgets a container, unless the name is another's by now.
+func (n *names) drop(name, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ids[name] == id {
+		delete(n.ids, name)
+	}
 }
 
 // task is a container's task; nil if it has none.
@@ -137,7 +209,7 @@ func (r *Runtime) look(ctx context.Context, b box, t *tasktypes.Process) (engine
 		return engine.State{}, fmt.Errorf("what is remembered of container %s: %w", b.rec.Spec.Name, err)
 	}
 	if !alive(t) && was.running() {
-		if t, was, err = r.settle(ctx, b.ID); err != nil {
+		if t, was, err = r.settle(ctx, b); err != nil {
 			return engine.State{}, err
 		}
 	}
@@ -159,7 +231,7 @@ func (r *Runtime) state(b box, t *tasktypes.Process, was run) engine.State {
 		if st.Health.Status == "" && checks(b.rec) != nil {
 			st.Health.Status = "UNKNOWN"
 		}
-	case t != nil: // made, and not started yet
+	case t != nil && was.FinishedAt.IsZero(): // made, and not started yet
 		st.StartedAt = time.Time{}
 	case !was.StartedAt.IsZero():
 		st.Status, st.FinishedAt, st.OOMKilled = engine.StatusExited, was.FinishedAt, was.OOMKilled
@@ -283,7 +355,11 @@ func (r *Runtime) Create(ctx context.Context, spec engine.Spec) (string, error) 
 		}
 	}
 	id := newID()
-	oci, err := compose(rec, r.input(id, rec))
+	f := r.input(id, rec)
+	if u, err := r.user(ctx, rec); err == nil { // what is wrong with a user is said at the start
+		f.User = u
+	}
+	oci, err := compose(rec, f)
 	if err != nil {
 		return "", err
 	}
@@ -307,8 +383,9 @@ func (r *Runtime) make(ctx context.Context, id string, rec record, oci *specs.Sp
 	if err := os.Mkdir(r.dir(id), 0o711); err != nil {
 		return err
 	}
+	asked := false // containerd may have made it, whatever it says
 	defer func() {
-		if err != nil {
+		if err != nil && !asked {
 			_ = os.RemoveAll(r.dir(id))
 		}
 	}()
@@ -330,12 +407,18 @@ func (r *Runtime) make(ctx context.Context, id string, rec record, oci *specs.Sp
 	if err != nil {
 		return err
 	}
+	asked = true
 	_, err = r.client.ContainerService().Create(ctx, containers.Container{
 		ID: id, Image: img.name, Labels: map[string]string{labelName: rec.Spec.Name, engine.LabelTaskArn: rec.Spec.Labels[engine.LabelTaskArn]},
 		Runtime: containers.RuntimeInfo{Name: runtimeName, Options: options}, Spec: ociAny, SnapshotKey: id, Snapshotter: r.cfg.Snapshotter,
 		Extensions: map[string]typeurl.Any{extension: kept},
 	})
-	return classify(ctx, err)
+	if err != nil {
+		r.names.doubt()
+		return classify(ctx, err)
+	}
+	r.names.put(rec.Spec.Name, id)
+	return nil
 }
 
 // check refuses what no container can be made of.
@@ -370,7 +453,7 @@ func (r *Runtime) existing(ctx context.Context, spec engine.Spec) (string, error
 	} else if err := classify(ctx, err); !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) {
 		return "", err
 	}
-	b, err := r.find(ctx, spec.Name)
+	b, err := r.byName(ctx, spec.Name)
 	switch {
 	case errdefs.IsNotFound(err):
 		return "", nil
@@ -413,7 +496,7 @@ func (r *Runtime) Remove(ctx context.Context, ref string) error {
 
 // remove takes away what a container without a task has. The lock is held.
 func (r *Runtime) remove(ctx context.Context, b box) error {
-	if err := r.disconnect(ctx, b.ID); err != nil {
+	if err := r.disconnect(ctx, b); err != nil {
 		return err
 	}
 	if err := r.client.ContainerService().Delete(ctx, b.ID); err != nil && !errdefs.IsNotFound(native(err)) {
@@ -430,6 +513,7 @@ func (r *Runtime) remove(ctx context.Context, b box) error {
 			return err
 		}
 	}
+	r.names.drop(b.rec.Spec.Name, b.ID)
 	return os.RemoveAll(r.dir(b.ID))
 }
 

@@ -8,6 +8,7 @@
 //	containerd.go  New, Info, Close, the connection
 //	container.go   List, Inspect, Create, Remove, and how a container is found by its name
 //	start.go       Start, Restart, Stop
+//	host.go        what a process gets of the host, made and taken away: namespaces, its place on the bridge, shared memory
 //	run.go         what is remembered of a container's process: one small file, written before and after it runs
 //	keep.go        what must be done though nobody asks: ends are written down and their shims released
 //	health.go      health checks, by programs run in containers
@@ -18,6 +19,7 @@
 //	files.go       ReadFile, Stat
 //	volume.go      named and anonymous volumes
 //	output.go      where output goes, and Logs
+//	exec.go        Exec
 //	events.go      Events
 //	foreign.go     containers of the namespace that somebody else made
 //	errors.go      containerd's errors → classes of errdefs
@@ -75,8 +77,12 @@ type Config struct {
 
 // Networks is what the engine needs of the host's networking (netns, wired by agent). Calls may be repeated.
 type Networks interface {
-	// Connect gives a container a network namespace on the host's bridge, with its ports published, and returns the namespace's file.
-	// ResourceExhausted: a host port is taken.
+	// File is the file of a container's network namespace, whether it is there or not.
+	File(id string) string
+	// Make makes the namespace, with nothing in it.
+	Make(id string) error
+	// Connect puts the namespace of a container on the host's bridge, with the container's ports published. ResourceExhausted: a host
+	// port is taken.
 	Connect(ctx context.Context, id, task string, ports []engine.Port) (Connection, error)
 	// Disconnect takes all of it away.
 	Disconnect(ctx context.Context, id string) error
@@ -84,7 +90,6 @@ type Networks interface {
 
 // Connection is a container on the bridge.
 type Connection struct {
-	Namespace string
 	Addresses []string
 	Ports     []engine.Binding
 }
@@ -95,10 +100,14 @@ type Runtime struct {
 	client *client.Client
 	log    *zap.Logger
 	known  known
+	names  names
 	health publisher
 	images imageFacts
-	end    context.CancelFunc
-	work   sync.WaitGroup
+	// leaving is held, for reading, while a container is taken off the bridge.
+	leaving sync.RWMutex
+	began   time.Time
+	end     context.CancelFunc
+	work    sync.WaitGroup
 }
 
 var (
@@ -145,7 +154,7 @@ func New(cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("containerd at %s: %w", cfg.Address, err)
 	}
 	ctx, end := context.WithCancel(context.Background())
-	r := &Runtime{cfg: cfg, client: c, log: cfg.Log, end: end}
+	r := &Runtime{cfg: cfg, client: c, log: cfg.Log, began: time.Now(), end: end}
 	r.images.init()
 	r.work.Go(func() { r.keep(r.ns(ctx)) })
 	return r, nil

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteserrors "github.com/containerd/containerd/v2/core/remotes/errors"
@@ -20,10 +21,18 @@ func classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := ctx.Err(); cause != nil {
+	if cause := over(ctx); cause != nil {
 		return cause
 	}
 	return native(err)
+}
+
+// over is why a context has ended. containerd knows the deadline, too, and may have said so before the context's own timer has.
+func over(ctx context.Context) error {
+	if deadline, has := ctx.Deadline(); has && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 // native is an error with its class, whether it comes as gRPC has it or was translated already.
@@ -37,7 +46,7 @@ func native(err error) error {
 // startError is why the OCI runtime did not start a process: what can't be run is the caller's to mend.
 func startError(ctx context.Context, err error) error {
 	err = classify(ctx, err)
-	if errdefs.IsUnavailable(err) || ctx.Err() != nil {
+	if errdefs.IsUnavailable(err) || over(ctx) != nil {
 		return err
 	}
 	text := strings.ToLower(err.Error())
@@ -72,7 +81,7 @@ func pullError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := ctx.Err(); cause != nil {
+	if cause := over(ctx); cause != nil {
 		return cause
 	}
 	var answer remoteserrors.ErrUnexpectedStatus

@@ -66,11 +66,23 @@ func hostDevices() ([]specs.LinuxDevice, error) {
 // maxAccounts bounds the lists of users and groups of an image.
 const maxAccounts = 1 << 20
 
-// user finds out who the process is: user and group by number or by the image's own lists, and the groups that it is in.
+// user finds out who the process is: user and group by number or by the image's own lists, and the groups that it is in. An image does not
+// change, so it is found out once.
 func (r *Runtime) user(ctx context.Context, rec record) (execUser, error) {
 	who := cmp.Or(rec.Spec.Config.User, rec.Image.User)
+	if known, is := r.images.user(rec.ImageID, who); is {
+		return known, nil
+	}
+	found, err := r.findUser(ctx, rec.ImageID, who)
+	if err == nil {
+		r.images.remember(rec.ImageID, who, found)
+	}
+	return found, err
+}
+
+func (r *Runtime) findUser(ctx context.Context, image, who string) (execUser, error) {
 	read := func(name string) (*bytes.Reader, error) {
-		b, err := r.ReadFile(ctx, rec.ImageID, name, maxAccounts)
+		b, err := r.ReadFile(ctx, image, name, maxAccounts)
 		if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 			err = nil
 		}
@@ -95,28 +107,39 @@ func (r *Runtime) user(ctx context.Context, rec record) (execUser, error) {
 	return found, nil
 }
 
-// files are the files of /etc that are the container's own, or those of the container whose network it joins.
-func (r *Runtime) files(ctx context.Context, b box, next *run) (map[string]string, error) {
-	at := func(id, name string) string { return filepath.Join(r.dir(id), name) }
-	of := b.ID
+// filesOf are the files of /etc that are a container's own, by their places.
+func (r *Runtime) filesOf(id string) map[string]string {
+	at := func(name string) string { return filepath.Join(r.dir(id), name) }
+	return map[string]string{"/etc/hosts": at("hosts"), "/etc/hostname": at("hostname"), "/etc/resolv.conf": at("resolv.conf")}
+}
+
+// makeFiles makes them, empty, so that they can be mounted; or names those of the container whose network this one joins.
+func (r *Runtime) makeFiles(ctx context.Context, b box, f *facts) error {
 	if ref, joins := other(networkMode(b.rec.Spec)); joins {
 		o, err := r.find(ctx, ref)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		of = o.ID
-	} else if err := r.writeFiles(ctx, b, next); err != nil {
-		return nil, err
+		f.Files = r.filesOf(o.ID)
+		return nil
 	}
-	return map[string]string{"/etc/hosts": at(of, "hosts"), "/etc/hostname": at(of, "hostname"), "/etc/resolv.conf": at(of, "resolv.conf")}, nil
+	for _, file := range f.Files {
+		made, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		_ = made.Close()
+	}
+	return nil
 }
 
-func (r *Runtime) writeFiles(ctx context.Context, b box, next *run) error {
+// writeFiles fills them.
+func (r *Runtime) writeFiles(ctx context.Context, b box, c *Connection) error {
 	f := r.input(b.ID, b.rec)
 	mode := networkMode(b.rec.Spec)
 	var addresses []string
-	if next.Network != nil {
-		addresses = next.Network.Addresses
+	if c != nil {
+		addresses = c.Addresses
 	}
 	linked, err := r.linked(ctx, b.rec.Spec.Links)
 	if err != nil {
@@ -134,11 +157,11 @@ func (r *Runtime) writeFiles(ctx context.Context, b box, next *run) error {
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
-		"hostname": f.Hostname + "\n", "hosts": hosts(base, f.Hostname, addresses, b.rec.Spec.HostConfig.ExtraHosts, linked),
-		"resolv.conf": resolvConf(resolv, b.rec.Spec.HostConfig.DNS, b.rec.Spec.HostConfig.DNSSearch),
+	for at, text := range map[string]string{
+		"/etc/hostname": f.Hostname + "\n", "/etc/hosts": hosts(base, f.Hostname, addresses, b.rec.Spec.HostConfig.ExtraHosts, linked),
+		"/etc/resolv.conf": resolvConf(resolv, b.rec.Spec.HostConfig.DNS, b.rec.Spec.HostConfig.DNSSearch),
 	} {
-		if err := os.WriteFile(filepath.Join(r.dir(b.ID), name), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(f.Files[at], []byte(text), 0o644); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -42,13 +43,54 @@ type local struct {
 	chain digest.Digest // of all its layers: the snapshot that containers begin with
 }
 
-// imageFacts remembers what manifests say; a manifest never changes.
+// imageFacts remembers what manifests say, and who an image's users are; neither ever changes.
 type imageFacts struct {
 	mu     sync.Mutex
 	byRoot map[digest.Digest]local // by the digest that a record leads to
+	users  map[[2]string]execUser  // by image and what a definition says
 }
 
-func (f *imageFacts) init() { f.byRoot = map[digest.Digest]local{} }
+func (f *imageFacts) init() {
+	f.byRoot, f.users = map[digest.Digest]local{}, map[[2]string]execUser{}
+}
+
+// keep forgets what is not of these images.
+func (f *imageFacts) keep(list []images.Image) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	there := map[digest.Digest]bool{}
+	for _, img := range list {
+		there[img.Target.Digest] = true
+	}
+	ids := map[string]bool{}
+	for d, l := range f.byRoot {
+		if !there[d] {
+			delete(f.byRoot, d)
+			continue
+		}
+		ids[l.ID] = true
+	}
+	maps.DeleteFunc(f.users, func(key [2]string, _ execUser) bool { return !ids[key[0]] })
+}
+
+func (f *imageFacts) user(image, who string) (execUser, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	u, known := f.users[[2]string{image, who}]
+	return u, known
+}
+
+// maxUsers bounds the users that are remembered; there are about as many as container definitions.
+const maxUsers = 10_000
+
+func (f *imageFacts) remember(image, who string, u execUser) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.users) >= maxUsers {
+		clear(f.users)
+	}
+	f.users[[2]string{image, who}] = u
+}
 
 // full is the whole reference for one that people use.
 func full(ref string) (reference.Named, error) {
@@ -163,7 +205,7 @@ func (d *imageDocument) config() engine.ImageConfig {
 	return c
 }
 
-// local finds an image by reference, digest or id.
+// local finds an image by reference, digest or id, without its names.
 func (r *Runtime) local(ctx context.Context, ref string) (local, error) {
 	missing := refuse(errdefs.ErrNotFound, "no such image: %s", ref)
 	if ref == "" {
@@ -187,17 +229,39 @@ func (r *Runtime) local(ctx context.Context, ref string) (local, error) {
 	if errdefs.IsNotFound(err) { // its content is gone
 		return local{}, missing
 	}
+	return l, err
+}
+
+// whole is an image with its names.
+func (r *Runtime) whole(ctx context.Context, ref string) (local, error) {
+	l, err := r.local(ctx, ref)
 	if err != nil {
-		return local{}, err
+		return l, err
 	}
-	return l, r.named(ctx, &l, name)
+	var as reference.Named
+	if !isID(ref) {
+		if as, err = full(ref); err != nil {
+			return l, err
+		}
+	}
+	return l, r.named(ctx, &l, as)
+}
+
+// records are what the names of images lead to.
+func (r *Runtime) records(ctx context.Context) ([]images.Image, error) {
+	list, err := r.client.ImageService().List(ctx)
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	r.images.keep(list)
+	return list, nil
 }
 
 // named adds the names that an image has, and the digest under which a repository gave it.
 func (r *Runtime) named(ctx context.Context, l *local, as reference.Named) error {
-	list, err := r.client.ImageService().List(ctx)
+	list, err := r.records(ctx)
 	if err != nil {
-		return classify(ctx, err)
+		return err
 	}
 	for _, img := range list {
 		other, err := r.describe(ctx, img)
@@ -221,14 +285,14 @@ func isID(ref string) bool {
 
 // byID finds an image by the digest of its configuration or manifest.
 func (r *Runtime) byID(ctx context.Context, id string) (local, error) {
-	list, err := r.client.ImageService().List(ctx)
+	list, err := r.records(ctx)
 	if err != nil {
-		return local{}, classify(ctx, err)
+		return local{}, err
 	}
 	for _, img := range list {
 		l, err := r.describe(ctx, img)
 		if err == nil && (l.ID == id || img.Target.Digest.String() == id) {
-			return l, r.named(ctx, &l, nil)
+			return l, nil
 		}
 	}
 	return local{}, refuse(errdefs.ErrNotFound, "no such image: %s", id)
@@ -236,16 +300,16 @@ func (r *Runtime) byID(ctx context.Context, id string) (local, error) {
 
 // Image returns a local image.
 func (r *Runtime) Image(ctx context.Context, ref string) (engine.Image, error) {
-	l, err := r.local(r.ns(ctx), ref)
+	l, err := r.whole(r.ns(ctx), ref)
 	return l.Image, err
 }
 
 // Images lists all local images.
 func (r *Runtime) Images(ctx context.Context) ([]engine.Image, error) {
 	ctx = r.ns(ctx)
-	list, err := r.client.ImageService().List(ctx)
+	list, err := r.records(ctx)
 	if err != nil {
-		return nil, classify(ctx, err)
+		return nil, err
 	}
 	byID := map[string]*engine.Image{}
 	for _, img := range list {
@@ -277,9 +341,9 @@ func (r *Runtime) Images(ctx context.Context) ([]engine.Image, error) {
 // Layers are the diff ids of all local images' layers.
 func (r *Runtime) Layers(ctx context.Context) ([]string, error) {
 	ctx = r.ns(ctx)
-	list, err := r.client.ImageService().List(ctx)
+	list, err := r.records(ctx)
 	if err != nil {
-		return nil, classify(ctx, err)
+		return nil, err
 	}
 	var all []string
 	for _, img := range list {
@@ -298,7 +362,7 @@ func (r *Runtime) Layers(ctx context.Context) ([]string, error) {
 // RemoveImage removes a reference, or by id an image.
 func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 	ctx = r.ns(ctx)
-	l, err := r.local(ctx, ref)
+	l, err := r.whole(ctx, ref)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/containerd/api/events"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"go.uber.org/zap"
@@ -19,26 +20,30 @@ import (
 
 // settle writes down the end of a container's process if it has ended, and releases what it had. It returns the task that is left, and
 // what is remembered now.
-func (r *Runtime) settle(ctx context.Context, id string) (*tasktypes.Process, run, error) {
-	unlock, err := r.known.lock(ctx, id)
+func (r *Runtime) settle(ctx context.Context, b box) (*tasktypes.Process, run, error) {
+	unlock, err := r.known.lock(ctx, b.ID)
 	if err != nil {
 		return nil, run{}, err
 	}
-	defer unlock()
-	t, err := r.task(ctx, id)
-	if err != nil {
-		return nil, run{}, err
+	t, err := r.task(ctx, b.ID)
+	var was run
+	if err == nil {
+		was, err = r.readRun(b.ID)
 	}
-	was, err := r.readRun(id)
 	if err != nil || alive(t) || t == nil && !was.running() {
+		unlock()
 		return t, was, err
 	}
-	was, err = r.note(ctx, id, was, t)
-	return nil, was, err
+	if was, err = r.note(ctx, b, was, t); err != nil {
+		unlock()
+		return nil, was, err
+	}
+	r.depart(b, unlock)
+	return nil, was, nil
 }
 
 // note is settle's work, for a task that does not run. The lock is held.
-func (r *Runtime) note(ctx context.Context, id string, was run, t *tasktypes.Process) (run, error) {
+func (r *Runtime) note(ctx context.Context, b box, was run, t *tasktypes.Process) (run, error) {
 	switch {
 	case t == nil && !was.running():
 		return was, nil
@@ -47,43 +52,32 @@ func (r *Runtime) note(ctx context.Context, id string, was run, t *tasktypes.Pro
 		was.Error = "how the process ended is not known: containerd has lost it, because its shim was killed or the host was restarted"
 	case t.Status == tasktypes.Status_STOPPED && !was.StartedAt.IsZero():
 		was.FinishedAt, was.ExitCode = t.ExitedAt.AsTime(), int(t.ExitStatus)
-		was.OOMKilled = was.ExitCode != 0 && r.killedForMemory(ctx, id)
+		was.OOMKilled = was.ExitCode != 0 && killedForMemory(b)
 	default: // it was made and never ran
-		was = run{Network: was.Network}
+		was = run{}
 	}
-	was.Pid = 0
+	was.Pid, was.Network = 0, nil
 	if was.FinishedAt.Before(was.StartedAt) {
 		was.FinishedAt = was.StartedAt
 	}
 	failpoint.Hit("containerd/note-before")
-	if err := r.writeRun(id, was); err != nil {
+	if err := r.writeRun(b.ID, was); err != nil {
 		return was, err
 	}
 	failpoint.Hit("containerd/note-after")
 	if t != nil {
-		if err := r.release(ctx, id); err != nil {
+		if err := r.release(ctx, b.ID); err != nil {
 			return was, err
 		}
 	}
-	if err := r.disconnect(ctx, id); err != nil { // its removal tries again
-		r.log.Warn("what an ended container had of the host's network could not be taken away yet", zap.String("container", id), zap.Error(err))
-	}
-	was.Network = nil
 	return was, nil
 }
 
 // killedForMemory asks the kernel whether it has ended a process of the container for want of memory. The control group is there as
 // long as the task is.
-func (r *Runtime) killedForMemory(ctx context.Context, id string) bool {
-	c, err := r.client.LoadContainer(ctx, id)
-	if err != nil {
-		return false
-	}
-	spec, err := c.Spec(ctx)
-	if err != nil || spec.Linux == nil {
-		return false
-	}
-	for _, file := range []string{filepath.Join("/sys/fs/cgroup/memory", spec.Linux.CgroupsPath, "memory.oom_control"), filepath.Join("/sys/fs/cgroup", spec.Linux.CgroupsPath, "memory.events")} {
+func killedForMemory(b box) bool {
+	at := cgroupOf(b.rec, b.ID)
+	for _, file := range []string{filepath.Join("/sys/fs/cgroup/memory", at, "memory.oom_control"), filepath.Join("/sys/fs/cgroup", at, "memory.events")} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			continue
@@ -158,10 +152,11 @@ func (r *Runtime) ended(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	r.health.forget(id)
-	if _, err := r.find(ctx, id); err != nil {
+	b, err := r.find(ctx, id)
+	if err != nil {
 		return
 	}
-	if _, _, err := r.settle(ctx, id); err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {
+	if _, _, err := r.settle(ctx, b); err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {
 		r.log.Warn("the end of a container could not be written down; it is when somebody looks at it", zap.String("container", id), zap.Error(err))
 	}
 }
@@ -172,6 +167,7 @@ func (r *Runtime) lookAtAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.sweep(list)
 	for _, c := range list {
 		b, err := open(c)
 		if err != nil {
@@ -185,4 +181,21 @@ func (r *Runtime) lookAtAll(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sweep removes the folders that a crash has left of containers that there are not. Those that this process made are its own affair.
+func (r *Runtime) sweep(list []containers.Container) {
+	there := map[string]bool{}
+	for _, c := range list {
+		there[c.ID] = true
+	}
+	entries, err := os.ReadDir(filepath.Join(r.cfg.Root, "containers"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && !there[e.Name()] && info.ModTime().Before(r.began) {
+			_ = os.Remove(r.dir(e.Name())) // which has nothing in it
+		}
+	}
 }

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/pkg/cio"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/fifo"
 	"golang.org/x/sys/unix"
@@ -19,18 +19,17 @@ import (
 
 // output is where a container's output goes: nowhere, or to a process of longshore-log, which the shim starts and which lives as long as
 // the container. Its settings are in a file, so that none of them is among the arguments of a process.
-func (r *Runtime) output(b box) (cio.Creator, error) {
+func (r *Runtime) output(b box, c *tasksapi.CreateTaskRequest) error {
 	driver, options := logConfig(b.rec)
-	var c cio.Config
 	c.Terminal = b.rec.Spec.Config.Tty
 	if b.rec.Spec.Config.OpenStdin {
 		c.Stdin = filepath.Join(r.dir(b.ID), "stdin")
 		if err := holdOpen(c.Stdin); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := os.Remove(filepath.Join(r.logDir(b.ID), logdriver.StatusFile)); err != nil && !os.IsNotExist(err) {
-		return nil, err // what an earlier run lost is not this one's
+		return err // what an earlier run lost is not this one's
 	}
 	if driver != "none" {
 		settings := filepath.Join(r.dir(b.ID), "log.json")
@@ -39,23 +38,23 @@ func (r *Runtime) output(b box) (cio.Creator, error) {
 			Labels: b.rec.labels(), Env: loggedEnv(b, options),
 		}})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := os.MkdirAll(r.logDir(b.ID), 0o700); err != nil {
-			return nil, err
+			return err
 		}
-		if err := replaceFile(settings, doc, 0o600); err != nil {
-			return nil, err
+		if err := os.WriteFile(settings, doc, 0o600); err != nil {
+			return err
 		}
 		if r.cfg.LogProgram == "" {
-			return nil, refuse(errdefs.ErrFailedPrecondition, "there is no program longshore-log, which log driver %s needs", driver)
+			return refuse(errdefs.ErrFailedPrecondition, "there is no program longshore-log, which log driver %s needs", driver)
 		}
 		c.Stdout = (&url.URL{Scheme: "binary", Path: r.cfg.LogProgram, RawQuery: url.Values{"settings": {settings}}.Encode()}).String()
 		if !c.Terminal {
 			c.Stderr = c.Stdout
 		}
 	}
-	return func(string) (cio.IO, error) { return direct{c}, nil }, nil
+	return nil
 }
 
 // loggedEnv are the variables that the options env and env-regex may choose from; none where nothing chooses, as secrets are among them.
@@ -86,14 +85,6 @@ func logConfig(rec record) (string, map[string]string) {
 	}
 	return "json-file", nil
 }
-
-// direct is the output of a process that is not this process's affair.
-type direct struct{ config cio.Config }
-
-func (d direct) Config() cio.Config { return d.config }
-func (direct) Cancel()              {}
-func (direct) Wait()                {}
-func (direct) Close() error         { return nil }
 
 // holdOpen makes the pipe of a standard input to which nobody writes, and which does not end.
 func holdOpen(path string) error {

@@ -274,7 +274,12 @@ func setResources(s *specs.Spec, rec record, f facts) {
 		swappiness := uint64(*host.MemorySwappiness)
 		res.Memory.Swappiness = &swappiness
 	}
-	s.Linux.CgroupsPath = path.Join(cmp.Or(rec.Spec.CgroupParent, "/longshore"), f.ID)
+	s.Linux.CgroupsPath = cgroupOf(rec, f.ID)
+}
+
+// cgroupOf is a container's control group.
+func cgroupOf(rec record, id string) string {
+	return path.Join(cmp.Or(rec.Spec.CgroupParent, "/longshore"), id)
 }
 
 // setMounts puts the mounts in order: those on which others lie come first.

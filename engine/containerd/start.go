@@ -1,23 +1,22 @@
 package containerd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/moby/sys/signal"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/longshore-project/longshore/engine"
 )
 
 // Start starts a container.
@@ -48,18 +47,23 @@ func (r *Runtime) start(ctx context.Context, ref string, again bool) error {
 	case alive(t) && was.running():
 		return nil
 	}
-	if was, err = r.note(ctx, b.ID, was, t); err != nil {
-		return err
+	if t != nil || was.running() {
+		if was, err = r.note(ctx, b, was, t); err != nil {
+			return err
+		}
+		if err := r.disconnect(ctx, b); err != nil {
+			return err
+		}
 	}
 	if !again && !was.StartedAt.IsZero() {
 		return refuse(errdefs.ErrFailedPrecondition, "container %s has run already and ended with exit code %d", b.rec.Spec.Name, was.ExitCode)
 	}
-	return r.begin(ctx, b, run{Network: was.Network})
+	return r.begin(ctx, b)
 }
 
 // begin makes everything that the process needs and starts it. The lock is held. What fails is remembered as the reason.
-func (r *Runtime) begin(ctx context.Context, b box, next run) error {
-	err := r.tryBegin(ctx, b, &next)
+func (r *Runtime) begin(ctx context.Context, b box) error {
+	err := r.tryBegin(ctx, b)
 	if err == nil {
 		r.watch(b)
 		return nil
@@ -70,7 +74,7 @@ func (r *Runtime) begin(ctx context.Context, b box, next run) error {
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	_ = r.release(undo, b.ID)
-	_ = r.disconnect(undo, b.ID)
+	_ = r.disconnect(undo, b)
 	failed := run{Error: err.Error(), ExitCode: exitCodeOf(err)}
 	if werr := r.writeRun(b.ID, failed); werr != nil {
 		return fmt.Errorf("%w; nor could that be written down: %w", err, werr)
@@ -78,11 +82,42 @@ func (r *Runtime) begin(ctx context.Context, b box, next run) error {
 	return err
 }
 
-func (r *Runtime) tryBegin(ctx context.Context, b box, next *run) error {
-	f, err := r.facts(ctx, b, next)
+// tryBegin makes the process while the network that it will have is made, and starts it when both are there.
+func (r *Runtime) tryBegin(ctx context.Context, b box) error {
+	f, err := r.facts(ctx, b)
 	if err != nil {
 		return err
 	}
+	if err := r.configure(ctx, &b, f); err != nil {
+		return err
+	}
+	var next run
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		next.Network, err = r.furnish(ctx, b)
+		return err
+	})
+	pid, err := r.makeProcess(ctx, b)
+	if ferr := group.Wait(); err == nil {
+		err = ferr
+	}
+	if err != nil {
+		return err
+	}
+	// From here on there may be a process. That it was started is written before it runs.
+	next.StartedAt, next.Pid = now(), pid
+	if err := r.writeRun(b.ID, next); err != nil {
+		return err
+	}
+	if _, err := r.client.TaskService().Start(ctx, &tasksapi.StartRequest{ContainerID: b.ID}); err != nil {
+		return startError(ctx, err)
+	}
+	return nil
+}
+
+// configure gives the container the configuration that its facts make, if it has another one. What was known when it was made is in it
+// already, and that is mostly everything.
+func (r *Runtime) configure(ctx context.Context, b *box, f facts) error {
 	oci, err := compose(b.rec, f)
 	if err != nil {
 		return err
@@ -91,38 +126,38 @@ func (r *Runtime) tryBegin(ctx context.Context, b box, next *run) error {
 	if err != nil {
 		return err
 	}
+	if b.Spec != nil && bytes.Equal(b.Spec.GetValue(), any.GetValue()) {
+		return nil
+	}
 	b.Spec = any
-	if _, err := r.client.ContainerService().Update(ctx, b.Container, "spec"); err != nil {
-		return classify(ctx, err)
-	}
-	c, err := r.client.LoadContainer(ctx, b.ID)
+	_, err = r.client.ContainerService().Update(ctx, b.Container, "spec")
+	return classify(ctx, err)
+}
+
+// makeProcess has the shim and the process made, which waits for its start.
+func (r *Runtime) makeProcess(ctx context.Context, b box) (int, error) {
+	root, err := r.client.SnapshotService(b.Snapshotter).Mounts(ctx, b.SnapshotKey)
 	if err != nil {
-		return classify(ctx, err)
+		return 0, classify(ctx, err)
 	}
-	out, err := r.output(b)
+	request := &tasksapi.CreateTaskRequest{ContainerID: b.ID, Rootfs: mount.ToProto(root)}
+	if err := r.output(b, request); err != nil {
+		return 0, err
+	}
+	made, err := r.client.TaskService().Create(ctx, request)
 	if err != nil {
-		return err
+		return 0, startError(ctx, err)
 	}
-	task, err := c.NewTask(ctx, out)
-	if err == nil {
-		err = r.logged(b)
-	}
-	if err != nil {
-		return startError(ctx, err)
-	}
-	// From here on there may be a process. That it was started is written before it runs.
-	next.StartedAt, next.Pid = now(), int(task.Pid())
-	if err := r.writeRun(b.ID, *next); err != nil {
-		return err
-	}
-	if err := task.Start(ctx); err != nil {
-		return startError(ctx, err)
-	}
-	return nil
+	return int(made.Pid), r.logged(b)
 }
 
 // release deletes a container's task, with the process if there is one. The lock is held.
 func (r *Runtime) release(ctx context.Context, id string) error {
+	_, err := r.client.TaskService().Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
+	if err = native(err); err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	// There is a process, or one that was made and not started.
 	c, err := r.client.LoadContainer(ctx, id)
 	if err != nil {
 		return ignoreMissing(classify(ctx, err))
@@ -169,7 +204,7 @@ func (r *Runtime) Stop(ctx context.Context, ref string, grace time.Duration) err
 			return err
 		}
 	}
-	_, _, err = r.settle(ctx, b.ID)
+	_, _, err = r.settle(ctx, b)
 	return err
 }
 
@@ -242,176 +277,4 @@ func (r *Runtime) runtimeOptions() (typeurl.Any, error) {
 		return nil, nil
 	}
 	return typeurl.MarshalAny(&runcoptions.Options{BinaryName: r.cfg.OCIRuntime})
-}
-
-// facts finds out and makes what a container needs now: namespaces, files, volumes.
-func (r *Runtime) facts(ctx context.Context, b box, next *run) (facts, error) {
-	rec := b.rec
-	f := r.input(b.ID, rec)
-	var err error
-	if f.User, err = r.user(ctx, rec); err != nil {
-		return f, err
-	}
-	if f.Devices, err = devices(rec); err != nil {
-		return f, err
-	}
-	if rec.Spec.HostConfig.Privileged {
-		if f.Privileged, err = hostDevices(); err != nil {
-			return f, err
-		}
-	}
-	if f.PID, err = r.namespaceOf(ctx, rec.Spec.HostConfig.PidMode, "pid"); err != nil {
-		return f, err
-	}
-	if f.IPC, err = r.namespaceOf(ctx, rec.Spec.HostConfig.IpcMode, "ipc"); err != nil {
-		return f, err
-	}
-	if f.Shm, err = r.shm(ctx, b); err != nil {
-		return f, err
-	}
-	if f.Network, err = r.namespaceOf(ctx, networkMode(rec.Spec), "net"); err != nil {
-		return f, err
-	}
-	if networkMode(rec.Spec) == "bridge" && !rec.Spec.Config.NetworkDisabled {
-		if r.cfg.Networks == nil {
-			return f, refuse(errdefs.ErrNotImplemented, "the bridge network mode is not available: the agent makes no networks here")
-		}
-		c, err := r.cfg.Networks.Connect(ctx, b.ID, rec.Spec.Labels[engine.LabelTaskArn], rec.Spec.Ports)
-		if err != nil {
-			return f, err
-		}
-		next.Network, f.Network = &c, c.Namespace
-	}
-	if f.Volumes, err = r.mountVolumes(ctx, b); err != nil {
-		return f, err
-	}
-	if err := makeBindSources(rec); err != nil {
-		return f, err
-	}
-	f.Files, err = r.files(ctx, b, next)
-	return f, err
-}
-
-// input is what is known of a container without asking anybody.
-func (r *Runtime) input(id string, rec record) facts {
-	f := facts{ID: id, Hostname: cmp.Or(rec.Spec.Config.Hostname, id[:12]), CgroupV2: unified(), Capabilities: possibleCapabilities()}
-	if networkMode(rec.Spec) == "host" {
-		f.Hostname, _ = os.Hostname()
-	}
-	if apparmorEnabled() {
-		f.AppArmor = appArmorProfile
-	}
-	if wantsInit(rec) {
-		f.Init = initProgram()
-	}
-	return f
-}
-
-// namespaceOf is the file of a namespace of another container, where a mode names one.
-func (r *Runtime) namespaceOf(ctx context.Context, mode, kind string) (string, error) {
-	ref, joins := other(mode)
-	if !joins {
-		return "", nil
-	}
-	_, t, err := r.running(ctx, ref)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("/proc/%d/ns/%s", t, kind), nil
-}
-
-// running is a container whose namespaces others join, and its process.
-func (r *Runtime) running(ctx context.Context, ref string) (box, int, error) {
-	b, err := r.find(ctx, ref)
-	if errdefs.IsNotFound(err) {
-		return b, 0, refuse(errdefs.ErrInvalidArgument, "the container %s, whose namespace is to be joined, does not exist", ref)
-	}
-	if err != nil {
-		return b, 0, err
-	}
-	t, err := r.task(ctx, b.ID)
-	if err != nil {
-		return b, 0, err
-	}
-	if !alive(t) {
-		return b, 0, refuse(errdefs.ErrInvalidArgument, "the container %s, whose namespace is to be joined, does not run", ref)
-	}
-	return b, int(t.Pid), nil
-}
-
-// shm is the folder of a shared memory file system that others may join, or that is another container's.
-func (r *Runtime) shm(ctx context.Context, b box) (string, error) {
-	host := b.rec.Spec.HostConfig
-	if ref, joins := other(host.IpcMode); joins {
-		o, _, err := r.running(ctx, ref)
-		if err != nil {
-			return "", err
-		}
-		return filepath.Join(r.dir(o.ID), "shm"), nil
-	}
-	if host.IpcMode == "host" {
-		return "/dev/shm", nil
-	}
-	if host.IpcMode != "shareable" {
-		return "", nil
-	}
-	at := filepath.Join(r.dir(b.ID), "shm")
-	size := host.ShmSize
-	if size == 0 {
-		size = defaultShm
-	}
-	return at, mountShm(at, fmt.Sprintf("mode=1777,size=%d", size))
-}
-
-// mountShm mounts a shared memory file system, unless it is.
-func mountShm(at, data string) error {
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
-	}
-	if mounted, err := isMount(at); err != nil || mounted {
-		return err
-	}
-	if err := unix.Mount("shm", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
-		return refuse(errdefs.ErrInvalidArgument, "mount shared memory at %s with options %q: %v", at, data, err)
-	}
-	return nil
-}
-
-// disconnect takes away what a process that is gone had of the host: its place on the bridge, and mounts.
-func (r *Runtime) disconnect(ctx context.Context, id string) error {
-	if r.cfg.Networks != nil {
-		if err := r.cfg.Networks.Disconnect(ctx, id); err != nil {
-			return err
-		}
-	}
-	was, err := r.readRun(id)
-	if err != nil {
-		return err
-	}
-	at := filepath.Join(r.dir(id), "shm")
-	if mounted, err := isMount(at); err == nil && mounted {
-		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s: %w", at, err)
-		}
-	}
-	if was.Network == nil {
-		return nil
-	}
-	was.Network = nil
-	return r.writeRun(id, was)
-}
-
-func makeBindSources(rec record) error {
-	for _, m := range rec.Spec.Mounts {
-		if m.Type != "bind" {
-			continue
-		}
-		if _, err := os.Stat(m.Source); err == nil {
-			continue
-		}
-		if err := os.MkdirAll(m.Source, 0o755); err != nil {
-			return refuse(errdefs.ErrInvalidArgument, "the host path of %s can't be made: %v", strings.TrimSpace(m.Target), err)
-		}
-	}
-	return nil
 }

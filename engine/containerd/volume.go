@@ -196,28 +196,26 @@ func (r *Runtime) makeVolumes(ctx context.Context, rec record) error {
 	return nil
 }
 
-// mountVolumes makes the volumes of a container ready and returns their folders. A new and empty one gets what the image has at its place.
-func (r *Runtime) mountVolumes(ctx context.Context, b box) (map[string]string, error) {
+// mountVolumes makes the volumes of a container ready. A new and empty one gets what the image has at its place.
+func (r *Runtime) mountVolumes(ctx context.Context, b box) error {
 	if err := r.makeVolumes(ctx, b.rec); err != nil { // somebody may have removed one
-		return nil, err
+		return err
 	}
-	dirs := map[string]string{}
 	for name, place := range volumesOf(b.rec) {
 		v, err := r.readVolume(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		dirs[name] = r.volumeData(name)
 		if len(v.Options) > 0 {
 			err = r.mountVolume(ctx, v)
 		} else {
-			err = r.fill(ctx, b, dirs[name], place)
+			err = r.fill(ctx, b, r.volumeData(name), place)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("volume %s: %w", name, err)
+			return fmt.Errorf("volume %s: %w", name, err)
 		}
 	}
-	return dirs, nil
+	return nil
 }
 
 // mountVolume mounts a volume with options. It stays mounted until the volume is removed: others may use it too.
