@@ -3,6 +3,7 @@ package poll
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"net"
 	"net/http"
 	"sync"
@@ -25,11 +26,12 @@ var frames = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 var ping = []byte{0x89, 0}
 
 // A wire is the connection below a web socket. Each of its writes is a whole number of frames, so that a ping can be written
-// at any time, and it knows whether the peer was heard.
+// at any time, and it knows whether the peer was heard. Answers to pings end here: they are most of what agents say.
 type wire struct {
 	net.Conn
 	rest    []byte      // was read with the handshake
 	heard   atomic.Bool // something was read since the last look
+	place   framing     // of what was read
 	timeout time.Duration
 
 	mu   sync.Mutex
@@ -63,11 +65,57 @@ func (w *wire) Read(b []byte) (int, error) {
 		w.rest = w.rest[n:]
 		return n, nil
 	}
-	n, err := w.Conn.Read(b)
-	if n > 0 && !w.heard.Load() {
-		w.heard.Store(true)
+	for {
+		n, err := w.Conn.Read(b)
+		if n > 0 && !w.heard.Load() {
+			w.heard.Store(true)
+		}
+		if err == nil && w.place.between() && isPong(b[:n]) {
+			continue
+		}
+		w.place.pass(b[:n])
+		return n, err
 	}
-	return n, err
+}
+
+// isPong tells whether b is an answer to a [ping] and nothing else: masked, as all that clients send.
+func isPong(b []byte) bool { return len(b) == 6 && b[0] == 0x8a && b[1] == 0x80 }
+
+// framing is where in a stream of frames one is: RFC 6455, section 5.2.
+type framing struct {
+	head []byte // the beginning of a frame's head
+	left uint64 // what is to come of its payload
+}
+
+// between tells whether the next byte begins a frame.
+func (f *framing) between() bool { return f.left == 0 && len(f.head) == 0 }
+
+// pass goes on by what was read.
+func (f *framing) pass(b []byte) {
+	for len(b) > 0 {
+		if f.left > 0 {
+			n := min(f.left, uint64(len(b)))
+			f.left, b = f.left-n, b[n:]
+			continue
+		}
+		f.head, b = append(f.head, b[0]), b[1:]
+		if len(f.head) < 2 {
+			continue
+		}
+		size, mask := uint64(f.head[1]&0x7f), 0
+		if f.head[1]&0x80 != 0 {
+			mask = 4
+		}
+		switch extended := f.head[2:]; {
+		case size == 126 && len(extended) == 2+mask:
+			size = uint64(binary.BigEndian.Uint16(extended))
+		case size == 127 && len(extended) == 8+mask:
+			size = binary.BigEndian.Uint64(extended)
+		case size >= 126 || len(extended) < mask:
+			continue
+		}
+		f.head, f.left = f.head[:0], size
+	}
 }
 
 func (w *wire) Write(b []byte) (int, error) {
