@@ -92,6 +92,7 @@ type way struct {
 	ca     []byte // PEM, to be written; nil: the system's are enough
 	offset time.Duration
 	region string
+	usedUp bool // no more hosts may register with the token
 }
 
 // step is one thing to do; it returns what it found in words, empty for nothing worth a line.

@@ -260,6 +260,7 @@ func TestEachStepThatFailsSaysWhatToDo(t *testing.T) {
 		"a key of another kind":      {func(_ *testing.T, w *world) { w.refuse = "AccessDeniedException" }, "key", "may not do this", "longshore-control token create"},
 		"too many at once":           {func(_ *testing.T, w *world) { w.refuse = "ThrottlingException" }, "key", "can't answer now", "Wait a little"},
 		"an old control plane":       {func(_ *testing.T, w *world) { w.refuse = "UnknownOperationException" }, "key", "answers UnknownOperationException", "not older than this agent"},
+		"a token that is used up":    {func(_ *testing.T, w *world) { w.answer.Uses = new(int32) }, "key", "as many hosts as it was for have joined", "longshore-control token create"},
 		"a cluster that is not":      {func(_ *testing.T, w *world) { w.refuse = "ClusterNotFoundException" }, "cluster", `no cluster "daemonset"`, "aws ecs create-cluster --cluster-name daemonset"},
 		"an engine that is not":      {func(_ *testing.T, w *world) { w.Engine = func(context.Context) (string, error) { return "", io.EOF } }, "engine", "does not answer", "systemctl enable --now docker"},
 		"another agent":              {ecsAgent, "agent", "amazon-ecs-agent, process 77", "systemctl disable --now ecs"},

@@ -87,8 +87,17 @@ type Leaving struct {
 	Now        func() time.Time
 	Out        io.Writer
 
-	mark    *Mark // nil: this host is no container instance
-	resumed bool  // the mark was there already
+	crash   func(at string) // for tests: what a kill at an instant is
+	mark    *Mark           // nil: this host is no container instance
+	resumed bool            // the mark was there already
+}
+
+// hit is an instant at which a kill is worth testing.
+func (l *Leaving) hit(at string) {
+	failpoint.Hit("leave/" + at)
+	if l.crash != nil {
+		l.crash(at)
+	}
 }
 
 // Run leaves. It can be repeated, also after it was killed: it goes on where it was. The error is a [*Failure], or ctx's.
@@ -152,7 +161,7 @@ func (l *Leaving) drain(ctx context.Context) (string, error) {
 			if err := l.Call(ctx, "UpdateContainerInstancesState", &stateInput{Cluster: &l.mark.Cluster, ContainerInstances: ids, Status: &status}, nil); err != nil {
 				return "", fails(alone, "%w", err)
 			}
-			failpoint.Hit("leave/draining")
+			l.hit("draining")
 			continue
 		}
 		if value(i.Tasks) == 0 {
@@ -198,13 +207,13 @@ func (l *Leaving) deregister(ctx context.Context) (string, error) {
 		if err := saveMark(l.Dir, l.mark); err != nil {
 			return "", err
 		}
-		failpoint.Hit("leave/marked")
+		l.hit("marked")
 		err := l.Call(ctx, "DeregisterContainerInstance", &deregisterInput{&l.mark.Cluster, &l.mark.Arn, &l.Force}, nil)
 		if err != nil && !l.gone(err) {
 			// What stands between the agent and its tasks goes again: it has them to stop.
 			return "", errors.Join(fails("Tasks that came meanwhile are drained if you leave again. "+alone, "%w", err), os.Remove(filepath.Join(l.Dir, MarkName)))
 		}
-		failpoint.Hit("leave/deregistered")
+		l.hit("deregistered")
 	}
 	says := "the control plane does not know this host any more, nor its key"
 	if l.Alone && !l.mark.Deregistered {
@@ -239,7 +248,7 @@ func (l *Leaving) part(ctx context.Context, p Part) (string, error) {
 		_, e := fmt.Fprintf(l.Out, "%-12s %s\n", p.Name, line)
 		wrong = errors.Join(wrong, e)
 	})
-	failpoint.Hit("leave/" + p.Name)
+	l.hit(p.Name)
 	return "", errors.Join(err, wrong)
 }
 
@@ -256,7 +265,7 @@ func (l *Leaving) settings(context.Context) (string, error) {
 	if err := os.Remove(l.CAFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	failpoint.Hit("leave/settings")
+	l.hit("settings")
 	if strings.TrimSpace(string(rest)) == "" {
 		return "removed " + l.File, os.Remove(l.File)
 	}
@@ -277,15 +286,15 @@ func (l *Leaving) state(context.Context) (string, error) {
 			}
 			removed++
 		}
-		failpoint.Hit("leave/state")
+		l.hit("state")
 	}
-	if removed == 0 {
+	switch err := os.Remove(l.Dir); {
+	case err == nil:
+		return "removed " + l.Dir, nil
+	case removed == 0:
 		return "", nil
 	}
-	if err := os.Remove(l.Dir); err != nil {
-		return fmt.Sprintf("removed from %s, where something else is left", l.Dir), nil //nolint:nilerr // what is not the agent's stays
-	}
-	return "removed " + l.Dir, nil
+	return fmt.Sprintf("removed from %s, where something else is left", l.Dir), nil
 }
 
 // left says what stays.

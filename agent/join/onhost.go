@@ -90,6 +90,9 @@ func (j *Joining) settings(context.Context) (string, error) {
 	if arn != "" && cluster != j.Cluster {
 		return "", fails("Leave that cluster first: longshore-agent leave", "this host is a container instance already: %s", arn)
 	}
+	if arn == "" && j.reach.usedUp {
+		return "", &Failure{Step: "key", Err: fmt.Errorf("as many hosts as it was for have joined with the token of the key %s", j.Token.AccessKeyID), Remedy: newToken}
+	}
 	block := []setting{
 		{"ECS_BACKEND_HOST", j.reach.url.String()}, {"ECS_CLUSTER", j.Cluster}, {"AWS_DEFAULT_REGION", j.reach.region},
 		{"AWS_ACCESS_KEY_ID", j.Token.AccessKeyID}, {"AWS_SECRET_ACCESS_KEY", j.Token.SecretAccessKey},

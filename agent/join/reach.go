@@ -248,7 +248,7 @@ func (j *Joining) key(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", j.refused(refused)
 	}
-	j.reach.region = value(out.Region)
+	j.reach.region, j.reach.usedUp = value(out.Region), out.Uses != nil && *out.Uses == 0
 	says := "is good, and so is the cluster " + j.Cluster
 	if out.Expires != nil {
 		says += "; the token expires at " + *out.Expires
