@@ -11,6 +11,7 @@
 //	host.go        what a process gets of the host, made and taken away: namespaces, its place on the bridge, shared memory
 //	run.go         what is remembered of a container's process: one small file, written before and after it runs
 //	keep.go        what must be done though nobody asks: ends are written down and their shims released
+//	group.go       what the kernel knows of a container: its processes, whether it had too little memory
 //	health.go      health checks, by programs run in containers
 //	spec.go        engine.Spec → the OCI runtime's configuration; pure
 //	etc.go         what a container gets of its own: users, devices, hosts, hostname and resolv.conf

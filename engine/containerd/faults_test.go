@@ -24,15 +24,16 @@ import (
 // world is a containerd with a Runtime and an image.
 type world struct {
 	*containerd.Runtime
-	t     *testing.T
-	d     *daemon
-	root  string
-	image string
+	t        *testing.T
+	d        *daemon
+	root     string
+	image    string
+	networks containerd.Networks
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, d: start(t), root: t.TempDir()}
+	w := &world{t: t, d: start(t), root: t.TempDir(), networks: bridged(t)}
 	t.Cleanup(func() { _ = w.Close() })
 	w.connect()
 	w.image, _ = images.NewRegistry(t).MustPush(t, "base:1", images.Spec{})
@@ -47,7 +48,7 @@ func (w *world) connect() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.Runtime, err = containerd.New(containerd.Config{Address: w.d.socket(), Root: w.root, Namespace: "longshore-test", LogProgram: program}); err != nil {
+	if w.Runtime, err = containerd.New(containerd.Config{Address: w.d.socket(), Root: w.root, Namespace: "longshore-test", LogProgram: program, Networks: w.networks}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -132,7 +133,7 @@ func TestContainersLiveThroughARestartOfContainerdAndOfTheAgent(t *testing.T) {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
 	w.until("the end to be known", func() bool { return w.look(talks).Status == engine.StatusExited })
-	if st := w.look(talks); st.ExitCode != 3 || st.FinishedAt.IsZero() || st.Error != "" {
+	if st := w.look(talks); st.FinishedAt.IsZero() || (st.ExitCode != 3 || st.Error != "") && !(w.forgets() && st.ExitCode == 255 && strings.Contains(st.Error, "ended while containerd was away")) {
 		t.Errorf("ended as %+v", st)
 	}
 	lines := strings.Fields(w.output(talks))
@@ -144,6 +145,16 @@ func TestContainersLiveThroughARestartOfContainerdAndOfTheAgent(t *testing.T) {
 	if len(lines) < 4 {
 		t.Errorf("of more than three lines %d are there", len(lines))
 	}
+}
+
+// forgets reports whether containerd does away with a shim that it finds without a process when it comes up, as every one does since 1.7:
+// with it goes how the process ended.
+func (w *world) forgets() bool {
+	info, err := w.Info(context.WithoutCancel(w.t.Context()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return !strings.HasPrefix(info.Version, "1.6.")
 }
 
 // parent is the process that a process was made by.
@@ -184,16 +195,7 @@ func TestALogProcessThatIsKilledCostsLinesAndNotTheContainer(t *testing.T) {
 	w := newWorld(t)
 	id := w.run("trap 'exit 0' TERM; trap '' PIPE; while :; do echo x 2>/dev/null; sleep 0.05; done", nil)
 	w.until("output", func() bool { return w.output(id) != "" })
-	logger := 0
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), "longshore-log\x00settings\x00") && strings.Contains(string(b), id) {
-			logger, _ = strconv.Atoi(strings.Split(p, "/")[2])
-		}
-	}
-	if logger == 0 {
-		t.Fatal("there is no log process")
-	}
+	logger := logProcess(t, id)
 	pid := w.look(id).Pid
 	if err := syscall.Kill(logger, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -208,6 +210,21 @@ func TestALogProcessThatIsKilledCostsLinesAndNotTheContainer(t *testing.T) {
 	if st := w.look(id); st.Status != engine.StatusExited || st.ExitCode != 0 {
 		t.Errorf("ended as %+v", st)
 	}
+}
+
+// logProcess is the process that takes a container's output.
+func logProcess(t *testing.T, id string) (pid int) {
+	t.Helper()
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), "longshore-log\x00settings\x00") && strings.Contains(string(b), id) {
+			pid, _ = strconv.Atoi(strings.Split(p, "/")[2])
+		}
+	}
+	if pid == 0 {
+		t.Fatal("there is no log process")
+	}
+	return pid
 }
 
 func zombie(pid int) bool {

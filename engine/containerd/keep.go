@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
@@ -48,8 +46,11 @@ func (r *Runtime) note(ctx context.Context, b box, was run, t *tasktypes.Process
 	case t == nil && !was.running():
 		return was, nil
 	case t == nil:
+		if err := endOrphans(ctx, b); err != nil {
+			return was, err
+		}
 		was.FinishedAt, was.ExitCode = now(), 255
-		was.Error = "how the process ended is not known: containerd has lost it, because its shim was killed or the host was restarted"
+		was.Error = "how the process ended is not known: containerd has lost it, because its shim was killed, the host was restarted, or it ended while containerd was away"
 	case t.Status == tasktypes.Status_STOPPED && !was.StartedAt.IsZero():
 		was.FinishedAt, was.ExitCode = t.ExitedAt.AsTime(), int(t.ExitStatus)
 		was.OOMKilled = was.ExitCode != 0 && killedForMemory(b)
@@ -71,25 +72,6 @@ func (r *Runtime) note(ctx context.Context, b box, was run, t *tasktypes.Process
 		}
 	}
 	return was, nil
-}
-
-// killedForMemory asks the kernel whether it has ended a process of the container for want of memory. The control group is there as
-// long as the task is.
-func killedForMemory(b box) bool {
-	at := cgroupOf(b.rec, b.ID)
-	for _, file := range []string{filepath.Join("/sys/fs/cgroup/memory", at, "memory.oom_control"), filepath.Join("/sys/fs/cgroup", at, "memory.events")} {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(b)) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			if n, err := strconv.Atoi(value); key == "oom_kill" && err == nil && n > 0 {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 const (
