@@ -142,6 +142,7 @@ func (p *ControlPlane) serveKeys() error {
 	mux.HandleFunc("POST /keys", p.createKey)
 	mux.HandleFunc("POST /keys/{id}/rotate", p.rotateKey)
 	mux.HandleFunc("POST /keys/{id}/revoke", p.revokeKey)
+	mux.HandleFunc("POST /tokens", p.createToken)
 	server := p.httpServer(mux)
 	stopped := make(chan struct{})
 	go func() {

@@ -142,16 +142,7 @@ func Start(ctx context.Context, cfg Config) (_ *ControlPlane, err error) {
 	}
 	p.onClose("listener", func() error { _ = listener.Close(); return nil })
 	p.addr = listener.Addr()
-	if err := p.openStore(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.openSeal(ctx); err != nil {
-		return nil, err
-	}
-	if err := auth.EnsureKeys(ctx, p.store, p.seal, cfg.DataDir, time.Now()); err != nil {
-		return nil, err
-	}
-	if err := p.ownCerts(ctx); err != nil {
+	if err := p.openData(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.startRoles(ctx); err != nil {

@@ -58,7 +58,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	root.AddCommand(runCommand(), keysCommand(), explainCommand(), sizingCommand(), auditCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), keysCommand(), initCommand(), tokenCommand(), explainCommand(), sizingCommand(), auditCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Say which version this is",
 		Args:  cobra.NoArgs,

@@ -33,6 +33,8 @@ func TestCommandLines(t *testing.T) {
 			"mode":   mode,
 			"source": source,
 			"arn":    lastWord,
+
+			"firstword": firstWord,
 		},
 	})
 }

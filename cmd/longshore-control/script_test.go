@@ -63,3 +63,17 @@ func lastWord(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
+
+// firstWord sets a variable to the first word of the line with a text, of what was printed last: firstword NAME text
+func firstWord(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: firstword name text")
+	}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if strings.Contains(line, args[1]) {
+			ts.Setenv(args[0], strings.Fields(line)[0])
+			return
+		}
+	}
+	ts.Fatalf("no line has %q", args[1])
+}

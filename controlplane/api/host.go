@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -30,6 +31,9 @@ func (s *Server) host(ctx context.Context, c *call, body []byte) ([]byte, error)
 	}
 	out := &join.HostOutput{Region: &s.cfg.Region}
 	err = s.read(ctx, func(v *store.View) error {
+		if k := v.Key(c.identity.AccessKeyID); k != nil {
+			describeKey(k, out)
+		}
 		cluster := v.Cluster(name)
 		if cluster == nil || !clusterIsActive(cluster) {
 			if name == arn.DefaultCluster && in.ContainerInstance == nil {
@@ -54,6 +58,16 @@ func (s *Server) host(ctx context.Context, c *call, body []byte) ([]byte, error)
 		return nil, err
 	}
 	return awsjson.Marshal(out)
+}
+
+// describeKey says what a key is good for.
+func describeKey(k *store.Key, out *join.HostOutput) {
+	if !k.Expires.IsZero() {
+		out.Expires = aws.String(k.Expires.UTC().Format(time.RFC3339))
+	}
+	if k.MaxUses > 0 {
+		out.Uses = aws.Int32(max(0, k.MaxUses-k.Uses))
+	}
 }
 
 // hostInstance is an instance as its host is told.

@@ -169,6 +169,14 @@ func Names(advertise string, listen ...string) []string {
 	return slices.Compact(names)
 }
 
+// Address is the first address of the machine that others can reach; empty if there is none.
+func Address() string {
+	if all := addresses(); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
 // addresses are those of the machine's interfaces that others can reach.
 func addresses() (found []string) {
 	all, err := net.InterfaceAddrs()
