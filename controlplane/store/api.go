@@ -96,6 +96,10 @@ type Store struct {
 	onChg   map[int]func(int64, []Change)
 	leads   map[string]*Leadership // by key in the view; guarded by subs
 
+	down      atomic.Bool   // etcd did not answer when it was asked last
+	confirmed atomic.Int64  // Unix ns: until then the view held all that was committed
+	restart   chan struct{} // of one: the watch is stuck, and is to begin anew
+
 	index   readIndex
 	asking  atomic.Bool // for progress
 	group   group
@@ -133,6 +137,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		log:    cfg.Log,
 		onChg:  map[int]func(int64, []Change){},
 		leads:  map[string]*Leadership{},
+
+		restart: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.space.init()
@@ -141,6 +147,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.cancel()
 		return nil, fmt.Errorf("load the records below %s from etcd: %w", s.prefix, err)
 	}
+	s.confirm(time.Now())
 	s.checkSpace()
 	s.spawn(s.follow)
 	s.spawn(s.watchSpace)
@@ -168,15 +175,12 @@ func (s *Store) spawn(f func()) bool {
 	return true
 }
 
-// Read waits until the view holds all that was committed before the call, and calls f with it. f must not call the store
+// Read waits until the view holds all that was committed before the call, and calls f with it. While etcd does not answer it
+// fails with ErrUnavailable, or goes on with what was seen last if the context's [Call] allows that. f must not call the store
 // and must not keep v; it may keep records, which are immutable. The view does not change while f runs, and f delays nobody.
 func (s *Store) Read(ctx context.Context, f func(v *View) error) error {
 	begun := time.Now()
-	revision, err := s.readIndex(ctx)
-	var v *View
-	if err == nil {
-		v, err = s.wait(ctx, revision)
-	}
+	v, err := s.lookup(ctx)
 	s.observe("read", begun, err)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ type faulty struct {
 	watches atomic.Int32
 	gets    atomic.Int32
 	hang    atomic.Bool
+	deaf    atomic.Int32 // watches up to this number hear nothing, and nobody is told
 }
 
 func newFaulty(client *clientv3.Client) (*faulty, *clientv3.Client) {
@@ -43,7 +44,7 @@ func newFaulty(client *clientv3.Client) (*faulty, *clientv3.Client) {
 }
 
 func (f *faulty) Watch(ctx context.Context, key string, options ...clientv3.OpOption) clientv3.WatchChan {
-	f.watches.Add(1)
+	number := f.watches.Add(1)
 	f.mu.Lock()
 	cut, whole := f.cut, f.whole
 	f.mu.Unlock()
@@ -64,6 +65,9 @@ func (f *faulty) Watch(ctx context.Context, key string, options ...clientv3.OpOp
 			case r, ok := <-real:
 				if !ok {
 					return
+				}
+				if number <= f.deaf.Load() {
+					continue
 				}
 				select {
 				case broken <- r:

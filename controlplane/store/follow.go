@@ -49,18 +49,30 @@ func (s *Store) watch() error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
 	defer cancel()
 	watch := s.client.Watch(ctx, s.prefix, clientv3.WithPrefix(), clientv3.WithRev(s.head.revision+1), clientv3.WithProgressNotify())
-	for response := range watch {
-		if err := response.Err(); err != nil {
-			return err
-		}
-		switch {
-		case len(response.Events) > 0:
-			s.apply(response.Events)
-		case response.IsProgressNotify():
-			s.publish(response.Header.Revision, nil)
+	begun := time.Now()
+	for {
+		select {
+		case <-s.restart:
+			// Its connection leads nowhere, which grpc finds out much later.
+			if silent := time.Since(begun); silent >= s.brief() {
+				return fmt.Errorf("etcd has more, and nothing came of it for %s", silent)
+			}
+		case response, open := <-watch:
+			if !open {
+				return errors.New("etcd closed it")
+			}
+			if err := response.Err(); err != nil {
+				return err
+			}
+			begun = time.Now()
+			switch {
+			case len(response.Events) > 0:
+				s.apply(response.Events)
+			case response.IsProgressNotify():
+				s.publish(response.Header.Revision, nil)
+			}
 		}
 	}
-	return errors.New("etcd closed it")
 }
 
 // revisionChanges are the changes of one revision.
@@ -276,6 +288,12 @@ func (s *Store) wait(ctx context.Context, revision int64) (*View, error) {
 			if time.Since(since) >= s.cfg.Timeout {
 				return nil, fmt.Errorf("%w: the view is at revision %d and did not reach %d within %s",
 					ErrUnavailable, s.view.Load().revision, revision, s.cfg.Timeout)
+			}
+			if time.Since(since) >= s.brief() {
+				select {
+				case s.restart <- struct{}{}:
+				default:
+				}
 			}
 			s.askProgress()
 			timer.Reset(min(progressAfter, s.cfg.Timeout-time.Since(since)))

@@ -149,8 +149,8 @@ func (t *Txn) fail(err error) {
 	}
 }
 
-// Commit applies the transaction and waits for the view. Errors: ErrConflict, ErrFull, ErrInvalid, ErrUnavailable (the
-// outcome is unknown) or the context's (unknown too). On success the revision of each written record is set.
+// Commit applies the transaction and waits for the view. Errors: ErrConflict, ErrFull, ErrInvalid; ErrUnavailable or the
+// context's, both with ErrUnknown. On success the revision of each written record is set.
 func (t *Txn) Commit(ctx context.Context) (err error) {
 	if t.err == nil && t.Len() > maxOps {
 		t.err = fmt.Errorf("%w: it has %d operations, at most %d are possible", ErrInvalid, t.Len(), maxOps)
@@ -168,12 +168,23 @@ func (t *Txn) Commit(ctx context.Context) (err error) {
 	begun, ticket := time.Now(), t.ticket()
 	defer func() { s.observe("commit", begun, err) }()
 	s.written.expect(t.written)
+	if call := callOf(ctx); call != nil {
+		before := call.wrote.Swap(true)
+		defer func() {
+			if !before && (errors.Is(err, ErrConflict) || errors.Is(err, ErrFull) || errors.Is(err, ErrInvalid)) {
+				call.wrote.Store(false) // nothing was
+			}
+		}()
+	}
 	err = s.submit(ctx, ticket)
 	failpoint.Hit("store/after-commit")
 	if err != nil {
 		s.written.forget(t.written)
 		if errors.Is(err, ErrFull) {
 			s.space.noSpace()
+		}
+		if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", ErrUnknown, err)
 		}
 		return err
 	}
@@ -186,7 +197,7 @@ func (t *Txn) Commit(ctx context.Context) (err error) {
 	}
 	switch {
 	case ticket.succeeded && err != nil:
-		return fmt.Errorf("the transaction was applied at revision %d, but: %w", ticket.revision, err)
+		return fmt.Errorf("%w to the caller, and it was at revision %d, but: %w", ErrUnknown, ticket.revision, err)
 	case ticket.succeeded:
 		return nil
 	case err != nil:
