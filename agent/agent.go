@@ -100,6 +100,7 @@ type Agent struct {
 	offered    abilities   // as registered last
 	networking *networking // of tasks; nil where that is switched off
 	measured   *measured
+	registered time.Time   // when that was
 	metrics    *metrics.Metrics
 	reporter   *report.Reporter
 	telling    atomic.Pointer[telemetry.Publisher]
@@ -471,6 +472,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Signer) error {
 	arn := *a.arn.Load()
 	found := &session.Endpoints{API: api, Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn}
+	a.registered = time.Now()
 	publisher := telemetry.New(telemetry.Config{
 		Engine: a.engine, Stats: a.measured.stats, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: telemetry.Limits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
@@ -481,7 +483,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
-		Inactive: a.inactive,
+		Inactive: a.inactive, Unknown: a.unknown, Boot: a.host.BootID, Record: record{a},
 	}
 	if a.networking != nil {
 		pc.Networks = a.networking

@@ -33,6 +33,7 @@ type registration struct {
 	ec2     *ec2Instance // nil outside EC2
 	arn     string       // of the instance to register again; empty for a new one
 	token   string       // the same for every attempt of one registration
+	first   bool         // the control plane has a new record of the instance to register again
 	version agentapi.VersionInfo
 
 	policy map[string]string // attributes of the host's policy
@@ -46,7 +47,7 @@ func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
 	}
 	in := &agentapi.RegisterContainerInstanceInput{
 		Cluster: &cluster, ClientToken: &r.token, InstanceIdentityDocument: &document, InstanceIdentityDocumentSignature: &signature,
-		Attributes: withPolicy(attributes(r.cfg, r.host, r.engine, r.can, r.ec2, r.arn == ""), r.policy), VersionInfo: &r.version,
+		Attributes: withPolicy(attributes(r.cfg, r.host, r.engine, r.can, r.ec2, r.arn == "" || r.first), r.policy), VersionInfo: &r.version,
 		TotalResources: []agentapi.Resource{
 			integerResource("CPU", r.host.CPU), integerResource("MEMORY", r.host.Memory),
 			portResource("PORTS", r.cfg.ReservedPorts), portResource("PORTS_UDP", r.cfg.ReservedPortsUDP),
@@ -114,6 +115,8 @@ func (r *registration) judge(err error) verdict {
 		return makeCluster
 	case r.arn != "" && (api.Code == "InactiveInstanceException" || api.Code == "InvalidInstanceException"):
 		return registerAnew
+	case api.Code == "ConflictException": // another machine has this one's identity, or this one's last connection is not noticed to have ended
+		return retryForever
 	case api.Code == "InvalidParameterException" || api.Code == "ClientException":
 		return terminalError
 	case api.Retryable() || api.Code == "ServerException":
@@ -135,13 +138,15 @@ func (r *registration) register(ctx context.Context, api session.API, log *zap.L
 		err := api.Call(ctx, "RegisterContainerInstance", in, &out)
 		if err == nil {
 			arn, err := r.accepted(in, &out)
-			if err != nil || r.arn == "" || arn == r.arn {
+			if err != nil || r.arn == "" || r.first || arn == r.arn && out.ContainerInstance.Version != 1 {
 				return arn, err
 			}
-			// It is a new instance, which does not have the attributes that go with a first registration. The token says
+			// Its record is new, and does not have the attributes that go with a first registration. The ARN or the token says
 			// that it is the same one.
-			log.Warn("The control plane did not know this container instance any more and made a new one; containers stay as they are", zap.String("instance", arn), zap.String("old", r.arn))
-			r.arn = ""
+			if r.first = true; arn != r.arn {
+				log.Warn("The control plane did not know this container instance any more and made a new one; containers stay as they are", zap.String("instance", arn), zap.String("old", r.arn))
+				r.arn = ""
+			}
 			continue
 		}
 		if ctx.Err() != nil {

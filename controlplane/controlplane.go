@@ -52,6 +52,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
 	"github.com/longshore-project/longshore/controlplane/telemetry"
 	"github.com/longshore-project/longshore/internal/version"
+	"github.com/longshore-project/longshore/protocol/arn"
 )
 
 // startTimeout bounds the opening of etcd and the store.
@@ -281,7 +282,8 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	}
 	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
-	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: witness{verifier}, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network})
+	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: witness{verifier}, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network,
+		Owner: arn.Owner{Region: p.cfg.Region, Account: p.cfg.AccountID}})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@
 //	TaskStopVerificationAck    → only for the last manifest: the tasks in it are stopped
 //	IAMRoleCredentialsMessage  → kept in memory, IAMRoleCredentialsAckRequest
 //	PrepareImagesMessage       → ImagesPreparedMessage, when they are there or can't be had
+//	DescribeTasksMessage       → TasksDescribedMessage; before, and unasked, a TaskListMessage: tasks.go
 //	StageUpdate, PerformUpdate → NackRequest "Updates are disabled"
 //	others                     → logged
 //
@@ -73,6 +74,9 @@ type Config struct {
 	AgentHash     string
 	EngineVersion func() string // "DockerVersion: 20.10.24" or "containerd"
 
+	// Boot is the kernel's id of this boot, and Record the tasks that a control plane is told of; nil: it is told of none.
+	Boot   string
+	Record Record
 	// Prepare is called for a request to make images local; it must return at once, and answers with [Poller.Say].
 	Prepare func(*acs.PrepareImagesMessage)
 	// Networks takes what concerns tasks' own networks; nil: this host has none, and such messages are not acknowledged.
@@ -88,6 +92,8 @@ type Config struct {
 	// Inactive is called when the control plane says that this instance was deregistered, with how long there had been no
 	// connection when it did; a returned error ends Run with it.
 	Inactive func(away time.Duration) error
+	// Unknown is called when the control plane does not know this instance; a returned error ends Run with it.
+	Unknown func() error
 }
 
 // Poller keeps the session.
@@ -117,6 +123,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	return session.Run(ctx, session.Config{
 		Name: "ACS", Client: p.cfg.Client, Signer: p.cfg.Signer, Log: p.cfg.Log, Limits: p.cfg.Limits,
 		URL: p.url, Serve: p.serve, Lost: p.cfg.Endpoints.Doubt, Failed: p.cfg.Failed, Inactive: p.cfg.Inactive,
+		Header: p.header(), Unknown: p.cfg.Unknown,
 	})
 }
 
@@ -139,6 +146,7 @@ func (p *Poller) url(ctx context.Context) (string, error) {
 
 func (p *Poller) serve(ctx context.Context, c *session.Conn) session.Handler {
 	p.cfg.Log.Info("Connected to the control plane", zap.String("endpoint", strings.SplitN(c.URL(), "?", 2)[0]))
+	p.list(ctx, c)
 	p.was.Store(true)
 	p.current.Store(c)
 	p.tell(true)
@@ -194,6 +202,8 @@ func (p *Poller) handle(ctx context.Context, u *unsaved, answer func(any) error,
 		return true, p.credentials(m, answer)
 	case *acs.PrepareImagesMessage:
 		p.prepare(m)
+	case *acs.DescribeTasksMessage:
+		return true, p.describe(m, answer)
 	case *acs.StageUpdateMessage:
 		return true, p.noUpdate(m, answer)
 	case *acs.PerformUpdateMessage:

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -103,6 +104,11 @@ type Config struct {
 	// Inactive, if set, is called when the control plane says that this instance was deregistered, with how long there had
 	// been no connection when it did, as far as can be told; 0 when none stood before. A returned error ends Run with it.
 	Inactive func(away time.Duration) error
+	// Header is sent with each handshake, and signed.
+	Header http.Header
+	// Unknown, if set, is called when the control plane does not know this instance, or its cluster. A returned error ends Run
+	// with it.
+	Unknown func() error
 }
 
 // Handler takes one frame. It reports whether the frame counts as a sign of life, and an error that ends the connection.
@@ -178,6 +184,12 @@ func (e *Inactive) Error() string {
 	return "InactiveInstanceException: " + e.Message
 }
 
+// Unknown is the error of an instance, or a cluster, that the control plane does not know.
+type Unknown struct{ Message string }
+
+// Error is what the control plane said.
+func (e *Unknown) Error() string { return e.Message }
+
 // errExpired ends a connection that reached its age.
 var errExpired error = errors.New("the connection reached its greatest age")
 
@@ -204,6 +216,12 @@ func Run(ctx context.Context, c Config) error {
 			c.Failed(err)
 		}
 		var inactive *Inactive
+		var unknown *Unknown
+		if errors.As(err, &unknown) && c.Unknown != nil {
+			if err := c.Unknown(); err != nil {
+				return err
+			}
+		}
 		wait := time.Duration(0)
 		switch {
 		case errors.As(err, &inactive):
@@ -357,6 +375,7 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the endpoint %q: %w", address, err)
 	}
+	maps.Copy(request.Header, c.Header)
 	if err := c.Signer.Sign(ctx, request, nil); err != nil {
 		return nil, fmt.Errorf("sign the request: %w", err)
 	}
@@ -402,6 +421,9 @@ func refusal(response *http.Response, host string, err error) error {
 	}
 	if strings.Contains(said, "InactiveInstanceException") {
 		return &Inactive{Message: said}
+	}
+	if strings.HasPrefix(said, "InvalidInstanceException") || strings.HasPrefix(said, "InvalidClusterException") {
+		return &Unknown{Message: host + " refused the connection: " + said}
 	}
 	return fmt.Errorf("%s refused the connection: %s %s", host, response.Status, said)
 }

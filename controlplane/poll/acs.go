@@ -52,11 +52,14 @@ type acsSession struct {
 	groups             told
 	hasGroups          atomic.Bool
 	preparing          map[string]*prepared // images that the agent was asked to have, by the name of the preparation
-	complete           bool                 // the agent has said all that it runs
+	lists              bool                 // the agent lists its tasks: it is Longshore's
+	complete           bool                 // it has said all that it runs
+	settleAt           time.Time            // until when tasks are held back, see settle.go; zero: they are not
+	unknown            []string             // ids of tasks that the agent runs and the store does not know
 }
 
 func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
-	_, lists := r.Header[acs.BootHeader]
+	lists := listsTasks(r)
 	if lists {
 		w.Header().Set(acs.TaskListHeader, "1")
 	}
@@ -69,7 +72,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 	c := &acsSession{
 		socket: socket, server: s, received: make(chan any, 4),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), attachments: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
-		renewals: map[string]time.Time{}, preparing: map[string]*prepared{}, asked: q.Get("sendCredentials") == "true",
+		renewals: map[string]time.Time{}, preparing: map[string]*prepared{}, asked: q.Get("sendCredentials") == "true", lists: lists,
 	}
 	c.seat.crew, c.seat.turn = &s.crew, c.turn
 	session, err := s.lease()
@@ -96,6 +99,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 			_ = socket.run(func([]byte) {})
 			return
 		}
+		c.settles()
 		c.log().Info("agent connected", zap.String("agentVersion", clip(about.agent)), zap.String("dockerVersion", clip(about.docker)), zap.String("replica", s.cfg.Replica))
 		c.serve()
 	}()
@@ -166,12 +170,16 @@ func (c *acsSession) advance(now time.Time) (next time.Time, ok bool) {
 		}
 		c.beatAt = now.Add(c.heartbeatPause())
 	}
-	if c.changed.Swap(false) || !c.resendAt.IsZero() && !now.Before(c.resendAt) {
+	settle, ok := c.settling(now)
+	if !ok {
+		return next, false
+	}
+	if settle.IsZero() && (c.changed.Swap(false) || !c.resendAt.IsZero() && !now.Before(c.resendAt)) {
 		if c.resendAt, ok = c.sync(now); !ok {
 			return next, false
 		}
 	}
-	next = c.beatAt
+	next = sooner(c.beatAt, settle)
 	if !c.resendAt.IsZero() && c.resendAt.Before(next) {
 		next = c.resendAt
 	}
@@ -384,6 +392,10 @@ func (c *acsSession) sendPayload(j job, t *store.Task, a attempt) bool {
 		def = task.Pinned(&d.Object, j.revisions[t.ID])
 	} else {
 		c.waitsForDefinition.Store(true)
+		if !t.AdoptedAt.IsZero() && task.Wanted(t) { // its agent has it, and nobody has its definition
+			c.delivery.acknowledge(a.message)
+			return true
+		}
 	}
 	credentials, err := c.cfg.credentialsFor(def, t, c.notify)
 	if errors.Is(err, ErrRolePending) {
@@ -476,6 +488,7 @@ func (c *acsSession) receive(frame []byte) {
 func (c *acsSession) handle(m any) bool {
 	switch m := m.(type) {
 	case *acs.AckRequest:
+		c.answered(m.MessageID)
 		if m.MessageID == c.groups.message {
 			c.groups.message = ""
 			return true
@@ -506,9 +519,9 @@ func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 		return true
 	}
 	answer := &acs.TaskStopVerificationAck{GeneratedAt: time.Now().UnixMilli(), MessageID: m.MessageID, StopTasks: []*acs.TaskIdentifier{}}
-	var unknown []string
+	var unknown, forgotten []string
 	err := c.cfg.Store.Read(c.ctx, func(v *store.View) error {
-		answer.StopTasks, unknown = answer.StopTasks[:0], unknown[:0]
+		answer.StopTasks, unknown, forgotten = answer.StopTasks[:0], unknown[:0], forgotten[:0]
 		for _, candidate := range m.StopCandidates {
 			var t *store.Task
 			if a, err := arn.Parse(candidate.TaskArn); err == nil && a.Type == arn.TypeTask {
@@ -520,6 +533,10 @@ func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 			}
 			own := t != nil && t.Cluster == c.at.cluster && t.Instance == c.at.id
 			switch {
+			case t == nil && !c.settleAt.IsZero():
+				if id, own := ownTask(v.Instance(c.at.cluster, c.at.id), candidate.TaskArn); own {
+					forgotten = append(forgotten, id)
+				}
 			case t == nil, !own && !task.IsStopped(t):
 				unknown = append(unknown, clip(candidate.TaskArn))
 			case task.IsStopped(t), !task.Wanted(t):
@@ -534,6 +551,7 @@ func (c *acsSession) verify(m *acs.TaskStopVerificationMessage) bool {
 		c.log().Warn("a question about tasks to stop cannot be answered; it comes again with the next connection", zap.Error(err))
 		return true
 	}
+	c.asks(forgotten)
 	if len(unknown) > 0 {
 		c.log().Warn("the agent runs tasks that this control plane does not know as its own; they are left alone: stop them on the host if they are not wanted",
 			zap.Int("count", len(unknown)), zap.Strings("tasks", unknown[:min(len(unknown), 10)]))

@@ -170,6 +170,9 @@ func (s *Server) compare(ctx context.Context, at place, list *acs.TaskListMessag
 
 // ownTask is the id of a task whose ARN is one of the instance's cluster.
 func ownTask(i *store.Instance, ref string) (id string, own bool) {
+	if i == nil {
+		return "", false
+	}
 	a, err := arn.Parse(ref)
 	host, hostErr := arn.Parse(aws.ToString(i.Object.ContainerInstanceArn))
 	if err != nil || hostErr != nil || a.Type != arn.TypeTask || a.Region != host.Region || a.Account != host.Account || len(a.Path) != 2 || a.Path[0] != i.Cluster {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/coder/websocket"
@@ -13,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/limits"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/arn"
 )
@@ -73,7 +75,7 @@ func (s *Server) admit(r *http.Request, clusterRef, instanceRef string) (place, 
 	if _, err := s.lease(); err != nil {
 		return at, refuse(http.StatusServiceUnavailable, acs.ServerException, "The control plane is not ready. Try again.")
 	}
-	return at, s.mayConnect(r.Context(), identity, at)
+	return at, s.mayConnect(r, identity, at)
 }
 
 // locate reads the cluster, a name or ARN, and the instance's ARN, long or short, of a query.
@@ -117,12 +119,19 @@ func clip(s string) string {
 	return s
 }
 
-// mayConnect checks that the instance is registered and that the identity may speak for it.
-func (s *Server) mayConnect(ctx context.Context, identity *auth.Identity, at place) *refusal {
+// mayConnect checks that the instance is registered, that the identity may speak for it, and that no other machine does. An
+// instance that the store has forgotten is made again: Longshore's agents register for that, the others don't.
+func (s *Server) mayConnect(r *http.Request, identity *auth.Identity, at place) *refusal {
 	var instance *store.Instance
 	var cluster *store.Cluster
-	err := s.cfg.Store.Read(ctx, func(v *store.View) error {
+	var forgotten, departed bool
+	var other string
+	boot, lists := bootOf(r), listsTasks(r)
+	err := s.cfg.Store.Read(r.Context(), func(v *store.View) error {
 		cluster, instance = v.Cluster(at.cluster), v.Instance(at.cluster, at.id)
+		departed = v.Departed(at.cluster, at.id) != nil
+		forgotten = task.Forgotten(v, at.cluster, at.id) && identity.MayClaim(v, s.cfg.Owner.ContainerInstance(at.cluster, at.id))
+		other = s.otherMachine(instance, v.Connection(at.cluster, at.id), boot, time.Now())
 		return nil
 	})
 	const bad = http.StatusBadRequest
@@ -132,15 +141,78 @@ func (s *Server) mayConnect(ctx context.Context, identity *auth.Identity, at pla
 		return refuse(http.StatusInternalServerError, acs.ServerException, "The control plane's store does not answer. Try again.")
 	case identity.Role != store.RoleHost && identity.Role != store.RoleAdmin:
 		return refuse(http.StatusForbidden, acs.AccessDeniedException, "The access key has the role "+string(identity.Role)+", which cannot speak for a container instance.")
+	case forgotten && !lists && s.cfg.Owner.Account != "" && s.ownARN(r):
+		return s.revive(r.Context(), identity, at)
+	case departed:
+		return refuse(bad, acs.InactiveInstanceException, "The container instance "+at.id+" has been deregistered.")
 	case cluster == nil:
 		return refuse(bad, acs.InvalidClusterException, "Cluster not found.")
 	case instance == nil:
 		return refuse(bad, acs.InvalidInstanceException, "The container instance "+at.id+" is not registered in the cluster "+at.cluster+".")
-	case identity.Role == store.RoleHost && instance.RegisteredBy != identity.AccessKeyID:
+	case !identity.SpeaksFor(instance):
 		return refuse(http.StatusForbidden, acs.AccessDeniedException, "The container instance "+at.id+" was registered with another access key.")
 	case !registered(instance):
 		return refuse(bad, acs.InactiveInstanceException, "The container instance "+at.id+" has been deregistered.")
+	case other != "":
+		s.log.Warn("two machines have the identity of one container instance; the second one is refused: give it an identity of its own", zap.Stringer("containerInstance", at),
+			zap.String("refused", r.RemoteAddr), zap.String("refusedBoot", boot), zap.String("connectedBoot", other))
+		return refuse(http.StatusConflict, acs.AccessDeniedException, task.OtherMachine(at.id, other))
 	}
+	return nil
+}
+
+// otherMachine is the boot in which another machine runs as this instance: the one that is connected, or that was until a moment
+// ago and is still expected back. Empty: there is none, or an agent does not say in which boot it is.
+func (s *Server) otherMachine(i *store.Instance, c *store.Connection, boot string, now time.Time) string {
+	switch {
+	case i == nil || boot == "":
+	case c != nil && c.Boot != "" && c.Boot != boot:
+		return c.Boot
+	case c == nil && i.Boot != "" && i.Boot != boot && (now.Sub(i.DisconnectedSince) < s.cfg.RebootTakes || now.Sub(s.started) < s.cfg.RebootTakes):
+		return i.Boot
+	}
+	return ""
+}
+
+// listsTasks tells whether the agent is one of Longshore's, which says in which boot it is.
+func listsTasks(r *http.Request) bool { return len(r.Header.Values(acs.BootHeader)) > 0 }
+
+// ownARN tells whether the instance was named by an ARN of this control plane's region and account.
+func (s *Server) ownARN(r *http.Request) bool {
+	for _, key := range []string{"containerInstanceArn", "containerInstance"} {
+		a, err := arn.Parse(r.URL.Query().Get(key))
+		if err == nil && a.Region == s.cfg.Owner.Region && a.Account == s.cfg.Owner.Account {
+			return true
+		}
+	}
+	return false
+}
+
+// revive makes the record of a forgotten instance whose agent connects without registering.
+func (s *Server) revive(ctx context.Context, identity *auth.Identity, at place) *refusal {
+	err := store.Retry(ctx, func() error {
+		txn := s.cfg.Store.Txn()
+		err := s.cfg.Store.Read(ctx, func(v *store.View) error {
+			if !task.Forgotten(v, at.cluster, at.id) {
+				return nil
+			}
+			task.Revive(txn, v, s.cfg.Owner, task.Connecting(s.cfg.Owner, at.cluster, at.id, identity.AccessKeyID, time.Now()))
+			return identity.Take(v, txn, s.cfg.Owner.ContainerInstance(at.cluster, at.id), time.Now())
+		})
+		if err != nil || txn.Len() == 0 {
+			return err
+		}
+		return txn.Commit(ctx)
+	})
+	if denied := new(auth.Error); errors.As(err, &denied) {
+		return refuse(http.StatusForbidden, acs.AccessDeniedException, denied.Code+": "+denied.Message)
+	}
+	if err != nil {
+		s.log.Error("the record of a forgotten container instance could not be made", zap.Stringer("containerInstance", at), zap.Error(err))
+		return refuse(http.StatusInternalServerError, acs.ServerException, "The control plane's store does not answer. Try again.")
+	}
+	s.log.Warn("a container instance that this control plane does not know connected; its record is made anew under the same ARN, and nothing is placed there until its agent registers: restart the agent, its tasks keep running",
+		zap.Stringer("containerInstance", at))
 	return nil
 }
 

@@ -8,7 +8,8 @@
 // acknowledged on this connection. Whatever differs is sent, one task per payload, and sent again until it is
 // acknowledged. A new connection knows of no acknowledgement, so everything is sent again: agents expect that.
 //
-//	connect     handshake.go   signature, who may speak for the instance, is it registered
+//	connect     handshake.go   signature, who may speak for the instance, is it registered, is it one machine
+//	            adopt.go       what the agent runs and the store does not know; settle.go for agents that don't list it
 //	            session        one per instance, the newest wins; a Connection record under this replica's lease
 //	ACS         HeartbeatMessage at once and every 30–45 s, TaskManifestMessage, then PayloadMessages
 //	TCS         each publish is acknowledged; health goes into the tasks, metrics and what tasks wait for to Config.Telemetry
@@ -47,6 +48,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/tcs"
 )
 
@@ -90,6 +92,12 @@ type Config struct {
 	AttachWait time.Duration
 	// Telemetry gets what agents publish of their hosts and tasks; nil: nobody wants it. Its calls return at once.
 	Telemetry Telemetry
+	// Owner is whose ARNs are this control plane's: an instance of it that the store has forgotten is made again when its agent
+	// connects. The zero value: none is.
+	Owner arn.Owner
+	// RebootTakes is the shortest time a machine takes to boot again: one in another boot that wants to be an instance sooner
+	// than that after it was connected is another machine. Default 5 s.
+	RebootTakes time.Duration
 	// RenewPause is the shortest pause before a task's credentials are sent anew. Default 10 s.
 	RenewPause time.Duration
 }
@@ -121,6 +129,7 @@ func (c *Config) defaults() {
 	set(&c.Keep, 5*time.Second)
 	set(&c.RenewPause, 10*time.Second)
 	set(&c.AttachWait, 5*time.Minute)
+	set(&c.RebootTakes, 5*time.Second)
 	if c.MessagesPerSecond <= 0 {
 		c.MessagesPerSecond = 200
 	}
@@ -158,8 +167,9 @@ type Stats struct {
 // Server serves the sockets. It is an http.Handler for the paths ending in /acs/ws and /tcs/ws, and works while [Server.Run]
 // does; until then, and without a session in the store, it refuses with 503.
 type Server struct {
-	cfg Config
-	log *zap.Logger
+	cfg     Config
+	log     *zap.Logger
+	started time.Time
 
 	mu      sync.Mutex
 	session *store.Session // nil while there is none
@@ -189,7 +199,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.defaults()
 	s := &Server{
-		cfg: cfg, log: cfg.Log, acs: map[place]*acsSession{}, tcs: map[place]*tcsSession{}, away: map[place]struct{}{}, kick: make(chan struct{}, 1),
+		cfg: cfg, log: cfg.Log, started: time.Now(), acs: map[place]*acsSession{}, tcs: map[place]*tcsSession{}, away: map[place]struct{}{}, kick: make(chan struct{}, 1),
 		accepted: map[place][]accepted{}, dirty: make(chan struct{}, 1),
 		interests: interests{of: map[string]map[*acsSession]struct{}{}, dirty: map[string]struct{}{}, kick: make(chan struct{}, 1)},
 	}

@@ -142,6 +142,7 @@ func (c *tcsSession) receive(frame []byte) {
 		if c.cfg.Telemetry != nil {
 			c.cfg.Telemetry.Metrics(c.at.cluster, c.at.id, m)
 		}
+		c.server.measured(c.ctx, c.at, m)
 		_ = c.send(&tcs.AckPublishMetric{Message: "OK"}) // an error has ended the socket
 	case *tcs.PublishHealthRequest:
 		c.server.health.Add(1)

@@ -51,3 +51,9 @@ func Connecting(owner arn.Owner, cluster, id, key string, now time.Time) *store.
 		},
 	}
 }
+
+// OtherMachine is what the agent of a machine is told that is not the one which runs as the instance.
+func OtherMachine(instance, boot string) string {
+	return "Another machine runs as the container instance " + instance + " (its kernel's boot id is " + boot + "): this one is a copy of it. To make it an instance of its own, stop its agent, " +
+		"give it an /etc/machine-id of its own, remove the agent's data directory (/var/lib/ecs), and start the agent again."
+}
