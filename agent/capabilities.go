@@ -29,6 +29,9 @@ const (
 	// other agent, which tasks are daemons.
 	attributeResume = "longshore.resume-on-boot"
 	attributeZone   = "ecs.availability-zone"
+	// What runs containers here: docker or containerd, and the OCI runtime by its name.
+	attributeEngine  = "longshore.container-engine"
+	attributeRuntime = "longshore.container-runtime"
 )
 
 // apiSince is the Docker API version from which a log driver is advertised.
@@ -169,6 +172,11 @@ func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, 
 			if value != "" {
 				all[name] = value
 			}
+		}
+	}
+	for name, value := range map[string]string{attributeEngine: info.Name, attributeRuntime: info.Runtime} {
+		if value != "" {
+			all[name] = value
 		}
 	}
 	all[acs.CapabilityPrepareImages] = ""

@@ -134,6 +134,7 @@ type Info struct {
 	VolumeDrivers []string
 	SecurityOpts  []string // name=seccomp,…, name=userns …
 	LiveRestore   bool
+	Runtime       string // the OCI runtime of containers, by name: runc, crun …; empty: not known
 	// UserNS is the first host uid and gid of the engine's user-namespace remapping; nil when there is none.
 	UserNS *UserNS
 }

@@ -7,6 +7,7 @@ want() { [ -e "$1" ] || missing+=("$2"); }
 want /usr/sbin/dockerd docker.io
 want /usr/bin/containerd containerd
 want /usr/sbin/runc runc
+want /usr/bin/crun crun
 want /bin/busybox busybox-static
 want /usr/sbin/iptables iptables
 want /usr/sbin/nft nftables

@@ -40,7 +40,7 @@ var Knobs = []Knob{
 	text("ECS_CONTAINERD_NAMESPACE", "ContainerdNamespace", "longshore", "containerd's namespace for this agent's containers and images; no two agents may share one", func(c *Config) *string { return &c.ContainerdNamespace }),
 	text("ECS_CONTAINERD_SNAPSHOTTER", "ContainerdSnapshotter", "overlayfs", "containerd's snapshotter", func(c *Config) *string { return &c.ContainerdSnapshotter }),
 	text("ECS_CONTAINERD_CERTS_DIR", "ContainerdCertsDir", "/etc/containerd/certs.d", "folder that says how registries are reached with containerd, as containerd has it: <registry>/hosts.toml with mirrors, certificates, plain http", func(c *Config) *string { return &c.ContainerdCertsDir }),
-	text("ECS_CONTAINER_RUNTIME", "ContainerRuntime", "", "OCI runtime with containerd, a path or a name in PATH, such as crun; not set: containerd's own", func(c *Config) *string { return &c.ContainerRuntime }),
+	text("ECS_CONTAINER_RUNTIME", "ContainerRuntime", "", "OCI runtime with containerd: a program that speaks runc's command line, a path or a name in PATH, such as crun, or one of containerd's shims by its name, such as io.containerd.kata.v2; not set: runc. It is the instance's attribute longshore.container-runtime", func(c *Config) *string { return &c.ContainerRuntime }),
 	text("DOCKER_HOST", "DockerEndpoint", "unix:///var/run/docker.sock", "Docker's endpoint", func(c *Config) *string { return &c.DockerEndpoint }),
 
 	// What this instance is.

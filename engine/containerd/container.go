@@ -27,10 +27,7 @@ import (
 // labelName is the label that holds a container's name. containerd's own names are ids of ours.
 const labelName = "longshore.name"
 
-const (
-	extension   = "longshore.container"
-	runtimeName = "io.containerd.runc.v2"
-)
+const extension = "longshore.container"
 
 // record is what we keep of a container beyond what containerd does. It never changes.
 type record struct {
@@ -403,14 +400,14 @@ func (r *Runtime) make(ctx context.Context, id string, rec record, oci *specs.Sp
 	if err != nil {
 		return err
 	}
-	options, err := r.runtimeOptions()
+	runtime, err := r.oci.info()
 	if err != nil {
 		return err
 	}
 	asked = true
 	_, err = r.client.ContainerService().Create(ctx, containers.Container{
 		ID: id, Image: img.name, Labels: map[string]string{labelName: rec.Spec.Name, engine.LabelTaskArn: rec.Spec.Labels[engine.LabelTaskArn]},
-		Runtime: containers.RuntimeInfo{Name: runtimeName, Options: options}, Spec: ociAny, SnapshotKey: id, Snapshotter: r.cfg.Snapshotter,
+		Runtime: runtime, Spec: ociAny, SnapshotKey: id, Snapshotter: r.cfg.Snapshotter,
 		Extensions: map[string]typeurl.Any{extension: kept},
 	})
 	if err != nil {

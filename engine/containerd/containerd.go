@@ -8,6 +8,7 @@
 //	containerd.go  New, Info, Close, the connection
 //	container.go   List, Inspect, Create, Remove, and how a container is found by its name
 //	start.go       Start, Restart, Stop
+//	oci.go         which OCI runtime makes containers
 //	host.go        what a process gets of the host, made and taken away: namespaces, its place on the bridge, shared memory
 //	run.go         what is remembered of a container's process: one small file, written before and after it runs
 //	keep.go        what must be done though nobody asks: ends are written down and their shims released
@@ -64,7 +65,8 @@ type Config struct {
 	Root string
 	// Snapshotter is which of containerd's keeps file systems. Default overlayfs.
 	Snapshotter string
-	// OCIRuntime is the program that makes containers, a path or a name in PATH. Default: containerd's, runc.
+	// OCIRuntime is what makes containers: a program that speaks runc's command line, a path or a name in PATH (crun, youki), or
+	// a shim of containerd's by its name (io.containerd.kata.v2, io.containerd.runsc.v1). Default: runc.
 	OCIRuntime string
 	// CertsDir says how registries are reached, as containerd's own folder of that kind does. Default /etc/containerd/certs.d.
 	CertsDir string
@@ -98,6 +100,7 @@ type Connection struct {
 // Runtime is a containerd. Its zero value is not usable: see New.
 type Runtime struct {
 	cfg    Config
+	oci    ociRuntime
 	client *client.Client
 	log    *zap.Logger
 	known  known
@@ -139,6 +142,10 @@ func New(cfg Config) (*Runtime, error) {
 	if !filepath.IsAbs(cfg.Root) {
 		return nil, fmt.Errorf("containerd: the root %q is not an absolute path", cfg.Root)
 	}
+	runtime, err := newOCIRuntime(cfg.OCIRuntime)
+	if err != nil {
+		return nil, fmt.Errorf("containerd: %w", err)
+	}
 	for _, dir := range []string{cfg.Root, filepath.Join(cfg.Root, "containers"), filepath.Join(cfg.Root, "volumes")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("containerd: %w", err)
@@ -155,7 +162,7 @@ func New(cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("containerd at %s: %w", cfg.Address, err)
 	}
 	ctx, end := context.WithCancel(context.Background())
-	r := &Runtime{cfg: cfg, client: c, log: cfg.Log, began: time.Now(), end: end}
+	r := &Runtime{cfg: cfg, oci: runtime, client: c, log: cfg.Log, began: time.Now(), end: end}
 	r.images.init()
 	r.work.Go(func() { r.keep(r.ns(ctx)) })
 	return r, nil
@@ -188,6 +195,7 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 		Name: "containerd", Version: v.Version, APIVersion: apiVersion, APIVersions: apiVersions(), Root: r.cfg.Root,
 		CgroupVersion: cgroups, CgroupDriver: "cgroupfs", LogDrivers: logdriver.Drivers(), LogDriver: "json-file",
 		VolumeDrivers: []string{"local"}, SecurityOpts: []string{"name=seccomp,profile=default"}, LiveRestore: true,
+		Runtime: r.oci.name,
 	}
 	if apparmorEnabled() {
 		info.SecurityOpts = append(info.SecurityOpts, "name=apparmor")

@@ -1,6 +1,7 @@
 package containerd_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -122,6 +123,7 @@ func runtime(t *testing.T, cfg containerd.Config) *containerd.Runtime {
 		t.Fatal(err)
 	}
 	cfg.LogProgram = program
+	cfg.OCIRuntime = cmp.Or(cfg.OCIRuntime, os.Getenv("TEST_OCI_RUNTIME")) // make test-containerd tries others
 	if cfg.Root == "" {
 		cfg.Root = t.TempDir()
 	}

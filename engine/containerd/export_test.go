@@ -29,3 +29,9 @@ var (
 	ResolvConf      = resolvConf
 	WithoutLoopback = withoutLoopback
 )
+
+// OCIRuntime is the name, the shim and the program that a setting names.
+func OCIRuntime(setting string) (string, error) {
+	o, err := newOCIRuntime(setting)
+	return o.name + " " + o.shim + " " + o.program, err
+}

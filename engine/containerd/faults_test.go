@@ -29,11 +29,12 @@ type world struct {
 	root     string
 	image    string
 	networks containerd.Networks
+	runtime  string // OCI
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, d: start(t), root: t.TempDir(), networks: bridged(t)}
+	w := &world{t: t, d: start(t), root: t.TempDir(), networks: bridged(t), runtime: os.Getenv("TEST_OCI_RUNTIME")}
 	t.Cleanup(func() { _ = w.Close() })
 	w.connect()
 	w.image, _ = images.NewRegistry(t).MustPush(t, "base:1", images.Spec{})
@@ -48,7 +49,7 @@ func (w *world) connect() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.Runtime, err = containerd.New(containerd.Config{Address: w.d.socket(), Root: w.root, Namespace: "longshore-test", LogProgram: program, Networks: w.networks}); err != nil {
+	if w.Runtime, err = containerd.New(containerd.Config{Address: w.d.socket(), Root: w.root, Namespace: "longshore-test", LogProgram: program, Networks: w.networks, OCIRuntime: w.runtime}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -42,10 +42,12 @@ func (r *Runtime) facts(ctx context.Context, b box) (facts, error) {
 	if f.Shm, err = r.shm(ctx, b); err != nil {
 		return f, err
 	}
-	if _, joins := other(networkMode(rec.Spec)); joins {
-		if f.Network, err = r.namespaceOf(ctx, networkMode(rec.Spec), "net"); err != nil {
+	if ref, joins := other(networkMode(rec.Spec)); joins { // with the network goes the name, as with Docker
+		o, pid, err := r.running(ctx, ref)
+		if err != nil {
 			return f, err
 		}
+		f.Network, f.Hostname = fmt.Sprintf("/proc/%d/ns/net", pid), r.input(o.ID, o.rec).Hostname
 	}
 	if bridged(rec) {
 		if r.cfg.Networks == nil {

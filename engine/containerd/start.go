@@ -9,7 +9,6 @@ import (
 	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -269,12 +268,4 @@ func await(ctx context.Context, gone <-chan client.ExitStatus, d time.Duration) 
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-}
-
-// runtimeOptions name the OCI runtime where it is not containerd's own.
-func (r *Runtime) runtimeOptions() (typeurl.Any, error) {
-	if r.cfg.OCIRuntime == "" {
-		return nil, nil
-	}
-	return typeurl.MarshalAny(&runcoptions.Options{BinaryName: r.cfg.OCIRuntime})
 }

@@ -114,6 +114,7 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 		VolumeDrivers: info.Plugins.Volume,
 		SecurityOpts:  info.SecurityOptions,
 		LiveRestore:   info.LiveRestoreEnabled,
+		Runtime:       info.DefaultRuntime,
 		UserNS:        userNS(info.SecurityOptions, info.DockerRootDir),
 	}, nil
 }
