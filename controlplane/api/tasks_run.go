@@ -238,12 +238,17 @@ func (s *Server) place(v *store.View, txn *store.Txn, c *call, st *start, cluste
 	return objects, nil
 }
 
+// failures are one for each instance that refuses. The nearest miss tells what all of them refuse for, where there are several.
 func (s *Server) failures(cluster string, refusals []*placement.Refusal) []types.Failure {
 	failures := []types.Failure{}
+	near := placement.Nearest(refusals)
 	for _, r := range refusals {
 		f := types.Failure{Arn: aws.String(s.instanceARN(cluster, r.Host.Instance.ID)), Reason: aws.String(r.Reason)}
 		if r.Detail != "" {
 			f.Detail = aws.String(r.Detail)
+		}
+		if r == near && len(refusals) > 1 {
+			f.Detail = aws.String(strings.TrimPrefix(r.Detail+". "+placement.Explain(refusals), ". "))
 		}
 		failures = append(failures, f)
 	}

@@ -168,6 +168,15 @@ func TestATaskIsStoppedByItsUserAndByItsAgent(t *testing.T) {
 	if again := p.run(&ecs.RunTaskInput{TaskDefinition: aws.String("job")}); len(again.Tasks) != 0 || *again.Failures[0].Reason != "RESOURCE:PORTS" {
 		t.Errorf("a second one on the same port: %+v", again)
 	}
+	p.register(p.host, 4, 1000)
+	full := p.run(&ecs.RunTaskInput{TaskDefinition: aws.String("job")})
+	var said []string
+	for _, f := range full.Failures {
+		said = append(said, *f.Detail)
+	}
+	if text := strings.Join(said, "\n"); len(said) != 2 || strings.Count(text, "2 instances refused it: 1 port 8080 in use, 1 short of 10 CPU units.") != 1 {
+		t.Errorf("the nearest miss counts what all refuse for: %q", said)
+	}
 	p.submit(arn, "RUNNING")
 	out, err := p.admin.StopTask(p.ctx, &ecs.StopTaskInput{Cluster: aws.String(testCluster), Task: arn, Reason: aws.String("maintenance")})
 	p.must(err)

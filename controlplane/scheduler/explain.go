@@ -38,6 +38,7 @@ type Explanation struct {
 // Count is how many instances a filter refuses, or are in a state.
 type Count struct {
 	Reason string `json:"reason"`
+	Cause  string `json:"cause,omitempty"` // in words, of a filter that can refuse for more than one: "port 8080 in use"
 	Count  int    `json:"count"`
 }
 
@@ -46,6 +47,7 @@ type Miss struct {
 	Instance string `json:"instance"`
 	Service  string `json:"service,omitempty"`
 	Reason   string `json:"reason"` // a state of a task, FITS, or why not: RESOURCE:CPU, AGENT …
+	Cause    string `json:"cause,omitempty"`
 	Detail   string `json:"detail,omitempty"`
 	Short    int64  `json:"short,omitempty"`
 	Change   string `json:"change,omitempty"` // what would have to change
@@ -81,15 +83,16 @@ func (e *Explanation) say(format string, args ...any) {
 // tally counts the verdicts and finds the nearest miss among the refusals.
 func (e *Explanation) tally(verdicts []Miss, refusals []*placement.Refusal) {
 	e.Instances = len(verdicts)
-	counts := map[string]int{}
+	counts := map[Count]int{} // without the number
 	for _, m := range verdicts {
-		counts[strings.TrimSuffix(m.Reason, ".")]++
+		counts[Count{Reason: strings.TrimSuffix(m.Reason, "."), Cause: m.Cause}]++
 	}
-	for reason, n := range counts {
-		e.Counts = append(e.Counts, Count{reason, n})
+	for c, n := range counts {
+		c.Count = n
+		e.Counts = append(e.Counts, c)
 	}
 	slices.SortFunc(e.Counts, func(a, b Count) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason))
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Cause, b.Cause))
 	})
 	if near := placement.Nearest(refusals); near != nil {
 		m := missOf(near)
@@ -97,7 +100,7 @@ func (e *Explanation) tally(verdicts []Miss, refusals []*placement.Refusal) {
 	}
 	var parts []string
 	for _, c := range e.Counts {
-		parts = append(parts, fmt.Sprintf("%d %s", c.Count, c.Reason))
+		parts = append(parts, fmt.Sprintf("%d %s", c.Count, cmp.Or(c.Cause, c.Reason)))
 	}
 	switch len(verdicts) {
 	case 0:
@@ -114,7 +117,7 @@ func (e *Explanation) tally(verdicts []Miss, refusals []*placement.Refusal) {
 }
 
 func missOf(r *placement.Refusal) Miss {
-	return Miss{Instance: r.Host.Instance.ID, Reason: r.Reason, Detail: r.Detail, Short: r.Short, Change: r.Change()}
+	return Miss{Instance: r.Host.Instance.ID, Reason: r.Reason, Cause: r.Cause, Detail: r.Detail, Short: r.Short, Change: r.Change()}
 }
 
 // states adds the gates and drains of the cluster, or of one instance.
@@ -290,7 +293,7 @@ func (m *Model) Task(id string) (*Explanation, error) {
 		v.Reason, v.Detail = m.state(t)
 		e.say("It is %s: %s.", v.Reason, v.Detail)
 	}
-	e.Hosts, e.Counts = []Miss{v}, []Count{{v.Reason, 1}}
+	e.Hosts, e.Counts = []Miss{v}, []Count{{Reason: v.Reason, Count: 1}}
 	if svc := m.services[t.Service]; svc != nil {
 		if f, ok := svc.Failures[t.Instance]; ok {
 			e.say("On this instance %d tasks of the service failed in a row, the last one at %s: %s. The next attempt is not before %s.", f.Count, f.At.UTC().Format(time.RFC3339), f.Reason, f.NotBefore.UTC().Format(time.RFC3339))

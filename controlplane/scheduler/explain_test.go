@@ -85,7 +85,7 @@ func TestAServiceIsExplainedHostByHost(t *testing.T) {
 	w.create(w.define(), constrained("attribute:env==prod"))
 	w.settle()
 	e, err := w.model().Service("agent")
-	contains(t, e, err, "Service agent (DAEMON, ACTIVE) wants 3 tasks: 1 are RUNNING", "5 instances: 1 AGENT, 1 INACTIVE, 1 MemberOf placement constraint unsatisfied, 1 RESOURCE:MEMORY, 1 RUNNING.",
+	contains(t, e, err, "Service agent (DAEMON, ACTIVE) wants 3 tasks: 1 are RUNNING", "5 instances: 1 AGENT, 1 INACTIVE, 1 attribute:env==prod does not hold, 1 short of 512 MiB of memory, 1 RUNNING.",
 		"Nearest is host-4: it has 224 of 1024 MiB of memory free, 512 are needed (288 more)", "To change that, free 288 MiB of memory on host-4, or have the task need 288 less.", "Drain of host-5: ")
 	if e.Nearest == nil || e.Nearest.Instance != "host-4" || e.Nearest.Short != 288 {
 		t.Errorf("%+v", e.Nearest)
@@ -154,7 +154,7 @@ func TestADryRunTellsWhereTasksWouldGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := w.model().Placement(req, nil, 6)
-	contains(t, e, nil, "4 of 6 tasks would be placed now.", "On host-1: 2.", "On host-2: 2.", "3 instances: 2 RESOURCE:MEMORY, 1 AGENT.")
+	contains(t, e, nil, "4 of 6 tasks would be placed now.", "On host-1: 2.", "On host-2: 2.", "3 instances: 2 short of 512 MiB of memory, 1 AGENT.")
 	if len(e.Starts) != 4 || e.Nearest == nil || e.Nearest.Short != 512 {
 		t.Errorf("%+v", e)
 	}

@@ -394,7 +394,7 @@ func TestAnOldTaskIsNotStoppedWhereTheNewOneHasNoRoom(t *testing.T) {
 	w.after(time.Minute)
 	w.expect("1 2 1")
 	w.expectTold(1, "has insufficient memory available")
-	w.expectTold(1, "1 instance refused it: 1 RESOURCE:MEMORY. Nearest is host-1: it has 524 of 1024 MiB of memory free, 600 are needed (76 more).")
+	w.expectTold(1, "1 instance refused it: 1 short of 600 MiB of memory. Nearest is host-1: it has 524 of 1024 MiB of memory free, 600 are needed (76 more).")
 	if d := w.svc.Object.Deployments[0]; !strings.Contains(*d.RolloutStateReason, "nowhere is room for it") {
 		t.Errorf("the deployment says %q", *d.RolloutStateReason)
 	}

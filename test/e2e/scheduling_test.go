@@ -115,7 +115,7 @@ func (l *Lab) walkSurge() {
 		t.Error(err)
 	}
 	placed := l.asks("explain", "placement", "--task-definition", "job", "--count", "2", "--constraint", "memberOf:attribute:env==prod")
-	if err := has(placed, "0 of 2 tasks would be placed now", "2 instances refused it: 2 MemberOf placement constraint unsatisfied", "To change that,"); err != nil {
+	if err := has(placed, "0 of 2 tasks would be placed now", "2 instances refused it: 2 attribute:env==prod does not hold", "To change that,"); err != nil {
 		t.Error(err)
 	}
 	for i := 1; i <= 2; i++ {

@@ -10,16 +10,16 @@ import (
 // troubleshooting is how ECS ends its service events about placement.
 const troubleshooting = "For more information, see the Troubleshooting section of the Amazon ECS Developer Guide."
 
-// Explain counts the refusals per reason and names the nearest miss with numbers, in one line:
+// Explain counts the refusals per cause and names the nearest miss with numbers, in one line:
 //
-//	3 instances refused it: 2 RESOURCE:MEMORY, 1 AGENT. Nearest is 5c1a…: it has 100 of 2048 MiB of memory free, 128 are needed (28 more).
+//	3 instances refused it: 2 short of 128 MiB of memory, 1 AGENT. Nearest is 5c1a…: it has 100 of 2048 MiB of memory free, 128 are needed (28 more).
 func Explain(refusals []*Refusal) string {
 	if len(refusals) == 0 {
 		return "There is no container instance in the cluster."
 	}
 	counts := map[string]int{}
 	for _, r := range refusals {
-		counts[r.Reason]++
+		counts[r.CountedAs()]++
 	}
 	var reasons []string
 	for reason := range counts {
@@ -29,7 +29,7 @@ func Explain(refusals []*Refusal) string {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
 	})
 	for i, reason := range reasons {
-		reasons[i] = fmt.Sprintf("%d %s", counts[reason], strings.TrimSuffix(reason, "."))
+		reasons[i] = fmt.Sprintf("%d %s", counts[reason], reason)
 	}
 	instances := "instances"
 	if len(refusals) == 1 {
@@ -38,6 +38,9 @@ func Explain(refusals []*Refusal) string {
 	near := Nearest(refusals)
 	return fmt.Sprintf("%d %s refused it: %s. Nearest is %s: %s.", len(refusals), instances, strings.Join(reasons, ", "), near.Host.Instance.ID, near.Detail)
 }
+
+// CountedAs is the refusal's cause or, where it has none, its reason.
+func (r *Refusal) CountedAs() string { return strings.TrimSuffix(cmp.Or(r.Cause, r.Reason), ".") }
 
 // Nearest is the refusal of the instance that came closest, nil when there is none.
 func Nearest(refusals []*Refusal) *Refusal {

@@ -71,13 +71,14 @@ func attributes(r *Request, h *Host) *Refusal {
 	if missing == nil {
 		return nil
 	}
-	return &Refusal{Reason: ReasonAttribute, Detail: strings.Join(missing, ", "), Short: int64(len(missing))}
+	why := strings.Join(missing, ", ")
+	return &Refusal{Reason: ReasonAttribute, Cause: why, Detail: why, Short: int64(len(missing))}
 }
 
 func members(r *Request, h *Host) *Refusal {
 	for _, m := range r.memberOf {
 		if !m.expr.Match(h.Subject()) {
-			return &Refusal{Reason: ReasonMemberOf, Detail: m.text + " does not hold"}
+			return &Refusal{Reason: ReasonMemberOf, Cause: m.text + " does not hold", Detail: m.text + " does not hold"}
 		}
 	}
 	return nil
@@ -127,16 +128,17 @@ func amount(reason, unit string, need, free, total int64, kept string) *Refusal 
 	if need <= 0 || need <= free {
 		return nil
 	}
-	return &Refusal{Reason: reason, Short: need - free,
+	return &Refusal{Reason: reason, Short: need - free, Cause: fmt.Sprintf("short of %d %s", need, unit),
 		Detail: fmt.Sprintf("it has %d of %d %s free, %d are needed (%d more)%s", free, total, unit, need, need-free, kept)}
 }
 
 func hostPorts(r *Request, h *Host) *Refusal {
-	var taken []string
+	var taken, names []string
 	note := func(protocol string, need, used []int32, of func(store.Resources) []int32) {
 		for _, p := range need {
 			if slices.Contains(used, p) {
 				taken = append(taken, fmt.Sprintf("host port %d/%s is taken by %s", p, protocol, h.holder(p, of)))
+				names = append(names, strings.TrimSuffix(fmt.Sprintf("%d/%s", p, protocol), "/tcp"))
 			}
 		}
 	}
@@ -145,7 +147,11 @@ func hostPorts(r *Request, h *Host) *Refusal {
 	if taken == nil {
 		return nil
 	}
-	return &Refusal{Reason: ReasonPorts, Detail: strings.Join(taken, ", "), Short: int64(len(taken))}
+	cause := "port " + names[0] + " in use"
+	if len(names) > 1 {
+		cause = "ports " + strings.Join(names, ", ") + " in use"
+	}
+	return &Refusal{Reason: ReasonPorts, Cause: cause, Detail: strings.Join(taken, ", "), Short: int64(len(taken))}
 }
 
 // holder names who has a port.

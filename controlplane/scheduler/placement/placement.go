@@ -176,6 +176,7 @@ func (r *Request) run(h *Host, from, to int) *Refusal {
 type Refusal struct {
 	Host   *Host
 	Reason string // ECS's own: RESOURCE:CPU, AGENT, ATTRIBUTE, "MemberOf placement constraint unsatisfied." …
+	Cause  string // what it is counted as, the same of all instances that refuse for it: "port 8080 in use"; empty: Reason
 	Detail string // for a person, with numbers
 	Short  int64  // how much of the resource is missing, in its unit; 0 for other reasons
 	stage  int    // which filter refused: the later, the nearer

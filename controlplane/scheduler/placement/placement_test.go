@@ -211,7 +211,7 @@ func TestTheExplanationCountsReasonsAndNamesTheNearestMiss(t *testing.T) {
 	away.Connected = false
 	hosts := []*Host{away, busy("a", 4000), busy("b", 3996), busy("c", 4096)}
 	_, refusals := Choose(hosts, need(t, Request{Need: store.Resources{Memory: 128}}), nil, 1)
-	want := "4 instances refused it: 3 RESOURCE:MEMORY, 1 AGENT. Nearest is b: it has 100 of 4096 MiB of memory free, 128 are needed (28 more)."
+	want := "4 instances refused it: 3 short of 128 MiB of memory, 1 AGENT. Nearest is b: it has 100 of 4096 MiB of memory free, 128 are needed (28 more)."
 	if got := Explain(refusals); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -223,6 +223,32 @@ func TestTheExplanationCountsReasonsAndNamesTheNearestMiss(t *testing.T) {
 	}
 	if f := refusals[0].Failure(); *f.Arn != *away.Instance.Object.ContainerInstanceArn || *f.Reason != "AGENT" || *f.Detail == "" {
 		t.Errorf("failure %+v", f)
+	}
+}
+
+func TestTheExplanationCountsPortsAttributesAndShortages(t *testing.T) {
+	var hosts []*Host
+	add := func(n int, prefix string, tasks func(id string) []*store.Task, change ...func(*store.Instance)) {
+		for i := range n {
+			id := fmt.Sprint(prefix, i)
+			hosts = append(hosts, having(aHost(id, change...), tasks(id)...))
+		}
+	}
+	none := func(string) []*store.Task { return nil }
+	port := func(ports ...int32) func(id string) []*store.Task {
+		return func(id string) []*store.Task {
+			return []*store.Task{aTask("t-"+id, "", "", store.Resources{PortsTCP: ports, PortsUDP: ports})}
+		}
+	}
+	add(6, "p", port(8080))
+	add(1, "q", port(8080, 53))
+	add(3, "e", none, func(i *store.Instance) { i.Object.Attributes[0].Value = aws.String("dev") })
+	add(2, "c", func(id string) []*store.Task { return []*store.Task{aTask("t-"+id, "", "", store.Resources{CPU: 4000})} })
+	_, refusals := Choose(hosts, need(t, Request{Need: store.Resources{CPU: 256, PortsTCP: []int32{8080}, PortsUDP: []int32{53}},
+		Constraints: memberOfConstraint("attribute:env!=dev")}), nil, 1)
+	want := "12 instances refused it: 6 port 8080 in use, 3 attribute:env!=dev does not hold, 2 short of 256 CPU units, 1 ports 8080, 53/udp in use. Nearest is p0: host port 8080/tcp is taken by task t-p0."
+	if got := Explain(refusals); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

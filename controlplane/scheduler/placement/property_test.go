@@ -104,7 +104,7 @@ func TestPlacementNeverGoesBeyondCapacityAndExplainsEveryExcludedHost(t *testing
 			if req.Check(after[i]) == nil {
 				t.Fatalf("%s fits but was excluded because of %s", hosts[i].Instance.ID, r.Reason)
 			}
-			if !strings.Contains(text, strings.TrimSuffix(r.Reason, ".")) || !strings.HasSuffix(event, text) && len(hosts) > 0 {
+			if !strings.Contains(text, " "+r.CountedAs()) || !strings.HasSuffix(event, text) && len(hosts) > 0 {
 				t.Fatalf("%s does not count %s", event, r.Reason)
 			}
 		}
