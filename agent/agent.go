@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/endpoints/audit"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
 	"github.com/longshore-project/longshore/agent/join"
 	"github.com/longshore-project/longshore/agent/local"
@@ -97,10 +98,11 @@ type Agent struct {
 	preparer   *preparer
 	secrets    *secrets.Resolver
 	asked      *asked      // what containers ask; nil where that is switched off
+	audit      *audit.Log  // nil where that is switched off
 	offered    abilities   // as registered last
+	registered time.Time   // when that was
 	networking *networking // of tasks; nil where that is switched off
 	measured   *measured
-	registered time.Time   // when that was
 	metrics    *metrics.Metrics
 	reporter   *report.Reporter
 	telling    atomic.Pointer[telemetry.Publisher]
@@ -170,6 +172,9 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
+	if err := a.checkEngine(); err != nil {
+		return err
+	}
 	listener, watch, err := a.listenIntrospection()
 	if err != nil {
 		return err
@@ -309,6 +314,12 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	}
 	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded})
 	a.secrets = a.newSecrets(credentials)
+	if !a.cfg.AuditOff {
+		if a.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
+			return fmt.Errorf("the audit log (ECS_AUDIT_LOGFILE): %w", err)
+		}
+		defer func() { _ = a.audit.Close() }()
+	}
 	if err := a.openAsked(); err != nil {
 		return err
 	}
@@ -448,7 +459,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	if err != nil {
 		return err
 	}
-	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID}
+	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID, Engine: engineNamed(a.cfg)}
 	if ec2 != nil {
 		identity.InstanceID = ec2.InstanceID
 	}
@@ -464,6 +475,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	a.identity = &identity
 	dropToken(a.cfg.DataDir)
 	a.arn.Store(&arn)
+	a.registered = time.Now()
 	a.log.Info("Registered", zap.String("instance", arn), zap.String("cluster", identity.Cluster), zap.Int64("cpu", a.host.CPU), zap.Int64("memory", a.host.Memory), zap.Duration("duration", time.Since(begun)))
 	return nil
 }
@@ -472,7 +484,6 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Signer) error {
 	arn := *a.arn.Load()
 	found := &session.Endpoints{API: api, Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn}
-	a.registered = time.Now()
 	publisher := telemetry.New(telemetry.Config{
 		Engine: a.engine, Stats: a.measured.stats, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: telemetry.Limits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,

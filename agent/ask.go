@@ -30,6 +30,8 @@ func (a *Agent) serveLocal(ctx context.Context, l net.Listener, started <-chan s
 		local.Answer(w, local.Tasks{Now: time.Now().UTC(), Tasks: q.tasks()})
 	})
 	s.Handle("GET /v1/explain", q.explain)
+	s.Handle("GET /v1/logs", q.logs)
+	s.Handle("GET /v1/exec", q.exec)
 	s.Handle("POST /v1/gc", func(w http.ResponseWriter, r *http.Request) { a.collect(w, r, q.engine() != nil) })
 	return s.Serve(ctx, l)
 }

@@ -18,7 +18,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/longshore-project/longshore/agent/endpoints/audit"
 	"github.com/longshore-project/longshore/agent/endpoints/caller"
 	"github.com/longshore-project/longshore/agent/endpoints/credentials"
 	"github.com/longshore-project/longshore/agent/endpoints/ids"
@@ -38,7 +37,6 @@ type asked struct {
 	server   *taskserver.Server
 	callers  *caller.Finder
 	ids      *ids.IDs
-	audit    *audit.Log
 	hostMode error        // why containers in the host network mode can't be told apart; nil: they can
 	engine   bool         // the container engine can be told from others
 	first    net.Listener // as the agent's start got it; nil: it did not
@@ -83,18 +81,13 @@ func (a *Agent) openAsked() error {
 		return err
 	}
 	s := &asked{ids: key, hostMode: caller.Supported()}
-	if !a.cfg.AuditOff {
-		if s.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
-			return fmt.Errorf("the audit log (ECS_AUDIT_LOGFILE): %w", err)
-		}
-	}
 	socket, local := strings.CutPrefix(a.cfg.DockerEndpoint, "unix://")
 	s.engine = local && a.info.Load().Name == "docker"
 	if !s.engine {
 		socket = ""
 	}
 	s.callers = caller.New(caller.Config{Tasks: a.tasks, Inspect: a.runtime.Inspect, EngineSocket: socket})
-	s.server = taskserver.New(taskserver.Config{Log: a.log, Audit: s.audit, Rate: int(a.cfg.MetadataRate), Burst: int(a.cfg.MetadataBurst)})
+	s.server = taskserver.New(taskserver.Config{Log: a.log, Audit: a.audit, Rate: int(a.cfg.MetadataRate), Burst: int(a.cfg.MetadataBurst)})
 	s.first = a.tryAsked(s)
 	a.asked = s
 	return nil
@@ -186,8 +179,7 @@ func (a *Agent) serveAsked(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
-	defer func() { _ = s.audit.Close() }()
-	credentials.Mount(s.server, credentials.Config{Held: a.roles, Callers: s.callers, Tasks: a.tasks, Audit: s.audit, Log: a.log})
+	credentials.Mount(s.server, credentials.Config{Held: a.roles, Callers: s.callers, Tasks: a.tasks, Audit: a.audit, Log: a.log})
 	a.mountMetadata(s)
 	protection.Mount(s.server, protection.Config{
 		Tasks: a.tasks, Container: s.ids.Find, Caller: s.callers.Is, Role: a.roles.Task, Cluster: a.cfg.ClusterOrDefault(), Log: a.log,

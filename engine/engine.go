@@ -199,7 +199,7 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 // unable refuses by name what the container engine can't do.
 func (e *Engine) unable(t *Task) error {
 	for _, c := range t.payload.Containers {
-		if internal(c.Name) {
+		if Internal(c.Name) {
 			return &UnrecognizedTaskError{TaskArn: t.Arn, Detail: fmt.Sprintf("container %s: names that begin with %s are the agent's own", c.Name, internalPrefix)}
 		}
 	}

@@ -98,7 +98,7 @@ func rebuild(arn string, states []State, now time.Time) (*Task, *TaskRecord, err
 		}
 		labels[name], siblings = l, l.Siblings
 		p.TaskClusterArn, p.Family, p.Version = l.Cluster, st.Labels[LabelFamily], st.Labels[LabelVersion]
-		if !internal(name) {
+		if !Internal(name) {
 			p.NetworkMode = l.NetworkMode
 		}
 		gpus, volumes, p.ElasticNetworkInterfaces = l.Need.GPUs, l.Volumes, l.Interfaces

@@ -101,7 +101,7 @@ func (v *view) networkFault(c *Container) string {
 // begun reports whether one of the definition's containers was started, or is about to be.
 func (v *view) begun() bool {
 	return slices.ContainsFunc(v.rec.Containers, func(cr *ContainerRecord) bool {
-		return !internal(cr.Name) && (cr.Intent != nil || !cr.StartedAt.IsZero())
+		return !Internal(cr.Name) && (cr.Intent != nil || !cr.StartedAt.IsZero())
 	})
 }
 

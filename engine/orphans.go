@@ -154,7 +154,7 @@ func (e *Engine) strays(byTask map[string][]State) []stray {
 				continue
 			}
 			switch {
-			case s != nil && internal(st.Labels[LabelContainerName]):
+			case s != nil && Internal(st.Labels[LabelContainerName]):
 			case s == nil && e.past.get(arn) != nil:
 				out = append(out, stray{State: st, why: "its task has ended and was cleaned up"})
 			case s == nil:

@@ -43,9 +43,10 @@ func CanShareNamespaces(r Runtime) bool {
 }
 
 // internal reports whether a container is the agent's own and not the task definition's.
-func (c *Container) internal() bool { return internal(c.Name) }
+func (c *Container) internal() bool { return Internal(c.Name) }
 
-func internal(container string) bool { return strings.HasPrefix(container, internalPrefix) }
+// Internal reports whether a container is one that the agent adds to a task.
+func Internal(container string) bool { return strings.HasPrefix(container, internalPrefix) }
 
 // addPauses gives a task whose containers share namespaces the containers that hold them. Every other one starts after them
 // and stops before them. A task that was rebuilt from labels has them already.

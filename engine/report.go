@@ -58,7 +58,7 @@ func allRan(t *Task, rec *TaskRecord) bool {
 func newsOf(t *Task, rec *TaskRecord) bool {
 	begun, digest := false, false
 	for _, cr := range rec.Containers {
-		if internal(cr.Name) {
+		if Internal(cr.Name) {
 			continue
 		}
 		c := t.container(cr.Name)
@@ -88,7 +88,7 @@ func change(t *Task, rec *TaskRecord, obs *Observed, status string, now time.Tim
 		c.Reason = cut(rec.Reason, 1024)
 	}
 	for _, cr := range rec.Containers {
-		if internal(cr.Name) {
+		if Internal(cr.Name) {
 			continue
 		}
 		cc := ContainerChange{Name: cr.Name, RuntimeID: cr.RuntimeID, ImageDigest: cr.ImageDigest, Status: reportedStatus(cr), NetworkBindings: cr.Bindings}

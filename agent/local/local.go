@@ -4,6 +4,8 @@
 //	GET  /v1/status           who this agent is, whom it is connected to, what the host has (status.go)
 //	GET  /v1/tasks            every task, those that ended and are still on record included
 //	GET  /v1/explain?task=…   one task: what it waits for and why, its errors, its timeline (explain.go)
+//	GET  /v1/logs?task=…      a container's output, as it comes (output.go)
+//	GET  /v1/exec             a web socket: a process in a container (package execstream)
 //	     /debug/pprof/        profiles of the running process
 //
 // Other rooms add their own paths with [Server.Handle]; a command reaches them with [Client.Call]. [Resolve] finds the task
@@ -25,6 +27,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,8 +45,9 @@ const (
 
 // Server answers the commands of this host.
 type Server struct {
-	mux *http.ServeMux
-	log *zap.Logger
+	mux  *http.ServeMux
+	log  *zap.Logger
+	work sync.WaitGroup // what is being answered
 }
 
 // New makes a server without paths but the profiles.
@@ -116,17 +121,45 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// mayAsk asks the kernel who the other end is.
+// mayAsk says whether the other end may ask anything.
 func mayAsk(c *net.UnixConn) bool {
+	who := peer(c)
+	return who != nil && (who.Uid == 0 || int(who.Uid) == os.Geteuid())
+}
+
+// peer asks the kernel who the other end is; nil if it does not say.
+func peer(c *net.UnixConn) (who *unix.Ucred) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return false
+		return nil
 	}
-	var who *unix.Ucred
 	controlErr := raw.Control(func(fd uintptr) {
 		who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	return controlErr == nil && err == nil && (who.Uid == 0 || int(who.Uid) == os.Geteuid())
+	if controlErr != nil || err != nil {
+		return nil
+	}
+	return who
+}
+
+type peerKey struct{}
+
+// Peer is who asks, in a word without blanks: the user and the process, and who had logged in, where the kernel knows that.
+func Peer(r *http.Request) string {
+	c, ok := r.Context().Value(peerKey{}).(*net.UnixConn)
+	if !ok {
+		return ""
+	}
+	who := peer(c)
+	if who == nil {
+		return ""
+	}
+	out := fmt.Sprintf("uid=%d,pid=%d", who.Uid, who.Pid)
+	const unset = "4294967295" // nobody has logged in to what the process descends from
+	if login, err := os.ReadFile(fmt.Sprintf("/proc/%d/loginuid", who.Pid)); err == nil && string(login) != unset {
+		out += ",loginuid=" + strings.TrimSpace(string(login))
+	}
+	return out
 }
 
 // Close ends it.
@@ -134,10 +167,19 @@ func (l *listener) Close() error {
 	return errors.Join(l.UnixListener.Close(), os.Remove(l.name))
 }
 
-// Serve answers until ctx ends.
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.work.Add(1)
+	defer s.work.Done()
+	s.mux.ServeHTTP(w, r)
+}
+
+// Serve answers until ctx ends, which ends what is being answered too.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer s.work.Wait()
 	server := &http.Server{
-		Handler: http.MaxBytesHandler(s.mux, maxRequest), ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, peerKey{}, c) },
+		Handler:     http.MaxBytesHandler(s, maxRequest), ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: zap.NewStdLog(s.log.With(zap.String("source", "local"))), BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -204,15 +246,13 @@ func root(err error) error {
 	return err
 }
 
-// Call makes a request and reads the answer into out, which may be nil. An agent that is not there is a
-// [*NotRunningError]; what it refuses is an error with its text.
-func (c Client) Call(ctx context.Context, method, path string, in, out any) error {
+// open makes what speaks over the socket; done lets go of it.
+func (c Client) open() (speak *http.Client, done func(), err error) {
 	name := filepath.Join(c.Dir, SocketName)
-	short, done, err := shortPath(c.Dir)
+	short, release, err := shortPath(c.Dir)
 	if err != nil {
-		return &NotRunningError{name, err}
+		return nil, nil, &NotRunningError{name, err}
 	}
-	defer done()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(short, SocketName))
 		if err != nil {
@@ -220,7 +260,39 @@ func (c Client) Call(ctx context.Context, method, path string, in, out any) erro
 		}
 		return conn, nil
 	}}
-	defer transport.CloseIdleConnections()
+	return &http.Client{Transport: transport}, func() {
+		transport.CloseIdleConnections()
+		release()
+	}, nil
+}
+
+// asked is why the agent could not be asked.
+func asked(err error) error {
+	var absent *NotRunningError
+	if errors.As(err, &absent) {
+		return absent
+	}
+	return fmt.Errorf("ask the agent: %w", err)
+}
+
+// refused is what the agent says that does not answer.
+func refused(answer *http.Response) error {
+	data, err := io.ReadAll(io.LimitReader(answer.Body, maxRequest))
+	var said refusal
+	if err != nil || json.Unmarshal(data, &said) != nil || said.Error == "" {
+		said.Error = fmt.Sprintf("the agent answers %s to %s %s: is it of another version than this command?", answer.Status, answer.Request.Method, answer.Request.URL.Path)
+	}
+	return errors.New(said.Error)
+}
+
+// Call makes a request and reads the answer into out, which may be nil. An agent that is not there is a
+// [*NotRunningError]; what it refuses is an error with its text.
+func (c Client) Call(ctx context.Context, method, path string, in, out any) error {
+	transport, done, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer done()
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -233,25 +305,17 @@ func (c Client) Call(ctx context.Context, method, path string, in, out any) erro
 	if err != nil {
 		return err
 	}
-	answer, err := (&http.Client{Transport: transport}).Do(r)
-	var absent *NotRunningError
-	switch {
-	case errors.As(err, &absent):
-		return absent
-	case err != nil:
-		return fmt.Errorf("ask the agent: %w", err)
+	answer, err := transport.Do(r)
+	if err != nil {
+		return asked(err)
 	}
 	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		return refused(answer)
+	}
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("read the agent's answer: %w", err)
-	}
-	if answer.StatusCode != http.StatusOK {
-		var said refusal
-		if json.Unmarshal(data, &said) != nil || said.Error == "" {
-			said.Error = fmt.Sprintf("the agent answers %s to %s %s: is it of another version than this command?", answer.Status, method, path)
-		}
-		return errors.New(said.Error)
 	}
 	if out == nil {
 		return nil

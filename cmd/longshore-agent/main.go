@@ -44,6 +44,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
 	fmt.Fprintln(stderr, "longshore-agent:", err)
 	var terminal *agent.TerminalError
 	if errors.As(err, &terminal) {
@@ -73,7 +77,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
 	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newCleanup(stdout), newSettings(stdout), newPolicy(stdout),
-		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newJoin(stdout, stderr), newLeave(stdout, stderr))
+		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newLogs(stdout), newExec(stdout, stderr), newJoin(stdout, stderr), newLeave(stdout, stderr))
 	return root
 }
 

@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +25,7 @@ import (
 	"github.com/longshore-project/longshore/agent"
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/local"
+	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/enginetest"
 	"github.com/longshore-project/longshore/protocol/awsjson"
 )
@@ -39,6 +43,8 @@ func inMemory() {
 	defer stop()
 	fake := enginetest.NewFake()
 	fake.Publish(enginetest.FakeImage{Ref: "web:1"})
+	fake.Behave(func(engine.Spec) enginetest.Behaviour { return enginetest.Behaviour{Output: "one\ntwo\nthree\n"} })
+	fake.BehaveExec(programs)
 	err := agent.Run(ctx, agent.Options{Config: config.Options{File: "ecs.config"}, Version: "0.1.0", Hash: "1234567", Runtime: fake, Introspect: "127.0.0.1:0", AskedAt: "127.0.0.1:0"})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -139,12 +145,12 @@ AWS_SECRET_ACCESS_KEY=secret
 ECS_DATADIR=%[2]s/data
 ECS_LOGFILE=%[2]s/agent.log
 AWS_EC2_METADATA_DISABLED=true
-ECS_AUDIT_LOGFILE_DISABLED=true
+ECS_AUDIT_LOGFILE=%[2]s/audit.log
 ECS_RESERVED_MEMORY=0
 DOCKER_HOST=unix://%[2]s/docker.sock
 `, c.URL, env.WorkDir), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until, "send": send, "same": same},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until, "send": send, "same": same, "terminal": inTerminal, "status": status},
 	})
 }
 
@@ -183,6 +189,17 @@ var masks = []struct{ pattern, by string }{
 	{`(CPU units|Memory MiB) +\d+ registered, (\d+) used, \d+ free`, "$1 N registered, $2 used, N free"},
 	{`/\S*/(data|docker\.sock|fake)\b`, "DIR/$1"},
 	{` +`, " "},
+}
+
+// status runs a command and looks at its exit code: status 7 longshore-agent exec …
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status code program argument…")
+	}
+	var exited *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); !errors.As(err, &exited) || strconv.Itoa(exited.ExitCode()) != args[0] {
+		ts.Fatalf("%v; want exit status %s", err, args[0])
+	}
 }
 
 // same compares what the last command printed with a file, but for times, sizes and a timeline: same want

@@ -107,7 +107,7 @@ func (f *Fake) Exec(ctx context.Context, id string, e engine.Exec) (int, error) 
 	switch {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
-	case r.err != nil && context.Cause(inside) == errEnded:
+	case r.err != nil && errors.Is(context.Cause(inside), errEnded):
 		return 128 + 9, nil
 	}
 	return r.code, r.err

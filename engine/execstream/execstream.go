@@ -110,13 +110,15 @@ func Run(ctx context.Context, ws *websocket.Conn, s Start) (int, error) {
 	s.Input = s.Stdin != nil
 	code, err := run(ctx, ws, s)
 	var told *Failure
-	switch {
-	case ctx.Err() != nil && !errors.As(err, &told):
+	switch answered := errors.As(err, &told); {
+	case err == nil:
+		return code, nil
+	case ctx.Err() != nil && !answered:
 		return 0, ctx.Err()
-	case err != nil && !errors.As(err, &told):
-		return 0, fmt.Errorf("the connection broke: %w: %w", err, errdefs.ErrUnavailable)
+	case !answered, ctx.Err() == nil && errors.Is(told, context.Canceled): // it ends, and could say so, or not
+		return 0, fmt.Errorf("who runs the process went away, which ends it: %w: %w", err, errdefs.ErrUnavailable)
 	}
-	return code, err
+	return 0, err
 }
 
 func run(ctx context.Context, ws *websocket.Conn, s Start) (int, error) {

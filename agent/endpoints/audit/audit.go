@@ -1,5 +1,5 @@
-// Package audit is the log of who was given credentials: one line for each request to the credentials endpoint, and for each
-// request that was one too many. It is ECS's:
+// Package audit is the log of who was given credentials, and who has run what in a container: one line for each request to the credentials
+// endpoint, for each request that was one too many, and for each process that is run in a container. It is ECS's:
 //
 //	<time> <status> <client> "<path>" "<user agent>" <task ARN> <event> <version> <cluster> <instance ARN>
 //
@@ -24,6 +24,7 @@ const (
 	GetCredentials              = "GetCredentials"
 	GetCredentialsExecutionRole = "GetCredentialsExecutionRole"
 	GetCredentialsInvalidRole   = "GetCredentialsInvalidRoleType"
+	ExecuteCommand              = "ExecuteCommand" // ours: somebody on this host runs a process in a container
 )
 
 // version is that of the line's form.
@@ -32,7 +33,7 @@ const version = "2"
 // Entry is one line.
 type Entry struct {
 	Status    int
-	Client    string // address and port
+	Client    string // address and port, or a process of this host
 	Path      string // without ids
 	UserAgent string
 	TaskArn   string // empty: not known
