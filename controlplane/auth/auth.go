@@ -21,8 +21,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -103,35 +101,6 @@ func (i *Identity) May(operation string) bool {
 		return operation == "UpdateTaskProtection" || operation == "GetTaskProtection"
 	}
 	return false
-}
-
-// SpeaksFor tells whether the identity may say what a container instance is and does: administrators for all, a host's own
-// key for its instance, and a join key for those that it registered and that have no key of their own yet.
-func (i *Identity) SpeaksFor(instance *store.Instance) bool {
-	switch i.Role {
-	case store.RoleAdmin:
-		return true
-	case store.RoleHost:
-		return instance.RegisteredBy == i.AccessKeyID || i.Instance != "" && i.Instance == aws.ToString(instance.Object.ContainerInstanceArn)
-	}
-	return false
-}
-
-// MayClaim tells whether the identity may say that it is the container instance of an ARN that the store does not know, so
-// that a record of it is made: its own key may, and any host key while there is none of it.
-func (i *Identity) MayClaim(v *store.View, instance string) bool {
-	switch {
-	case i.Role == store.RoleAdmin || i.Role == store.RoleHost && i.Instance == instance:
-		return true
-	case i.Role != store.RoleHost || i.Instance != "":
-		return false
-	}
-	for k := range v.Keys() {
-		if k.Instance == instance {
-			return false
-		}
-	}
-	return true
 }
 
 // ARN is the identity as AWS names a caller.
