@@ -3,8 +3,6 @@
 package agent
 
 import (
-	"fmt"
-
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/agent/config"
@@ -13,7 +11,7 @@ import (
 
 const hasContainerd = false
 
-// openContainerd says who can.
-func openContainerd(*config.Config, *netns.Bridge, *zap.Logger) (wholeRuntime, error) {
-	return nil, fmt.Errorf("ECS_ENGINE is containerd, which this program does not speak to: call %s instead", containerdProgram)
+// openContainerd goes on as the program that can, if it has not been done at the start: by the commands that look at the engine.
+func openContainerd(cfg *config.Config, _ *netns.Bridge, _ *zap.Logger) (wholeRuntime, error) {
+	return nil, becomeContainerd(cfg)
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/netns"
+	"github.com/longshore-project/longshore/statemgr"
 )
 
 // wholeRuntime is what both engines' Runtimes can do.
@@ -33,10 +35,13 @@ type wholeRuntime interface {
 // runFolder is for what a reboot takes anyway.
 const runFolder = "/run/longshore"
 
-// engineNamed is the engine that the configuration asks for; of auto, the one whose socket is there.
+// engineNamed is the engine that the configuration asks for; of auto, the one that this host has used, at first the one whose socket is there.
 func engineNamed(cfg *config.Config) string {
 	if cfg.Engine != config.EngineAuto {
 		return cfg.Engine
+	}
+	if id, err := statemgr.LoadIdentity(cfg.DataDir); err == nil && id != nil && id.Engine != "" {
+		return id.Engine
 	}
 	docker, local := strings.CutPrefix(cfg.DockerEndpoint, "unix://")
 	if _, err := os.Stat(docker); local && errors.Is(err, fs.ErrNotExist) {
@@ -118,4 +123,39 @@ func (a *Agent) openBridge() (err error) {
 	a.network.Set(a.hostPieces(false)...)
 	_, err = a.network.Ensure()
 	return err
+}
+
+// checkEngine compares the engine with the one that this host has used. Tasks don't move: what runs on the one engine would be taken for gone
+// on the other, and started there a second time. So a host is moved when it runs nothing.
+func (a *Agent) checkEngine() error {
+	if a.identity == nil || a.opt.Runtime != nil {
+		return nil
+	}
+	now, was := engineNamed(a.cfg), cmp.Or(a.identity.Engine, config.EngineDocker)
+	if now == a.identity.Engine {
+		return nil
+	}
+	if now != was {
+		records, err := a.state.Load()
+		if err != nil {
+			return err
+		}
+		there := 0
+		for _, rec := range records {
+			if rec.StoppedAt.IsZero() {
+				there++
+			}
+		}
+		if there > 0 {
+			return &TerminalError{fmt.Errorf("ECS_ENGINE is %s, and %d tasks of this host are on %s, where they stay: set ECS_ENGINE=%s back and drain the instance (aws ecs update-container-instances-state --status DRAINING) until it runs no task; then change ECS_ENGINE and set it ACTIVE again", now, there, was, was)}
+		}
+		a.log.Info("This host moves to another container engine", zap.String("engine", now), zap.String("last", was))
+	}
+	next := *a.identity
+	next.Engine = now
+	if err := a.saveIdentity(next); err != nil {
+		return err
+	}
+	a.identity = &next
+	return nil
 }

@@ -29,6 +29,7 @@ type Identity struct {
 	MachineID            string `json:"machineId,omitempty"`     // /etc/machine-id: another one means a copied disk
 	BootID               string `json:"bootId,omitempty"`        // of the last start of the agent
 	InstanceID           string `json:"ec2InstanceId,omitempty"` // the id the instance registered with
+	Engine               string `json:"engine,omitempty"`        // on which its tasks are: docker or containerd
 }
 
 // LoadIdentity reads the identity kept in a directory. It is nil if there is none yet. A file that can't be read is an
