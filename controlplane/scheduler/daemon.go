@@ -139,6 +139,7 @@ type pass struct {
 	spare    int                  // how many healthy tasks may be stopped for the roll-out
 	rooms    map[string]bool      // places where room was to be made, and whether there will be
 	waiting  map[string]bool      // places whose old task runs until the images of the new one are there
+	trying   map[string]bool      // places where the deployment before is tried
 }
 
 // A deployment of the service, ready to place tasks.
@@ -176,7 +177,7 @@ func newPass(s snapshot, cfg *Config) *pass {
 	if s.preparations == nil {
 		s.preparations = map[string]*store.Preparation{}
 	}
-	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}, waiting: map[string]bool{}, rooms: map[string]bool{}}
+	return &pass{snapshot: s, cfg: cfg, name: aws.ToString(s.service.Object.ServiceName), svc: &svc, plan: &plan{waits: map[string]bool{}}, waiting: map[string]bool{}, rooms: map[string]bool{}, trying: map[string]bool{}}
 }
 
 // readDeployments finds the service's deployments and compiles what they need.

@@ -51,6 +51,9 @@ func (p *pass) countFailures() {
 }
 
 func (p *pass) countFailure(pl *place, t *store.Task, before store.Failure) {
+	if p.countTry(pl, t, before) {
+		return
+	}
 	f := store.Failure{Deployment: t.Deployment, Task: t.ID, Count: 1, At: cmp.Or(aws.ToTime(t.Object.StoppedAt), p.now), Reason: whyStopped(t)}
 	ran := time.Duration(0)
 	if t.Object.StartedAt != nil {
@@ -59,7 +62,11 @@ func (p *pass) countFailure(pl *place, t *store.Task, before store.Failure) {
 	if before.Deployment == f.Deployment && ran < p.cfg.RestartReset {
 		f.Count = before.Count + 1
 	}
-	f.NotBefore = f.At.Add(p.delay(f.Count))
+	if f.NotBefore = f.At.Add(p.delay(f.Count)); before.Deployment == f.Deployment {
+		f.Tried, f.Before = before.Tried, before.Before
+	} else {
+		f.Before = before.Count >= inconsistent
+	}
 	if p.svc.Failures == nil {
 		p.svc.Failures = map[string]store.Failure{}
 	}

@@ -49,6 +49,9 @@ func (p *pass) rollOut() {
 		}
 	}
 	p.askAllAgain(reached)
+	if !r.Continued && !p.cfg.RolloutParallel {
+		p.tryBefore(reached)
+	}
 	if r.Held = p.heldUnlessContinued(&r, reached); r.Held == "" {
 		p.catchUp(&r, reached)
 	} else {
@@ -62,7 +65,7 @@ func (p *pass) rollOut() {
 	}
 	for _, pl := range p.places {
 		pl.target = p.base
-		if reached[pl.id] {
+		if reached[pl.id] && !p.trying[pl.id] {
 			pl.target = p.primary
 		}
 	}
@@ -124,8 +127,8 @@ func (p *pass) catchUp(r *store.Rollout, reached map[string]bool) {
 
 // hindrance tells why a place that a wave reached can't get the new task now, though that has not been tried there.
 func (p *pass) hindrance(pl *place) string {
-	switch t := pl.task; {
-	case t != nil && pl.of == p.primary, t == nil && p.failure(pl, p.primary).Count > 0, p.failedBeside(pl):
+	switch t, f := pl.task, p.failure(pl, p.primary); {
+	case t != nil && pl.of == p.primary, t == nil && f.Count > 0, p.failedBeside(pl), f.Count >= inconsistent:
 		return ""
 	case t != nil && !task.Wanted(t):
 		if p.notYet(aws.ToTime(t.Object.StoppingAt).Add(p.cfg.RolloutPatience)) {
@@ -182,7 +185,7 @@ func (p *pass) look(pl *place) (outcome, string) {
 	switch {
 	case why != "":
 		return failing, why
-	case t == nil && f.Count > 0, p.failedBeside(pl), t != nil && pl.of == p.primary && !pl.healthy() && f.Count > 0:
+	case t == nil && f.Count > 0, p.failedBeside(pl), t != nil && pl.of == p.primary && !pl.healthy() && f.Count > 0, t != nil && pl.of != p.primary && f.Count >= inconsistent:
 		return failing, fmt.Sprintf("task %s on container instance %s failed: %s", f.Task, pl.id, f.Reason)
 	case t == nil || pl.of != p.primary:
 		return busy, ""
@@ -207,7 +210,7 @@ func (p *pass) heldUnlessContinued(r *store.Rollout, reached map[string]bool) st
 
 // held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time. Where
 // it fails again and again it is the instance that is broken, when it is the only one and three others run the new deployment
-// healthily, or one of ten such: that delays its own task only.
+// healthily, or one of ten such, or when the deployment before fails there too: that delays its own task only.
 func (p *pass) held(reached map[string]bool) string {
 	if p.object(p.primary).RolloutState == types.DeploymentRolloutStateFailed {
 		return "its circuit breaker has ended it"
@@ -223,6 +226,9 @@ func (p *pass) held(reached map[string]bool) string {
 			continue
 		}
 		o, reason := p.look(pl)
+		if o == failing && p.brokenBefore(pl) {
+			continue
+		}
 		if o == failing && p.failure(pl, p.primary).Count >= inconsistent {
 			broken = append(broken, pl)
 			continue

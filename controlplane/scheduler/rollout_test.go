@@ -167,6 +167,49 @@ func TestABrokenHostDelaysItsOwnDaemonOnly(t *testing.T) {
 	w.expectSteady(t)
 }
 
+func TestAHostInTheFirstWaveOnWhichNothingRunsDelaysItsOwnDaemonOnly(t *testing.T) {
+	for name, since := range map[string]string{"since before the roll-out": "1", "since the roll-out": "2"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 8)
+			w.create(w.define())
+			w.settle()
+			broken := func(l *store.Task) string {
+				if l.Instance == "host-1" {
+					return task.Stopped
+				}
+				return task.Running
+			}
+			if since == "1" {
+				w.agents = broken
+				ended, _ := task.Apply(w.own("host-1"), task.StateChange{Status: task.Stopped}, w.now)
+				w.replace(ended)
+				w.settle()
+				w.after(time.Minute)
+				w.expect("- 1 1 1 1 1 1 1")
+			}
+			w.deploy(w.define())
+			w.agents = broken
+			w.settle()
+			w.after(5 * time.Minute)
+			w.expect("- 2 2 2 2 2 2 2")
+			w.expectTold(1, "goes on without (container-instance host-1) for now: its task fails there again and again, and so does that of the deployment before.")
+			tried := 0
+			for _, l := range w.tasks {
+				if l.Instance == "host-1" && revisionOf(l) == "1" {
+					tried++
+				}
+			}
+			if since == "2" && tried != 2 { // the one that was replaced, and the try
+				t.Errorf("the deployment before was tried %d times", tried-1)
+			}
+			w.agents = nil
+			w.after(time.Hour)
+			w.expect("2 2 2 2 2 2 2 2")
+			w.expectSteady(t)
+		})
+	}
+}
+
 func TestTwoBrokenHostsOfFewHoldARollOut(t *testing.T) {
 	w := updated(t, 8)
 	w.agents = func(t *store.Task) string {

@@ -151,7 +151,7 @@ func TestACrashingImageReachesOneHostOnARealStore(t *testing.T) {
 				hosts[own.Instance] = true
 			}
 		}
-		if len(hosts) != 1 || runs(v, "agent") != "host-2:1 host-3:1 host-4:1" {
+		if len(hosts) != 1 || strings.TrimPrefix(runs(v, "agent"), "host-1:1 ") != "host-2:1 host-3:1 host-4:1" { // the deployment before may be tried there
 			t.Errorf("the crashing image reached %v; %s", hosts, s.state(v))
 		}
 	})

@@ -87,6 +87,9 @@ type Failure struct {
 	At         time.Time // the last one
 	NotBefore  time.Time // the next attempt
 	Reason     string
+	// Of a DAEMON service's roll-out: the deployment before was tried on the instance to see which of the two is broken, and
+	// it fails there too.
+	Tried, Before bool
 	// Of the one about all instances of a REPLICA service:
 	Rounds int32 // how often the delay has grown
 	Seen   int64 // revision up to which ends of tasks were counted

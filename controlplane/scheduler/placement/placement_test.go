@@ -243,7 +243,9 @@ func TestTheExplanationCountsPortsAttributesAndShortages(t *testing.T) {
 	add(6, "p", port(8080))
 	add(1, "q", port(8080, 53))
 	add(3, "e", none, func(i *store.Instance) { i.Object.Attributes[0].Value = aws.String("dev") })
-	add(2, "c", func(id string) []*store.Task { return []*store.Task{aTask("t-"+id, "", "", store.Resources{CPU: 4000})} })
+	add(2, "c", func(id string) []*store.Task {
+		return []*store.Task{aTask("t-"+id, "", "", store.Resources{CPU: 4000})}
+	})
 	_, refusals := Choose(hosts, need(t, Request{Need: store.Resources{CPU: 256, PortsTCP: []int32{8080}, PortsUDP: []int32{53}},
 		Constraints: memberOfConstraint("attribute:env!=dev")}), nil, 1)
 	want := "12 instances refused it: 6 port 8080 in use, 3 attribute:env!=dev does not hold, 2 short of 256 CPU units, 1 ports 8080, 53/udp in use. Nearest is p0: host port 8080/tcp is taken by task t-p0."
