@@ -296,6 +296,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		Region:    p.cfg.Region,
 		AccountID: p.cfg.AccountID,
 		BaseURL:   p.baseURL,
+		Seal:      p.seal,
 		Audit:     p.audit,
 		Log:       p.log.Named("api"),
 

@@ -53,7 +53,7 @@ func TestATakenPortIsAnErrorOnlyWhereMetricsWereAskedFor(t *testing.T) {
 	if p.MetricsAddr() != nil {
 		t.Error("metrics are served at", p.MetricsAddr())
 	}
-	for _, address := range []string{taken.Addr().String(), "0.0.0.0:0", "nonsense"} {
+	for _, address := range []string{taken.Addr().String(), "nonsense"} {
 		if _, err := controlplane.Start(t.Context(), controlplane.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", MetricsListen: address}); !errors.Is(err, controlplane.ErrConfig) || !strings.Contains(err.Error(), "--metrics-listen") {
 			t.Errorf("%s: %v", address, err)
 		}

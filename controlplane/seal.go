@@ -65,7 +65,7 @@ func (p *ControlPlane) openSeal(ctx context.Context) error {
 }
 
 const sealRemedy = "put the store's own there, from a backup or from another replica; if it is lost for good, start once with --forget-sealed, " +
-	"which ends every access key and the control plane's own CA, so that hosts must join again"
+	"which ends every access key but those of admin.env and host.env, and the control plane's own CA"
 
 // forgetSealed deletes what only a lost seal key opens, and the files with it. Running tasks are not concerned.
 func (p *ControlPlane) forgetSealed(ctx context.Context) error {
@@ -107,6 +107,6 @@ func (p *ControlPlane) forgetSealed(ctx context.Context) error {
 			return err
 		}
 	}
-	p.log.Warn("what was sealed is forgotten: access keys and the control plane's own CA are new, and hosts must join again", zap.Int("records", deleted))
+	p.log.Warn("what was sealed is forgotten: the control plane's own CA is new, and of the access keys those of admin.env and host.env are left", zap.Int("records", deleted))
 	return nil
 }

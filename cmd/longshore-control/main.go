@@ -124,7 +124,7 @@ func runCommand() *cobra.Command {
 	f.BoolVar(&cfg.TLS, "tls", false, "speak TLS on loopback too; on all other addresses nothing else is spoken")
 	f.BoolVar(&cfg.InsecureHTTP, "insecure-http", false, "speak plain HTTP on an address that other machines reach, secrets of tasks included")
 	f.StringVar(&cfg.SealKeyFile, "seal-key-file", "", "file with the key that seals secrets in the store; replicas have the same; not set: seal.key in the data directory, made at the first start")
-	f.BoolVar(&cfg.ForgetSealed, "forget-sealed", false, "the seal key is lost: end every access key and the own CA, and make new ones; hosts must join again")
+	f.BoolVar(&cfg.ForgetSealed, "forget-sealed", false, "the seal key is lost: end the own CA and every access key but those of admin.env and host.env")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd cluster, instead of the embedded one")
 	f.StringVar(&files.ca, "etcd-ca", "", "file with the CA of the external etcd, PEM")
 	f.StringVar(&files.cert, "etcd-cert", "", "file with the client certificate for the external etcd, PEM")

@@ -39,6 +39,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/scheduler"
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/telemetry"
 	"github.com/longshore-project/longshore/protocol/arn"
@@ -53,6 +54,10 @@ const (
 	maxLogged          = 200  // bytes of what a client sent
 )
 
+// StaleHeader is in an answer that was made while etcd did not answer: what others wrote since its value, a time, may be
+// missing. Only operations that change nothing are answered then.
+const StaleHeader = "X-Longshore-Stale"
+
 // Verifier finds out who signed a request. The body is given apart, since it is part of what was signed and has been
 // read already. [auth.Verifier] is one.
 type Verifier interface {
@@ -66,6 +71,8 @@ type Config struct {
 	// Region and AccountID (12 digits) are those of every ARN made here. Clients may sign for any region.
 	Region    string
 	AccountID string
+	// Seal opens what is sealed in the store; nil: hosts get no keys.
+	Seal *seal.Key
 	// BaseURL is the scheme, host and port under which the client of r can reach this control plane.
 	BaseURL func(r *http.Request) string
 	Log     *zap.Logger      // default: none
@@ -159,6 +166,7 @@ type call struct {
 	request   *http.Request
 	members   object // the request's JSON, for what the Go types can't tell: absent or zero
 	made      []string
+	stored    *store.Call
 	now       time.Time
 }
 
@@ -177,6 +185,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.record(c, outcome)
 	h := w.Header()
+	since, stale := c.stored.Stale()
+	if stale {
+		h.Set(StaleHeader, since.Format(time.RFC3339))
+	}
 	h.Set("x-amzn-RequestId", c.requestID)
 	h.Set("Content-Type", awsjson.ContentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -189,6 +201,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if c.identity != nil {
 		fields = append(fields, zap.String("key", c.identity.AccessKeyID))
+	}
+	if stale {
+		fields = append(fields, zap.Time("stale_since", since))
 	}
 	if err != nil {
 		fields = append(fields, zap.Error(err))
@@ -216,6 +231,7 @@ func (s *Server) answer(ctx context.Context, c *call, w http.ResponseWriter, r *
 	if c.op, err = operationOf(r.Header.Values("X-Amz-Target")); err != nil {
 		return nil, err
 	}
+	ctx, c.stored = store.WithCall(ctx, changesNothing(c.op))
 	if c.identity, err = s.cfg.Verifier.Verify(r, body); err != nil {
 		return nil, err
 	}
@@ -229,6 +245,8 @@ func (s *Server) answer(ctx context.Context, c *call, w http.ResponseWriter, r *
 		return s.sizing(ctx, body)
 	case hostOperation:
 		return s.host(ctx, c, body)
+	case hostKeyOperation:
+		return s.hostKey(ctx, c, body)
 	}
 	o, served := s.table[c.op]
 	if !served {
@@ -251,7 +269,7 @@ func operationOf(targets []string) (string, error) {
 	if len(targets) != 1 {
 		return "", exception("UnknownOperationException", "The request has %d X-Amz-Target headers; it needs one, of the form %s<operation>.", len(targets), ecsapi.TargetPrefix)
 	}
-	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation || own == hostOperation) {
+	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation || own == hostOperation || own == hostKeyOperation) {
 		return own, nil
 	}
 	op, err := ecsapi.ByTarget(targets[0])
@@ -266,6 +284,10 @@ func operationOf(targets []string) (string, error) {
 func (c *call) authorize() error {
 	own := c.op == explainOperation || c.op == sizingOperation
 	switch {
+	case c.op == hostKeyOperation:
+		if c.identity.Role == store.RoleHost {
+			return nil
+		}
 	case c.op == hostOperation:
 		if c.identity.Role == store.RoleHost || c.identity.Role == store.RoleAdmin {
 			return nil
@@ -287,9 +309,9 @@ func (c *call) principal() string {
 	return "arn:aws:iam::" + c.s.cfg.AccountID + ":user/" + c.identity.AccessKeyID
 }
 
-// speaksFor refuses a host that speaks for an instance which another key registered.
+// speaksFor refuses a host that speaks for another instance than its own.
 func (c *call) speaksFor(i *store.Instance) error {
-	if c.identity.Role == store.RoleHost && i.RegisteredBy != c.identity.AccessKeyID {
+	if !c.identity.SpeaksFor(i) {
 		return c.denied(c.s.instanceARN(i.Cluster, i.ID))
 	}
 	return nil

@@ -89,12 +89,23 @@ func (s *Server) exception(c *call, err error) *Error {
 		s.log.Warn("a request makes a record that can't be stored", zap.String("operation", c.op), zap.String("request_id", c.requestID), zap.Error(err))
 		return invalid("The request makes a record that can't be stored; it is too large, or a name in it is not valid.")
 	case errors.Is(err, store.ErrUnavailable):
-		return serverException("The control plane's store does not answer; try again.")
+		return c.unavailable()
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return serverException("The call did not end in time; try again.")
 	}
 	s.log.Error("api call failed inside the control plane", zap.String("operation", c.op), zap.String("request_id", c.requestID), zap.Error(err))
 	return serverException("The control plane failed; its log has the cause under request id %s.", c.requestID)
+}
+
+// unavailable is the answer while etcd does not answer. With status 503 nothing was done, so that another replica may be asked
+// as well; with 500 nobody knows.
+func (c *call) unavailable() *Error {
+	e := serverException("The control plane's store does not answer: etcd has no majority, or this replica can't reach it. Whether the change was made is not known; try again.")
+	if c.stored == nil || !c.stored.Wrote() {
+		e = serverException("The control plane's store does not answer: etcd has no majority, or this replica can't reach it. Nothing was changed; try again.")
+		e.Status = http.StatusServiceUnavailable
+	}
+	return e
 }
 
 func serverException(format string, args ...any) *Error {

@@ -73,16 +73,23 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 		}
 		switch {
 		case i != nil:
+			if conn, boot := v.Connection(i.Cluster, i.ID), attributeValue(r.attributes, attributeBoot); conn != nil && conn.Boot != "" && boot != "" && boot != conn.Boot {
+				return exception("ConflictException", "%s", task.OtherMachine(i.ID, conn.Boot))
+			}
 			if i, err = s.registerAgain(c, i, r); err != nil {
 				return err
 			}
 			txn.Update(i).StateChange() // a full store must not keep an agent from coming back
 		case forgotten:
 			i = s.newInstance(c, r, r.instanceID)
+			if err := c.identity.Take(v, txn, *i.Object.ContainerInstanceArn, c.now); err != nil {
+				return err
+			}
 			task.Revive(txn, v, s.owner, i)
 			s.log.Warn("a container instance that this control plane does not know registered again; its record is made anew under the same ARN", zap.String("containerInstance", *i.Object.ContainerInstanceArn))
 		default:
-			if i, err = s.registerNew(v, c, r); err != nil {
+			i = s.registerNew(v, c, r)
+			if err := c.identity.Take(v, txn, *i.Object.ContainerInstanceArn, c.now); err != nil {
 				return err
 			}
 			txn.Unchanged(cluster)
@@ -104,6 +111,9 @@ func (s *Server) registered(v *store.View, c *call, r *registration) (*store.Ins
 		if i == nil || instanceStatus(i) == instanceInactive || instanceStatus(i) == instanceDeregistering {
 			continue
 		}
+		if c.exchanged(v, i, r.token) != nil { // the answer to the exchange may have been lost
+			return i, nil
+		}
 		return i, c.speaksFor(i)
 	}
 	return nil, nil
@@ -119,15 +129,12 @@ func (r *registration) tokenID(c *call) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-func (s *Server) registerNew(v *store.View, c *call, r *registration) (*store.Instance, error) {
-	if c.identity.Role == store.RoleHost && !c.identity.Enrolment && s.hasInstance(v, c.identity.AccessKeyID) {
-		return nil, exception("AccessDeniedException", "The host key %s has registered a container instance already; only an enrolment key may register several.", c.identity.AccessKeyID)
-	}
+func (s *Server) registerNew(v *store.View, c *call, r *registration) *store.Instance {
 	id := r.tokenID(c)
 	if id == "" || v.Instance(r.cluster, id) != nil {
 		id = arn.NewID()
 	}
-	return s.newInstance(c, r, id), nil
+	return s.newInstance(c, r, id)
 }
 
 // forgotten tells whether a host registers as an instance that the store has no record of, and may.
@@ -149,18 +156,6 @@ func (s *Server) newInstance(c *call, r *registration, id string) *store.Instanc
 	i.AgentAttributes = attributeNames(r.attributes)
 	s.addZone(i)
 	return i
-}
-
-// hasInstance says whether a key has registered an instance that is still there.
-func (s *Server) hasInstance(v *store.View, key string) bool {
-	for cluster := range v.Clusters() {
-		for i := range v.Instances(aws.ToString(cluster.Object.ClusterName)) {
-			if i.RegisteredBy == key && instanceIsRegistered(i) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // registerAgain is the instance with what its agent says now. System attributes that the agent had and no longer has are

@@ -82,6 +82,7 @@ func (p *plane) serve(st *store.Store) {
 }
 
 func (p *plane) serveWith(cfg api.Config) {
+	cfg.Seal = p.seal
 	cfg.Region, cfg.AccountID = "us-west-2", "123456789012"
 	cfg.BaseURL = func(r *http.Request) string { return "http://" + r.Host }
 	server := httptest.NewServer(api.New(cfg))
