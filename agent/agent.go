@@ -27,7 +27,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -47,6 +46,7 @@ import (
 	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/internal/watchdog"
 	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
@@ -63,10 +63,11 @@ type Options struct {
 	NoMetadata  bool // never ask the instance metadata service
 	LogLevel    string
 	Stderr      io.Writer
-	Root        string        // of the host, "/" if empty
-	Introspect  string        // address of introspection; its own port, for this host and its containers only, if empty
-	AskedAt     string        // address at which containers ask, without anything done to the host's network; the real one if empty
-	AskedRetry  time.Duration // wait before that is tried again when it can't be had; 10 s if zero
+	Root        string          // of the host, "/" if empty
+	Introspect  string          // address of introspection; its own port, for this host and its containers only, if empty
+	AskedAt     string          // address at which containers ask, without anything done to the host's network; the real one if empty
+	Reload      <-chan struct{} // each asks for the configuration to be read again
+	AskedRetry  time.Duration   // wait before that is tried again when it can't be had; 10 s if zero
 	Runtime     engine.Runtime
 	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
@@ -78,6 +79,7 @@ type Agent struct {
 	opt   Options
 	cfg   *config.Config
 	log   *zap.Logger
+	level *logging.Level
 	state *State
 
 	reserve    *reserve
@@ -107,7 +109,9 @@ type Agent struct {
 	reporter   *report.Reporter
 	telling    atomic.Pointer[telemetry.Publisher]
 	polling    atomic.Pointer[poll.Poller]
-	link       link // with the control plane
+	link       link            // with the control plane
+	looks      *watchdog.Pulse // of the engine's look at its containers
+	reports    *watchdog.Pulse // of the reporter
 }
 
 // errRegisterAnew ends a session so that the host registers as a new container instance.
@@ -132,21 +136,22 @@ func Run(ctx context.Context, opt Options) error {
 			return &TerminalError{err}
 		}
 	}
-	level := cfg.Log.Level
-	if opt.LogLevel != "" {
-		level = opt.LogLevel
-	}
-	log, done := logging.Open(logging.Options{File: cfg.Log.File, Level: level, Format: cfg.Log.Format, RolloverType: cfg.Log.RolloverType, MaxSizeMB: cfg.Log.MaxSizeMB, MaxRollCount: cfg.Log.MaxRollCount, Stderr: opt.Stderr})
+	log, level, done := logging.Open(logging.Options{File: cfg.Log.File, Level: cmp.Or(opt.LogLevel, cfg.Log.Level), Format: cfg.Log.Format, RolloverType: cfg.Log.RolloverType, MaxSizeMB: cfg.Log.MaxSizeMB, MaxRollCount: cfg.Log.MaxRollCount, Stderr: opt.Stderr})
 	defer done()
 	log.Info("Longshore agent starts", zap.String("version", opt.Version), zap.String("hash", opt.Hash), zap.Int("pid", os.Getpid()), zap.String("cluster", cfg.ClusterOrDefault()), zap.String("endpoint", cfg.APIEndpoint))
 	for _, w := range warnings {
 		log.Warn("Configuration: " + w)
 	}
-	a := &Agent{opt: opt, cfg: cfg, log: log, roles: &poll.Credentials{}, metrics: metrics.New()}
+	a := &Agent{opt: opt, cfg: cfg, log: log, level: level, roles: &poll.Credentials{}, metrics: metrics.New()}
+	a.looks, a.reports = watchdog.NewPulse("look at the containers", lookAtLeast), watchdog.NewPulse("reports to the control plane", reportAtLeast)
 	err = a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+		(&starts{file: filepath.Join(opt.Root, runFolder, startsName)}).end()
 		log.Info("Longshore agent leaves; containers stay as they are")
 		return nil
+	}
+	if errors.Is(err, ErrReload) {
+		return err
 	}
 	log.Error("Longshore agent can't go on; containers stay as they are", zap.Error(err))
 	return err
@@ -194,8 +199,8 @@ func (a *Agent) run(ctx context.Context) error {
 	})
 	group.Go(func() error { return watch(ctx) })
 	group.Go(func() error { return a.work(ctx, started) })
-	notify(daemon.SdNotifyReady)
-	defer notify(daemon.SdNotifyStopping)
+	group.Go(func() error { a.serveSystemd(ctx, started); return nil })
+	group.Go(func() error { return a.reload(ctx) })
 	return group.Wait()
 }
 
@@ -312,7 +317,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	if err != nil {
 		return &TerminalError{err}
 	}
-	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded})
+	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded, Beat: a.reports.Beat})
 	a.secrets = a.newSecrets(credentials)
 	if !a.cfg.AuditOff {
 		if a.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
@@ -365,8 +370,8 @@ func (a *Agent) engineAnswers(ctx context.Context) error {
 		if time.Since(said) > time.Minute {
 			said = time.Now()
 			a.log.Error("The container engine does not answer; waiting for it. Is it running?", zap.String("address", engineAddress(a.cfg)), zap.Error(err), zap.Duration("waited", time.Since(begun)))
-			notify("STATUS=The container engine does not answer: " + err.Error())
 		}
+		waitingFor("The container engine does not answer: " + err.Error())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -576,6 +581,3 @@ func (a *Agent) instance() (cluster, arn string) {
 	}
 	return a.cfg.ClusterOrDefault(), arn
 }
-
-// notify tells systemd, where it started us.
-func notify(state string) { _, _ = daemon.SdNotify(false, state) }

@@ -65,7 +65,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 	}
 	c := engine.Config{
 		Runtime: a.runtime, Images: images{cache}, Volumes: volume.New(volume.Options{CreateAsUser: a.cfg.HostVolumeCreateAsUser}),
-		State: a.state, Secrets: a.secrets, Groups: groups, Policy: a.guard, Prepare: a.prepares(), Ready: a.ready, Log: a.log, Changed: a.changed, Stepped: a.metrics.Step,
+		State: a.state, Secrets: a.secrets, Groups: groups, Policy: a.guard, Prepare: a.prepares(), Ready: a.ready, Log: a.log, Changed: a.changed, Stepped: a.metrics.Step, Looked: a.looks.Beat,
 		Host: engine.Host{
 			Cluster: a.cfg.ClusterOrDefault(), InstanceArn: a.savedArn(), Region: a.cfg.Region, CPU: a.host.CPU, Memory: a.host.Memory,
 			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,

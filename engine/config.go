@@ -36,6 +36,8 @@ type Config struct {
 	Changed func()
 	// Stepped is told of each step of a task's timeline when it has ended; it must return at once. May be nil.
 	Stepped func(Step)
+	// Looked is told after each look at all containers, whether the container engine answered or not; it must return at once. May be nil.
+	Looked func()
 	// Intervals; zero means the default in the comment.
 	RelistInterval time.Duration // 10 s
 	StopTimeout    time.Duration // 30 s, ECS_CONTAINER_STOP_TIMEOUT

@@ -61,7 +61,11 @@ func (o *observer) run(ctx context.Context) {
 			prodded = true
 		}
 		next := o.e.cfg.RelistInterval
-		if err := o.look(ctx); err != nil {
+		err := o.look(ctx)
+		if o.e.cfg.Looked != nil {
+			o.e.cfg.Looked()
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}

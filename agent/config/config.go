@@ -52,6 +52,11 @@ type Config struct {
 	Endpoints                                                                                           awsapi.Endpoints // of the services beside ECS
 	AllowNoIdentity                                                                                     bool             // NoIID of the JSON file: register without an identity document
 
+	// Settings are all knobs as they are set, in the order of [Knobs].
+	Settings []Setting
+	// Strict makes what is only warned of an error.
+	Strict bool
+
 	InstanceAttributes map[string]string
 	InstanceTags       map[string]string
 	ReservedPorts      []uint16
@@ -219,6 +224,7 @@ func Load(o Options) (*Config, []string, error) {
 		l.apply(c, &Knobs[i])
 	}
 	l.finish(c)
+	l.strictly(c)
 	if len(l.errs) > 0 {
 		return nil, l.warnings, errors.Join(l.errs...)
 	}
@@ -338,25 +344,29 @@ func (l *loader) apply(c *Config, k *Knob) {
 	for i := 0; !ok && i < len(k.Aliases); i++ {
 		v, ok = l.values[k.Aliases[i]]
 	}
-	if ok && k.Support != Supported {
-		if !k.neutral(v.text) {
-			l.warnf("%s (%s): %s", k.Name, v.source, k.Support)
-		}
+	note := ""
+	if ok && k.Support != Supported && !k.neutral(v.text) {
+		note = string(k.Support)
+		l.warnf("%s (%s): %s", k.Name, v.source, k.Support)
 	}
 	if k.parse == nil {
+		l.note(c, k, v, ok, note)
 		return
 	}
 	if ok {
 		err := k.parse(c, strings.TrimSpace(v.text))
 		if err == nil {
+			l.note(c, k, v, ok, note)
 			return
 		}
 		if k.Strict {
 			l.errorf("%s (%s): %w; set it to %s, or remove it", k.Name, v.source, err, k.Expect())
 			return
 		}
+		note = fmt.Sprintf("what %s says is ignored: %v", v.source, err)
 		l.warnf("%s (%s): %v; it is ignored, and %s is used", k.Name, v.source, err, k.fallback())
 	}
+	l.note(c, k, value{}, false, note)
 	if k.Default == "" {
 		return
 	}

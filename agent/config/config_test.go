@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 )
 
@@ -52,7 +53,8 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, AwsvpcBlockIMDS: true, TaskENI: true, TaskInterfaces: 250, TaskTrunks: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
 		ResumeOnBoot: "daemons", OrphanPolicy: "keep", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
-	if d := cmp.Diff(want, *c); d != "" {
+	want.Settings = c.Settings // which have a test of their own
+	if d := cmp.Diff(want, *c, cmpopts.IgnoreUnexported(Setting{})); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 	if c.ClusterOrDefault() != "default" {
@@ -306,4 +308,57 @@ func TestWhatTasksInterfacesHangOnWhereNothingIsSaid(t *testing.T) {
 	if got := (TaskNetwork{Bridge: "br0"}).On("eth0"); got.Bridge != "br0" || got.Macvlan != "" {
 		t.Errorf("what is named became %+v", got)
 	}
+}
+
+func TestEverySettingIsShownWithItsSourceAndWhatBecameOfIt(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ecs.config")
+	if err := os.WriteFile(file, []byte("# mine\nECS_LOGLEVEL=loud\nECS_CLUSTER=daemonset\nAWS_SECRET_ACCESS_KEY=planted\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(Options{Environ: []string{"ECS_INSTANCE_NAME=rack-7"}, File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Settings) != len(Knobs) {
+		t.Errorf("%d of %d settings are shown", len(c.Settings), len(Knobs))
+	}
+	shown := map[string]string{}
+	for _, s := range c.Settings {
+		shown[s.Name] = s.Value + " from " + s.Source + " " + s.Note
+	}
+	for name, want := range map[string]string{
+		"ECS_CLUSTER": "daemonset from " + file + " line 3 ", "ECS_INSTANCE_NAME": "rack-7 from the environment ",
+		"ECS_LOGLEVEL":        "info from default what " + file + " line 2 says is ignored: ",
+		"ECS_LOGFILE":         "/var/log/ecs/ecs-agent.log from default ",
+		"AWS_SESSION_TOKEN":   " from default ",
+		"ECS_BACKEND_HOST":    " from default ",
+		"ECS_SELINUX_CAPABLE": "false from default ",
+	} {
+		if !strings.HasPrefix(shown[name], want) {
+			t.Errorf("%s is shown as %q, not %q", name, shown[name], want)
+		}
+	}
+	if all := fmt.Sprint(shown, c.Settings); strings.Contains(shown["AWS_SECRET_ACCESS_KEY"], "planted") || !strings.Contains(all, "[hidden]") {
+		t.Error("a secret is shown")
+	}
+}
+
+func TestWithStrictConfigurationAWarningIsAnError(t *testing.T) {
+	for _, setting := range []string{"ECS_LOGLEVEL=loud", "ECS_CLUSTRE=x"} {
+		if _, warnings, err := Load(Options{Environ: []string{setting}, File: emptyFile(t)}); err != nil || len(warnings) != 1 {
+			t.Errorf("%s: %q, %v", setting, warnings, err)
+		}
+		_, warnings, err := Load(Options{Environ: []string{setting, "ECS_CONFIG_STRICT=true"}, File: emptyFile(t)})
+		if name, _, _ := strings.Cut(setting, "="); err == nil || len(warnings) != 0 || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s, strictly: %q, %v", setting, warnings, err)
+		}
+	}
+}
+
+func emptyFile(t *testing.T) string {
+	file := filepath.Join(t.TempDir(), "ecs.config")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }

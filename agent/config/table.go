@@ -43,6 +43,8 @@ var Knobs = []Knob{
 	text("ECS_CONTAINER_RUNTIME", "ContainerRuntime", "", "OCI runtime with containerd: a program that speaks runc's command line, a path or a name in PATH, such as crun, or one of containerd's shims by its name, such as io.containerd.kata.v2; not set: runc. It is the instance's attribute longshore.container-runtime", func(c *Config) *string { return &c.ContainerRuntime }),
 	text("DOCKER_HOST", "DockerEndpoint", "unix:///var/run/docker.sock", "Docker's endpoint", func(c *Config) *string { return &c.DockerEndpoint }),
 
+	boolean("ECS_CONFIG_STRICT", "", "false", "what is only warned of, unknown settings and values that can't be understood, is an error: the agent does not start with it", func(c *Config) *bool { return &c.Strict }),
+
 	// What this instance is.
 	boolean("ECS_EXTERNAL", "External", "false", "instance outside EC2, with ECS Anywhere's behaviour; a host without instance metadata needs no setting", func(c *Config) *bool { return &c.External }),
 	boolean("AWS_EC2_METADATA_DISABLED", "", "false", "never ask the instance metadata service. A host whose firmware tables (DMI, ACPI, device tree) show that it is no EC2 instance does not ask without this either, unless the next is set", func(c *Config) *bool { return &c.InstanceMetadataOff }),

@@ -11,7 +11,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/longshore-project/longshore/agent/config"
 )
+
+// Kernel looks at what the agent and the engine need of the kernel, and at nothing else. root is "/" but in tests.
+func Kernel(cfg *config.Config, root string) []Check {
+	e := &examination{Patient: &Patient{Config: cfg, Root: root}, Report: &Report{}}
+	e.kernel()
+	return e.Checks
+}
 
 // kernel looks at what the agent and the engine need of the kernel.
 func (e *examination) kernel() {

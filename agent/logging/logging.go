@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/DeRuina/timberjack"
 	"github.com/sirupsen/logrus"
@@ -36,8 +37,8 @@ type Options struct {
 }
 
 // Open opens the log. It never fails: if the file can't be written, that is said once on Stderr, and the lines go there.
-// The function closes the file; it is to be called once, as the last thing.
-func Open(o Options) (*zap.Logger, func()) {
+// What is logged can be changed by the [Level]. The function closes the file; it is to be called once, as the last thing.
+func Open(o Options) (*zap.Logger, *Level, func()) {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
@@ -51,13 +52,29 @@ func Open(o Options) (*zap.Logger, func()) {
 			done = func() { _ = file.Close() }
 		}
 	}
-	log := zap.New(logfmt.New(o.Format, levelOf(o.Level), out))
+	level := &Level{}
+	level.Set(o.Level)
+	log := zap.New(logfmt.New(o.Format, level, out))
 	unroute := routeLogrus(log)
-	return log, func() {
+	return log, level, func() {
 		unroute()
 		done()
 	}
 }
+
+// Level is the least level that is logged. It is safe for concurrent use.
+type Level struct {
+	now atomic.Pointer[zapcore.LevelEnabler]
+}
+
+// Set changes it: crit, error, warn, info, debug or none. From then on other lines are logged.
+func (l *Level) Set(name string) {
+	enabler := levelOf(name)
+	l.now.Store(&enabler)
+}
+
+// Enabled says whether lines of a level are logged.
+func (l *Level) Enabled(level zapcore.Level) bool { return (*l.now.Load()).Enabled(level) }
 
 // levelOf turns a name of ECS_LOGLEVEL into the levels that are on.
 func levelOf(name string) zapcore.LevelEnabler {

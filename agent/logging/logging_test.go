@@ -26,7 +26,7 @@ func lines(t *testing.T, o Options, f func(*zap.Logger)) string {
 	t.Helper()
 	var out bytes.Buffer
 	o.Stderr = &out
-	log, done := Open(o)
+	log, _, done := Open(o)
 	f(log)
 	done()
 	return stamp.ReplaceAllString(out.String(), "TIME")
@@ -94,7 +94,7 @@ func TestWhatLibrariesLogThroughLogrusStandsInTheSameLog(t *testing.T) {
 func TestTheFileIsMadeWithItsDirectoryAndRotatedBySize(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "deep", "ecs-agent.log")
 	var stderr bytes.Buffer
-	log, done := Open(Options{File: name, RolloverType: "size", MaxSizeMB: 1, MaxRollCount: 2, Stderr: &stderr})
+	log, _, done := Open(Options{File: name, RolloverType: "size", MaxSizeMB: 1, MaxRollCount: 2, Stderr: &stderr})
 	for range 5 * 1024 {
 		log.Info(strings.Repeat("x", 1000))
 	}
@@ -115,7 +115,7 @@ func TestTheFileIsRotatedAtEachFullHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		name := filepath.Join(t.TempDir(), "ecs-agent.log")
 		var stderr bytes.Buffer
-		log, done := Open(Options{File: name, RolloverType: "hourly", MaxSizeMB: 1, MaxRollCount: 24, Stderr: &stderr})
+		log, _, done := Open(Options{File: name, RolloverType: "hourly", MaxSizeMB: 1, MaxRollCount: 24, Stderr: &stderr})
 		for range 3 {
 			log.Info("line")
 			<-time.After(time.Hour)
@@ -134,7 +134,7 @@ func TestALogFileThatCannotBeWrittenIsToldOnceAndTheLinesGoToStandardError(t *te
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	log, done := Open(Options{File: filepath.Join(blocker, "ecs-agent.log"), MaxSizeMB: 1, Stderr: &stderr})
+	log, _, done := Open(Options{File: filepath.Join(blocker, "ecs-agent.log"), MaxSizeMB: 1, Stderr: &stderr})
 	log.Info("one")
 	log.Info("two")
 	done()

@@ -54,6 +54,8 @@ type Config struct {
 	Linger time.Duration
 	// BackOff is the wait between attempts for one task; the zero value means 100 ms doubling to 30 s.
 	BackOff session.BackOff
+	// Beat is called each time round the loop, at least once a minute; it must return at once. May be nil.
+	Beat func()
 }
 
 // Reporter sends changes while [Reporter.Run] runs.
@@ -147,6 +149,9 @@ func (r *Reporter) Run(ctx context.Context) error {
 			}
 		}
 		timer.Reset(r.launch(ctx, refused, results))
+		if r.cfg.Beat != nil {
+			r.cfg.Beat()
+		}
 	}
 }
 

@@ -28,15 +28,41 @@ func main() {
 	if err := nodump.Set(); err != nil {
 		fmt.Fprintln(os.Stderr, "longshore-agent:", err)
 	}
+	reload := hangups()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr, reload)
 	stop()
 	os.Exit(code)
 }
 
+// hangups are the SIGHUPs that come from now on; of several that nobody has looked at yet there is one.
+func hangups() <-chan struct{} {
+	signals, out := make(chan os.Signal, 1), make(chan struct{}, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		for range signals {
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return out
+}
+
+// startOver goes on as a new process image with the same id and command line. It returns only if it can't.
+func startOver() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	self = strings.TrimSuffix(self, " (deleted)") // an upgrade has put another there
+	return fmt.Errorf("start over as %s: %w", self, syscall.Exec(self, os.Args, os.Environ()))
+}
+
 // run runs a command line and returns the exit code: 0, 1 for an error that a restart may heal, 5 for one that it does not.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(stdout, stderr)
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, reload <-chan struct{}) int {
+	root := newRoot(stdout, stderr, reload)
 	root.SetArgs(aliases(args))
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -47,6 +73,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var status exitStatus
 	if errors.As(err, &status) {
 		return int(status)
+	}
+	if errors.Is(err, agent.ErrReload) {
+		err = startOver()
 	}
 	fmt.Fprintln(stderr, "longshore-agent:", err)
 	var terminal *agent.TerminalError
@@ -70,23 +99,23 @@ func aliases(args []string) []string {
 	return args
 }
 
-func newRoot(stdout, stderr io.Writer) *cobra.Command {
+func newRoot(stdout, stderr io.Writer, reload <-chan struct{}) *cobra.Command {
 	root := &cobra.Command{
 		Use: "longshore-agent", Short: "The container agent of one host", SilenceUsage: true, SilenceErrors: true,
 		Long: "longshore-agent registers this host with an ECS control plane and runs the tasks that are assigned to it.\n\n" +
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
-	root.AddCommand(newRun(stderr), newVersion(stdout), newLicense(stdout), newHealthcheck(), newCleanup(stdout), newSettings(stdout), newPolicy(stdout),
+	root.AddCommand(newRun(stderr, reload), newVersion(stdout), newLicense(stdout), newHealthcheck(), newPrepare(stdout), newCleanup(stdout), newSettings(stdout), newConfig(stdout, stderr), newPolicy(stdout),
 		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newLogs(stdout), newExec(stdout, stderr), newJoin(stdout, stderr), newLeave(stdout, stderr))
 	return root
 }
 
-func newRun(stderr io.Writer) *cobra.Command {
-	opt := agent.Options{Version: release(), Hash: hash(), License: license, Stderr: stderr}
+func newRun(stderr io.Writer, reload <-chan struct{}) *cobra.Command {
+	opt := agent.Options{Version: release(), Hash: hash(), License: license, Stderr: stderr, Reload: reload}
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the agent until a signal ends it", Args: cobra.NoArgs,
 		Long: "Run the agent. It is configured by the environment and by " + config.DefaultFile + "; \"longshore-agent settings\" lists every setting.\n" +
-			"SIGTERM and SIGINT end the agent and leave every container running.",
+			"SIGTERM and SIGINT end the agent and leave every container running. SIGHUP has it read its configuration again.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return agent.Run(cmd.Context(), opt) },
 	}
 	cmd.Flags().StringVar(&opt.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
@@ -158,6 +187,20 @@ func newCleanup(stdout io.Writer) *cobra.Command {
 			return agent.Cleanup(cmd.Context(), func(line string) { fmt.Fprintln(stdout, line) })
 		},
 	}
+}
+
+func newPrepare(stdout io.Writer) *cobra.Command {
+	var opt agent.Options
+	cmd := &cobra.Command{
+		Use: "prepare", Short: "Make this host ready for an agent that is about to start", Args: cobra.NoArgs,
+		Long: "Load the kernel's modules, make the agent's directories, and say what the kernel lacks. The unit calls it before each start; it can be repeated.\n" +
+			"Where agents have died one after the other it waits, up to a minute, before it lets the next one start.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return agent.Prepare(cmd.Context(), opt, func(line string) { fmt.Fprintln(stdout, line) })
+		},
+	}
+	cmd.Flags().StringVar(&opt.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
+	return cmd
 }
 
 func newHealthcheck() *cobra.Command {

@@ -17,7 +17,7 @@ import (
 func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err bytes.Buffer
-	code = run(t.Context(), args, &out, &err)
+	code = run(t.Context(), args, &out, &err, nil)
 	return code, out.String(), err.String()
 }
 

@@ -1,0 +1,11 @@
+case "$1" in
+remove | 0) ;;
+*) exit 0 ;; # an upgrade: the agent that runs is replaced when the new one is there
+esac
+if booted; then
+	systemctl stop longshore-agent.service || true # containers go on
+fi
+longshore-agent cleanup >/dev/null 2>&1 || true # the host's rules and the address that containers ask
+if ! have deb-systemd-helper && have systemctl; then
+	systemctl --quiet disable longshore-agent.service || true
+fi
