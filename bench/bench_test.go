@@ -86,7 +86,7 @@ func TestBench(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func()
-	}{{"join", w.join}, {"boot", w.boot}, {"update", w.update}, {"start", w.starts}, {"many", w.many}, {"rest", w.rest}, {"asked", w.asked}, {"restart", w.restart}, {"pull", w.pulls}} {
+	}{{"join", w.join}, {"boot", w.boot}, {"update", w.update}, {"start", w.starts}, {"many", w.many}, {"rest", w.rest}, {"asked", w.asked}, {"restart", w.restart}, {"pull", w.pulls}, {"containerd", w.containerd}} {
 		if chosen := os.Getenv("PARTS"); chosen == "" || slices.Contains(strings.Split(chosen, ","), part.name) {
 			part.run()
 		}

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the measurements and prints them as a table, with floors, aims and the load of the machine. What may be set:
 #
-#   PARTS       join,boot,update,start,many,rest,asked,restart,pull,net   which of them; the control plane's fleet only where it is not set
+#   PARTS       join,boot,update,start,many,rest,asked,restart,pull,containerd,net   which of them; the control plane's fleet only where it is not set
 #   ROUNDS      40      how often each start is measured
 #   BEHAVIOURS  prefer-cached,once,default,always   with which pull behaviours
 #   CONTAINERS  100     how many tasks run at once
