@@ -80,8 +80,41 @@ func socketPath(dir string) (path string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketFile), func() { _ = d.Close() }, nil
 }
 
-// ask calls the running process.
+// ask calls the running process; the answer is decoded into out.
 func ask(ctx context.Context, dir, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	var data bytes.Buffer
+	if err := call(ctx, dir, method, path, body, &limited{&data, 16 << 20}); err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(data.Bytes(), out)
+}
+
+// stream copies what the running process answers, however long that takes.
+func stream(ctx context.Context, dir, path string, to io.Writer) error {
+	return call(ctx, dir, http.MethodGet, path, nil, to)
+}
+
+// limited refuses more than left bytes.
+type limited struct {
+	to   io.Writer
+	left int
+}
+
+func (l *limited) Write(b []byte) (int, error) {
+	if l.left -= len(b); l.left < 0 {
+		return 0, errors.New("the answer is too long")
+	}
+	return l.to.Write(b)
+}
+
+// call calls the running process and copies its answer.
+func call(ctx context.Context, dir, method, path string, body []byte, to io.Writer) error {
 	socket, done, err := socketPath(dir)
 	if err != nil {
 		return fmt.Errorf("%w: --data-dir: %w", ErrConfig, err)
@@ -91,30 +124,24 @@ func ask(ctx context.Context, dir, method, path string, in, out any) error {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
 	defer transport.CloseIdleConnections()
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
-	}
 	r, err := http.NewRequestWithContext(ctx, method, "http://longshore-control"+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	answer, err := (&http.Client{Transport: transport, Timeout: 30 * time.Second}).Do(r)
+	answer, err := (&http.Client{Transport: transport}).Do(r)
 	if err != nil {
 		return fmt.Errorf("no longshore-control runs with --data-dir %s: %w", dir, err)
 	}
 	defer answer.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(answer.Body, 16<<20))
-	if err != nil {
-		return err
-	}
 	if answer.StatusCode != http.StatusOK {
-		return errors.New(string(bytes.TrimSpace(data)))
+		said, err := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
+		if err != nil {
+			return err
+		}
+		return errors.New(string(bytes.TrimSpace(said)))
 	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(data, out)
+	_, err = io.Copy(to, answer.Body)
+	return err
 }
 
 // serveKeys answers the key commands until Close.
@@ -143,6 +170,8 @@ func (p *ControlPlane) serveKeys() error {
 	mux.HandleFunc("POST /keys/{id}/rotate", p.rotateKey)
 	mux.HandleFunc("POST /keys/{id}/revoke", p.revokeKey)
 	mux.HandleFunc("POST /tokens", p.createToken)
+	mux.HandleFunc("GET /backup", p.serveBackup)
+	mux.HandleFunc("GET /check", p.serveCheck)
 	server := p.httpServer(mux)
 	stopped := make(chan struct{})
 	go func() {

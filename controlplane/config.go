@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -49,6 +50,9 @@ type Config struct {
 	EtcdTLS *tls.Config
 	// EtcdUsername and EtcdPassword are for an external cluster with authentication.
 	EtcdUsername, EtcdPassword string
+	// EtcdMaintain has the external cluster compacted and defragmented, and its alarm disarmed, when its quota comes near: for one
+	// that nobody else uses. The embedded one always is.
+	EtcdMaintain bool
 	// EtcdQuota bounds the embedded etcd's database, in bytes. Default 8 GiB.
 	EtcdQuota int64
 
@@ -93,6 +97,8 @@ type Config struct {
 	RateLimit, EnrolmentRateLimit      float64
 	KeyConnections, PendingConnections int
 
+	// BackupDir is where daily backups are kept. Default: backups, in the data directory.
+	BackupDir string
 	// Purge says how long what has ended stays describable.
 	Purge store.PurgeConfig
 	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.
@@ -114,6 +120,7 @@ func (c Config) complete() (Config, error) {
 	c.Listen = cmp.Or(c.Listen, "127.0.0.1:8480")
 	c.Region = cmp.Or(c.Region, "us-west-2")
 	c.AccountID = cmp.Or(c.AccountID, "000000000000")
+	c.BackupDir = cmp.Or(c.BackupDir, filepath.Join(c.DataDir, "backups"))
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
 	if c.Log == nil {
 		c.Log = zap.NewNop()

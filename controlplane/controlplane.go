@@ -17,6 +17,7 @@
 //	longshore-control.lock   locked by the running process
 //	etcd/                    the embedded etcd; not there with an external one
 //	longshore-control.sock   where the key commands reach the running process
+//	backups/                 one a day, the last seven
 //	seal.key                 opens what is sealed in the store, see package seal
 //	admin.env, host.env      the first keys, see package auth
 //	tls/                     copies of the own CA, see package certs
@@ -63,6 +64,7 @@ type ControlPlane struct {
 	cfg    Config
 	log    *zap.Logger
 	store  *store.Store
+	etcd   *clientv3.Client
 	roles  *roles.Roles // nil: none
 	issuer *roles.Issuer
 
@@ -208,16 +210,17 @@ func (p *ControlPlane) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := store.Config{Client: client, Revision: revision, Log: p.log.Named("store"), Observe: p.figures.stored}
+	cfg := store.Config{Client: client, Revision: revision, Log: p.log.Named("store"), Observe: p.figures.stored, Maintain: p.cfg.EtcdMaintain}
 	if len(p.cfg.EtcdEndpoints) == 0 {
 		cfg.Maintain, cfg.Disk = true, p.cfg.DataDir
 	}
+	p.etcd = client
 	p.store, err = store.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	p.onClose("store", p.store.Close)
-	return nil
+	return p.refuseNewer()
 }
 
 // openEtcd opens etcd; revision is that of the embedded one, nil for an external one.
@@ -288,6 +291,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		return nil, err
 	}
 	p.background("purge", func(ctx context.Context) error { p.store.Purge(ctx, p.cfg.Purge); return nil })
+	p.background("backups", p.keepBackups)
 	p.background("scheduler", sched.Run)
 	p.background("poll", sockets.Run)
 	calls := api.New(api.Config{

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -58,15 +59,16 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	root.AddCommand(runCommand(), keysCommand(), initCommand(), tokenCommand(), explainCommand(), sizingCommand(), auditCommand(), &cobra.Command{
-		Use:   "version",
-		Short: "Say which version this is",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "longshore-control", version.Version)
-			return err
-		},
-	})
+	root.AddCommand(runCommand(), keysCommand(), initCommand(), tokenCommand(), explainCommand(), sizingCommand(), auditCommand(),
+		backupCommand(), restoreCommand(), checkCommand(), &cobra.Command{
+			Use:   "version",
+			Short: "Say which version this is",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "longshore-control", version.Version)
+				return err
+			},
+		})
 	return root
 }
 
@@ -105,7 +107,7 @@ func runCommand() *cobra.Command {
 				cfg.ReplicaHealthyAfter = time.Nanosecond
 			}
 			cfg.MetricsOptional = !cmd.Flags().Changed("metrics-listen")
-			cfg.EtcdPassword = os.Getenv("LONGSHORE_ETCD_PASSWORD")
+			cfg.EtcdPassword = etcdPassword()
 			go collector.Govern(cmd.Context(), cfg.Log)
 			if err := controlplane.Run(cmd.Context(), cfg); err != nil {
 				return failed{err}
@@ -125,12 +127,9 @@ func runCommand() *cobra.Command {
 	f.BoolVar(&cfg.InsecureHTTP, "insecure-http", false, "speak plain HTTP on an address that other machines reach, secrets of tasks included")
 	f.StringVar(&cfg.SealKeyFile, "seal-key-file", "", "file with the key that seals secrets in the store; replicas have the same; not set: seal.key in the data directory, made at the first start")
 	f.BoolVar(&cfg.ForgetSealed, "forget-sealed", false, "the seal key is lost: end the own CA and every access key but those of admin.env and host.env")
-	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd cluster, instead of the embedded one")
-	f.StringVar(&files.ca, "etcd-ca", "", "file with the CA of the external etcd, PEM")
-	f.StringVar(&files.cert, "etcd-cert", "", "file with the client certificate for the external etcd, PEM")
-	f.StringVar(&files.key, "etcd-key", "", "file with the client certificate's key, PEM")
-	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user of the external etcd; the password is in LONGSHORE_ETCD_PASSWORD")
-	f.Int64Var(&cfg.EtcdQuota, "etcd-quota", 8<<30, "largest size of the embedded etcd's database in bytes")
+	etcdFlags(f, &cfg, &files)
+	f.StringVar(&cfg.BackupDir, "backup-dir", "", "directory of the daily backups, of which 7 are kept; not set: backups in the data directory")
+	f.BoolVar(&cfg.EtcdMaintain, "etcd-maintain", false, "compact and defragment the external etcd, and disarm its alarm, when its quota comes near; for one that nobody else uses")
 	f.StringVar(&cfg.Network, "network", "", "file with the subnets and security groups of tasks in network mode awsvpc, JSON; it is read again when it changes")
 	f.StringVar(&cfg.RoleCredentials, "role-credentials", "", "file with the credentials of tasks' roles, JSON; only its owner may have rights to it")
 	f.BoolVar(&cfg.AssumeRoles, "assume-roles", false, "have AWS STS assume the tasks' roles that are in no file, with the AWS credentials that the control plane finds as the SDK does")
@@ -154,6 +153,19 @@ func runCommand() *cobra.Command {
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
+
+// etcdFlags are those of the store.
+func etcdFlags(f *pflag.FlagSet, cfg *controlplane.Config, files *etcdFiles) {
+	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd cluster, instead of the embedded one")
+	f.StringVar(&files.ca, "etcd-ca", "", "file with the CA of the external etcd, PEM")
+	f.StringVar(&files.cert, "etcd-cert", "", "file with the client certificate for the external etcd, PEM")
+	f.StringVar(&files.key, "etcd-key", "", "file with the client certificate's key, PEM")
+	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user of the external etcd; the password is in LONGSHORE_ETCD_PASSWORD")
+	f.Int64Var(&cfg.EtcdQuota, "etcd-quota", 8<<30, "largest size of the embedded etcd's database in bytes")
+}
+
+// etcdPassword is the password of the external etcd's user.
+func etcdPassword() string { return os.Getenv("LONGSHORE_ETCD_PASSWORD") }
 
 // config is nil when no file is named.
 func (f etcdFiles) config() (*tls.Config, error) {

@@ -22,6 +22,8 @@ var (
 	ErrUnavailable = errors.New("the store is unavailable")
 	// ErrInvalid: the transaction can never be applied: too many operations, a record too large, a name that makes no key.
 	ErrInvalid = errors.New("the transaction is invalid")
+	// ErrNewer: a record was written by a newer version of this code; [Quarantined.Err] can be one.
+	ErrNewer = errors.New("the record is of a newer version")
 )
 
 // Record is any of the record types of this package.
@@ -66,8 +68,8 @@ type Config struct {
 	Revision func() int64
 	// Observe, if set, is told how long each "commit" and each current "read" took; it must return at once.
 	Observe func(operation string, took time.Duration, err error)
-	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short. It is for the
-	// embedded server; whoever runs an external cluster does that with their own tools.
+	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short: for the embedded server,
+	// and for a cluster that nobody else uses. Whoever shares one does that with their own tools.
 	Maintain bool
 }
 

@@ -71,10 +71,13 @@ func decode(key string, value []byte, revision int64) (Record, error) {
 		return nil, fmt.Errorf("the value is damaged: %w", err)
 	}
 	if e.Version > schemaVersion {
-		return nil, fmt.Errorf("it has schema version %d, and this longshore-control reads up to %d: upgrade it", e.Version, schemaVersion)
+		return nil, fmt.Errorf("%w: it has schema version %d, and this longshore-control reads up to %d: upgrade it", ErrNewer, e.Version, schemaVersion)
 	}
 	if e.Version < 1 || len(e.Record) == 0 || e.Record[0] != '{' {
 		return nil, fmt.Errorf("the value is no record: schema version %d, %d bytes", e.Version, len(e.Record))
+	}
+	if e, err = migrate(kind, e); err != nil {
+		return nil, err
 	}
 	r := empty()
 	if _, err := awsjson.Unmarshal(e.Record, r); err != nil {
