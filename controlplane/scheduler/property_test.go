@@ -35,6 +35,58 @@ func (w *world) healthyHere() (healthy, desired int) {
 	return healthy, desired
 }
 
+// belowMinimum says how a decision goes below minimumHealthyPercent, empty when it does not.
+func belowMinimum(s snapshot, p *plan, cfg *Config) string {
+	stopped := map[string]*store.Task{}
+	byUs := false
+	for _, t := range p.stops {
+		stopped[t.ID] = t
+		byUs = byUs || strings.HasPrefix(*t.Object.StoppedReason, "Scaling activity") && task.LastStatus(t) == task.Running
+	}
+	if !byUs || aws.ToString(s.service.Object.Status) != active {
+		return ""
+	}
+	after := s
+	after.tasks = slices.Clone(s.tasks)
+	for i, t := range after.tasks {
+		if stopped[t.ID] != nil {
+			after.tasks[i] = stopped[t.ID]
+		}
+	}
+	was, _ := healthyOf(s, cfg)
+	is, lower := healthyOf(after, cfg)
+	if is < was && was >= lower && is < lower {
+		return fmt.Sprintf("never below minimumHealthyPercent by our own doing: %d tasks of %s are healthy, %d must be, and %d were before", is, *s.service.Object.ServiceName, lower, was)
+	}
+	return ""
+}
+
+// healthyOf counts the healthy tasks of a snapshot's service, and how many there must be.
+func healthyOf(s snapshot, cfg *Config) (healthy, lower int) {
+	p := newPass(s, cfg)
+	if p.readDeployments() != nil {
+		return 0, 0
+	}
+	if p.svc.Object.SchedulingStrategy != types.SchedulingStrategyDaemon {
+		r := &replicaPass{pass: p}
+		r.limits()
+		r.classify()
+		return r.count(isHealthy), r.lower
+	}
+	p.locate()
+	healthy = p.resting
+	for _, pl := range p.places {
+		if pl.belongs && p.served(pl) {
+			healthy++
+		}
+	}
+	percent := 0
+	if c := p.svc.Object.DeploymentConfiguration; c != nil {
+		percent = int(aws.ToInt32(c.MinimumHealthyPercent))
+	}
+	return healthy, (p.desired()*percent + 99) / 100
+}
+
 // checkedPass is a pass that also checks minimumHealthyPercent.
 func (w *world) checkedPass() *plan {
 	percent := int(*w.svc.Object.DeploymentConfiguration.MinimumHealthyPercent)

@@ -124,7 +124,8 @@ type Config struct {
 	// Passed is told how long each pass over a cluster's changes took; it must return at once. May be nil.
 	Passed func(took time.Duration)
 
-	looked func(records int) // is told how many records each look had to do with: hosts of a DAEMON service, tasks of a REPLICA service, hosts that were put in line for it; nil: nobody is
+	looked  func(records int)          // is told how many records each look had to do with: hosts of a DAEMON service, tasks of a REPLICA service, hosts that were put in line for it; nil: nobody is
+	decided func(s *snapshot, p *plan) // is told each decision, before it is written; nil: nobody is
 }
 
 func (c Config) withDefaults() Config {

@@ -50,6 +50,14 @@ func newStage(t *testing.T, hosts int) *stage {
 		fails: map[string]bool{}, live: map[string]map[string]*store.Task{},
 		cfg: Config{RolloutWait: 50 * time.Millisecond, RestartDelay: 20 * time.Millisecond, RestartDelayMax: 200 * time.Millisecond, RestartReset: 200 * time.Millisecond},
 	}
+	s.cfg.decided = func(snap *snapshot, p *plan) {
+		cfg := s.cfg.withDefaults()
+		if wrong := belowMinimum(*snap, p, &cfg); wrong != "" {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.wrong = append(s.wrong, wrong)
+		}
+	}
 	var err error
 	if s.session, err = s.st.Session(t.Context(), 10*time.Second); err != nil {
 		t.Fatal(err)

@@ -351,8 +351,8 @@ func TestARandomHistoryOnARealStoreConverges(t *testing.T) {
 	s.cfg.RolloutPatience = 300 * time.Millisecond
 	cancel := s.schedule()
 	services := []string{"one", "two"}
-	for _, name := range services {
-		s.create(name, s.define(300), constrained("attribute:env==prod"))
+	for i, name := range services {
+		s.create(name, s.define(300), constrained("attribute:env==prod"), minimum(int32(50*i)))
 	}
 	hosts := []string{"host-1", "host-2", "host-3", "host-4"}
 	for i := range 60 {
@@ -394,6 +394,9 @@ func TestARandomHistoryOnARealStoreConverges(t *testing.T) {
 	}
 	for _, host := range hosts {
 		s.connect(host, true)
+	}
+	for i := range 2 { // where only one belongs, half of that is one
+		s.join(fmt.Sprintf("host-9%d", i))
 	}
 	for _, name := range services {
 		s.update(name, s.define(300))

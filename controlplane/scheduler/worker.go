@@ -238,6 +238,9 @@ func (w *worker) look(ctx context.Context, name string) {
 		delete(w.pace, name)
 		return
 	}
+	if w.cfg.decided != nil {
+		w.cfg.decided(s, p)
+	}
 	if !p.wake.IsZero() {
 		w.wakes[name] = p.wake
 	}
