@@ -81,6 +81,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 		_ = socket.run(func([]byte) {})
 		return
 	}
+	s.recheck(socket)
 	// The server's goroutine, and the request that it holds, end here.
 	go func() {
 		defer remove(s, s.acs, at, c)

@@ -16,6 +16,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/protocol/acs"
+	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/protocol/arn"
 )
 
@@ -32,7 +33,7 @@ func refuse(status int, exception, message string) *refusal {
 // handshake checks who wants to open a socket and for which instance, and opens it. clusterKey and instanceKey are the
 // names of the query's keys. It answers the request itself when it returns nil.
 func (s *Server) handshake(w http.ResponseWriter, r *http.Request, clusterKey, instanceKey string) (*socket, place) {
-	at, refused := s.admit(r, r.URL.Query().Get(clusterKey), r.URL.Query().Get(instanceKey))
+	at, identity, refused := s.admit(r, r.URL.Query().Get(clusterKey), r.URL.Query().Get(instanceKey))
 	if refused != nil {
 		s.log.Info("an agent's connection was refused", zap.String("path", r.URL.Path), zap.String("remote", r.RemoteAddr),
 			zap.String("containerInstance", r.URL.Query().Get(instanceKey)), zap.Int("status", refused.status), zap.Error(&refused.Exception))
@@ -42,6 +43,9 @@ func (s *Server) handshake(w http.ResponseWriter, r *http.Request, clusterKey, i
 		_, _ = w.Write(acs.EncodeBare(&refused.Exception)) // an agent that is gone misses nothing
 		return nil, place{}
 	}
+	if !identity.Expires.IsZero() {
+		w.Header().Set(agentapi.KeyExpiresHeader, identity.Expires.UTC().Format(time.RFC3339))
+	}
 	up := &upgrading{ResponseWriter: w, timeout: s.cfg.WriteTimeout}
 	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
@@ -49,33 +53,33 @@ func (s *Server) handshake(w http.ResponseWriter, r *http.Request, clusterKey, i
 		return nil, place{}
 	}
 	at = place{strings.Clone(at.cluster), strings.Clone(at.id)} // the request they are parts of need not be kept
-	return newSocket(conn, up.wire, &s.cfg, at, r.RemoteAddr), at
+	return newSocket(conn, up.wire, &s.cfg, at, r.RemoteAddr, identity), at
 }
 
 // admit finds the instance that a request speaks for, and checks that it may.
-func (s *Server) admit(r *http.Request, clusterRef, instanceRef string) (place, *refusal) {
+func (s *Server) admit(r *http.Request, clusterRef, instanceRef string) (place, *auth.Identity, *refusal) {
 	if r.Method != http.MethodGet {
-		return place{}, refuse(http.StatusMethodNotAllowed, acs.BadRequestException, "A web socket is opened with GET.")
+		return place{}, nil, refuse(http.StatusMethodNotAllowed, acs.BadRequestException, "A web socket is opened with GET.")
 	}
 	identity, err := s.cfg.Verifier.VerifyUpgrade(r)
 	var denied *auth.Error
 	switch {
 	case errors.As(err, &denied) && denied.Code == limits.CodeThrottled:
-		return place{}, refuse(http.StatusTooManyRequests, denied.Code, denied.Message)
+		return place{}, nil, refuse(http.StatusTooManyRequests, denied.Code, denied.Message)
 	case errors.As(err, &denied):
-		return place{}, refuse(http.StatusForbidden, acs.AccessDeniedException, denied.Code+": "+denied.Message)
+		return place{}, nil, refuse(http.StatusForbidden, acs.AccessDeniedException, denied.Code+": "+denied.Message)
 	case err != nil:
 		s.log.Error("a signature could not be verified", zap.Error(err))
-		return place{}, refuse(http.StatusInternalServerError, acs.ServerException, "The signature could not be verified: the control plane's store does not answer.")
+		return place{}, nil, refuse(http.StatusInternalServerError, acs.ServerException, "The signature could not be verified: the control plane's store does not answer.")
 	}
 	at, refused := locate(clusterRef, instanceRef)
 	if refused != nil {
-		return at, refused
+		return at, nil, refused
 	}
 	if _, err := s.lease(); err != nil {
-		return at, refuse(http.StatusServiceUnavailable, acs.ServerException, "The control plane is not ready. Try again.")
+		return at, nil, refuse(http.StatusServiceUnavailable, acs.ServerException, "The control plane is not ready. Try again.")
 	}
-	return at, s.mayConnect(r, identity, at)
+	return at, identity, s.mayConnect(r, identity, at)
 }
 
 // locate reads the cluster, a name or ARN, and the instance's ARN, long or short, of a query.

@@ -248,13 +248,17 @@ func (w *world) request(base, path string, query url.Values, key string) *http.R
 	return r
 }
 
-func (w *world) dial(base, path string, query url.Values, key string) (*websocket.Conn, *http.Response, error) {
+// dial opens a socket; header are names and values in turn.
+func (w *world) dial(base, path string, query url.Values, key string, header ...string) (*websocket.Conn, *http.Response, error) {
 	w.Helper()
 	transport := &http.Transport{DisableKeepAlives: true}
 	w.Cleanup(transport.CloseIdleConnections)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	r := w.request(base, path, query, key)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
 	conn, resp, err := websocket.Dial(ctx, r.URL.String(), &websocket.DialOptions{HTTPHeader: r.Header, HTTPClient: &http.Client{Transport: transport}})
 	if err == nil {
 		conn.SetReadLimit(acs.MaxFrame)

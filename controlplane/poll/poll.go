@@ -334,6 +334,13 @@ func (s *Server) changed(_ int64, changes []store.Change) {
 			if old, _ := change.Old.(*store.Instance); change.New == nil || old == nil || registered(old) != registered(r) {
 				s.notify(place{r.Cluster, r.ID})
 			}
+			old, _ := change.Old.(*store.Instance)
+			is, _ := change.New.(*store.Instance)
+			s.signerChanged(old, is)
+		case *store.Key:
+			old, _ := change.Old.(*store.Key)
+			is, _ := change.New.(*store.Key)
+			s.keyChanged(old, is)
 		case *store.Address:
 			s.membersChanged(r)
 		case *store.Preparation:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -25,28 +27,32 @@ const (
 	statusGoingAway = websocket.StatusGoingAway
 	statusReplaced  = websocket.StatusPolicyViolation
 	statusNonsense  = websocket.StatusPolicyViolation
+	statusRefused   = websocket.StatusPolicyViolation
 )
 
 // socket is a connection with an agent: frames in, frames out. Writes have a deadline, and a peer that is silent is asked
 // for a sign of life; a socket that misses one ends. It is what ACS and TCS have in common.
 type socket struct {
-	conn   *websocket.Conn
-	wire   *wire
-	cfg    *Config
-	at     place
-	remote string
-	ctx    context.Context // ends with the socket
-	cancel context.CancelCauseFunc
-	once   sync.Once
-	limit  *rate.Limiter
-	slot   int       // of the pinger
-	pinged time.Time // when a sign of life was asked for; the pinger's
+	conn    *websocket.Conn
+	wire    *wire
+	cfg     *Config
+	at      place
+	remote  string
+	key     string          // the access key that it was opened with
+	expires time.Time       // when that ended, as far as was known then; zero: never
+	ctx     context.Context // ends with the socket
+	cancel  context.CancelCauseFunc
+	once    sync.Once
+	limit   *rate.Limiter
+	slot    int       // of the pinger
+	pinged  time.Time // when a sign of life was asked for; the pinger's
 }
 
-func newSocket(conn *websocket.Conn, wire *wire, cfg *Config, at place, remote string) *socket {
+func newSocket(conn *websocket.Conn, wire *wire, cfg *Config, at place, remote string, signer *auth.Identity) *socket {
 	conn.SetReadLimit(acs.MaxFrame)
 	s := newSocketFor(cfg)
 	s.conn, s.wire, s.at, s.remote = conn, wire, at, remote
+	s.key, s.expires = strings.Clone(signer.AccessKeyID), signer.Expires
 	return s
 }
 
@@ -71,6 +77,9 @@ func (c *closing) Error() string { return c.reason }
 
 // end asks the socket to end; it returns at once. The first reason counts.
 func (c *socket) end(code status, reason string) { c.cancel(&closing{code, reason}) }
+
+// onEnd has f called when the socket ends, if it has not.
+func (c *socket) onEnd(f func()) { context.AfterFunc(c.ctx, f) }
 
 // fail ends the socket because something went wrong with it.
 func (c *socket) fail(err error) { c.cancel(err) }

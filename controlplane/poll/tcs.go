@@ -61,6 +61,7 @@ func (s *Server) serveTCS(w http.ResponseWriter, r *http.Request) {
 		_ = socket.run(func([]byte) {})
 		return
 	}
+	s.recheck(socket)
 	go func() { // the server's goroutine, and the request that it holds, end here
 		defer func() {
 			if remove(s, s.tcs, at, c) && s.cfg.Telemetry != nil {

@@ -39,6 +39,9 @@ var codec = envelope.New(
 	TaskListMessage{}, DescribeTasksMessage{}, TasksDescribedMessage{},
 )
 
+// Messages are empty messages of all types, in order of their names.
+func Messages() []any { return codec.Messages() }
+
 // TypeOf is the name of a message's type on the wire; empty if m is not a message of this package.
 func TypeOf(m any) string { return codec.TypeOf(m) }
 

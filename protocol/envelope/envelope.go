@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -79,6 +80,15 @@ func (c *Codec) TypeOf(m any) string {
 		return ""
 	}
 	return t.Elem().Name()
+}
+
+// Messages are empty messages of all types, in order of their names.
+func (c *Codec) Messages() []any {
+	var all []any
+	for _, name := range slices.Sorted(maps.Keys(c.messages)) {
+		all = append(all, reflect.New(c.messages[name]).Interface())
+	}
+	return all
 }
 
 // Encode makes the frame of a message, a non-nil pointer to one of the message types.
