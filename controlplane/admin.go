@@ -165,6 +165,7 @@ func (p *ControlPlane) serveKeys() error {
 		return err
 	}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /alive", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("GET /keys", p.listKeys)
 	mux.HandleFunc("POST /keys", p.createKey)
 	mux.HandleFunc("POST /keys/{id}/rotate", p.rotateKey)

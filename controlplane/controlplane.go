@@ -101,12 +101,16 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	told, end := context.WithCancel(ctx)
+	var systemd sync.WaitGroup
+	systemd.Go(func() { p.serveSystemd(told) })
 	select {
 	case <-ctx.Done():
-		return p.Close()
-	case err := <-p.failed:
-		return errors.Join(err, p.Close())
+	case err = <-p.failed:
 	}
+	end()
+	systemd.Wait()
+	return errors.Join(err, p.Close())
 }
 
 // Start starts the control plane; when it returns, calls are served. An error of the class [ErrConfig] is for whoever

@@ -1,4 +1,4 @@
-// Package watchdog tells systemd that the agent is alive, for as long as each of its main loops goes round.
+// Package watchdog tells systemd that a process is alive, for as long as each of its main loops goes round.
 //
 // A loop has a [Pulse], and beats it each time round. [Run] looks at all of them, a few times in each of systemd's
 // intervals (WATCHDOG_USEC), and feeds the watchdog only if none is older than it may be. A loop that hangs is named in the
@@ -55,7 +55,7 @@ func Run(ctx context.Context, every time.Duration, feed func(), log *zap.Logger,
 		for _, p := range pulses {
 			hangs := p.quiet() > p.most
 			if hangs && !said[p] {
-				log.Error("A main loop of the agent hangs; systemd will end the agent and start it again, containers stay as they are", zap.String("loop", p.name), zap.Duration("quiet", p.quiet()), zap.Duration("most", p.most))
+				log.Error("a main loop hangs; systemd will end this process and start it again, containers stay as they are", zap.String("loop", p.name), zap.Duration("quiet", p.quiet()), zap.Duration("most", p.most))
 			}
 			said[p] = hangs
 			well = well && !hangs
