@@ -116,7 +116,7 @@ type daemon struct {
 // it, a copy when it is another one than bare.
 func (d *daemon) come(bare, n *Host, now time.Time) (_ *Host, gate *Gate) {
 	own := d.on(bare)
-	lacks, lacking := d.lacks(bare, own)
+	lacks, gpus, lacking := d.lacks(bare, own)
 	joined := bare.Instance.JoinedAt
 	until := joined.Add(d.limit)
 	young := !joined.IsZero() && now.Before(until)
@@ -128,7 +128,7 @@ func (d *daemon) come(bare, n *Host, now time.Time) (_ *Host, gate *Gate) {
 		n.Free.PortsTCP, n.Free.PortsUDP, n.Free.GPUs = slices.Clone(n.Free.PortsTCP), slices.Clone(n.Free.PortsUDP), slices.Clone(n.Free.GPUs)
 	}
 	if lacking && d.reserves {
-		n.keep(d.req, lacks)
+		n.keep(d.req, lacks, gpus)
 	}
 	if young {
 		if gate = d.gate(bare, own, until, now); gate != nil {
@@ -158,16 +158,18 @@ func does(t *store.Task) (n int) {
 	return n
 }
 
-// lacks is what the daemon needs beyond what its task has; false: nothing. One that is to be started beside its old task, and
-// for which replicas leave the instance, needs all of it.
-func (d *daemon) lacks(h *Host, own *store.Task) (r store.Resources, lacking bool) {
-	r = d.req.Need
+// lacks is what the daemon needs beyond what its task has, and how many GPUs; false: nothing. One that is to be started beside
+// its old task, and for which replicas leave the instance, needs all of it.
+func (d *daemon) lacks(h *Host, own *store.Task) (r store.Resources, gpus int, lacking bool) {
+	r, gpus = d.req.Need, d.req.gpus
+	r.GPUs = nil
 	if own != nil && !d.comesBeside(h, own) {
 		has := own.Reserved
 		r.CPU, r.Memory, r.Interfaces = max(r.CPU-has.CPU, 0), max(r.Memory-has.Memory, 0), max(r.Interfaces-has.Interfaces, 0)
 		r.PortsTCP, r.PortsUDP = without(r.PortsTCP, has.PortsTCP), without(r.PortsUDP, has.PortsUDP)
+		gpus = max(gpus-len(has.GPUs), 0)
 	}
-	return r, own == nil || r.CPU > 0 || r.Memory > 0 || r.Interfaces > 0 || len(r.PortsTCP)+len(r.PortsUDP) > 0
+	return r, gpus, own == nil || gpus > 0 || r.CPU > 0 || r.Memory > 0 || r.Interfaces > 0 || len(r.PortsTCP)+len(r.PortsUDP) > 0
 }
 
 // comesBeside tells whether a roll-out has reached the instance that starts the new task beside the old one, with room made.
@@ -182,14 +184,12 @@ func without(ports, these []int32) []int32 {
 }
 
 // keep takes room for what a daemon lacks, unless the daemon is too large for the instance.
-func (h *Host) keep(r *Request, lacks store.Resources) {
+func (h *Host) keep(r *Request, lacks store.Resources, gpus int) {
 	all := Registered(h.Instance)
 	if r.Need.CPU > all.CPU || r.Need.Memory > all.Memory || r.Need.Interfaces > all.Interfaces || r.gpus > len(all.GPUs) {
 		return
 	}
-	if len(lacks.GPUs) < r.gpus && h.holds(r.Service) == 0 {
-		lacks.GPUs = slices.Clone(h.Free.GPUs[:min(r.gpus, len(h.Free.GPUs))])
-	}
+	lacks.GPUs = slices.Clone(h.Free.GPUs[:min(gpus, len(h.Free.GPUs))])
 	h.take(lacks)
 	h.Free.PortsTCP, h.Free.PortsUDP = sortedCopy(h.Free.PortsTCP), sortedCopy(h.Free.PortsUDP)
 	h.Kept = append(h.Kept[:len(h.Kept):len(h.Kept)], Kept{r.Service, lacks})

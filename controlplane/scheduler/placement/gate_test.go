@@ -135,6 +135,42 @@ func TestRoomIsKeptForALargerDaemonThanTheOneThatRuns(t *testing.T) {
 	}
 }
 
+func TestAGPUIsKeptForADaemonThatNeedsASecondOne(t *testing.T) {
+	gpus := func(d *daemon, n string) {
+		d.req.Definition.ContainerDefinitions[0].ResourceRequirements = []types.ResourceRequirement{{Type: types.ResourceTypeGpu, Value: aws.String(n)}}
+		req, err := ForService(nil, d.svc, &store.TaskDefinition{Object: *d.req.Definition}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.req = req
+	}
+	for name, c := range map[string]struct {
+		wants  string
+		change func(d *daemon, own *store.Task)
+		free   int
+	}{
+		"it has what it wants":       {"1", func(*daemon, *store.Task) {}, 1},
+		"its definition wants two":   {"2", func(*daemon, *store.Task) {}, 0},
+		"it is started beside it":    {"1", func(d *daemon, own *store.Task) { own.Deployment = "ecs-svc/0" }, 0},
+		"... where no wave came yet": {"1", func(d *daemon, own *store.Task) { own.Deployment, d.svc.Rollouts = "ecs-svc/0", nil }, 1},
+	} {
+		d, own := aDaemon(t, 100, false)
+		d.svc.Object.Tags = []types.Tag{{Key: aws.String("longshore:daemon-surge"), Value: aws.String("true")}, {Key: aws.String("longshore:make-room"), Value: aws.String("true")}}
+		d.svc.Rollouts = map[string]store.Rollout{"ecs-svc/1": {Instances: []string{"h"}}}
+		own.Reserved.GPUs = []string{"gpu-0"}
+		gpus(&d, c.wants)
+		c.change(&d, own)
+		h := having(aHost("h"), own)
+		n, _ := d.come(h, h, joinedAt.Add(time.Hour))
+		if len(n.Free.GPUs) != c.free {
+			t.Errorf("%s: %d GPUs are left for others, not %d", name, len(n.Free.GPUs), c.free)
+		}
+		if len(h.Free.GPUs) != 1 {
+			t.Errorf("%s: the host itself has %d", name, len(h.Free.GPUs))
+		}
+	}
+}
+
 func TestPropertyOfGates(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		checked, memory := rapid.Bool().Draw(rt, "checked"), int64(rapid.SampledFrom([]int{10, 3000, 9000}).Draw(rt, "memory"))
