@@ -60,6 +60,7 @@
 //	no room for a replacement        unhealthy ones stop one at a time, drained ones as minimumHealthyPercent leaves
 //	availability zones two apart     one task is started in the light zone; when it is healthy one in the heavy zone is surplus
 //
+// A task's health is that of its containers; there are no load balancers, and so no targets' health (the API refuses them).
 // Without health checks a task counts as healthy HealthyAfter after it became RUNNING. An instance on which tasks failed is
 // picked last, and not at all for a delay that doubles; when tasks fail wherever they are started, the service as a whole is
 // retried with such a delay. Tasks that were started together are one round of it.
