@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X github.com/longshore-project/longshore/internal/version.Version=$(VERSION)"
 GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build up down test test-unit test-engines test-containerd test-vm lint fuzz bench need clean
+.PHONY: help build up down test test-unit test-engines test-replicas test-containerd test-vm lint fuzz bench need clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-vm: ## the tests that need control groups v2 and systemd, on an emulated ma
 
 test-kill: ## kill the agent ROUNDS times (default 10000) with 50 tasks on their way, on an engine in memory; some 15 minutes
 	STORM_KILLS=$(or $(ROUNDS),10000) $(GO) test -count=1 -timeout 10h -v ./test/kill/storm
+
+test-replicas: ## three control planes on three members of etcd under load for FOR (default 10m), processes killed and links cut; histories checked
+	REPLICAS_FOR=$(or $(FOR),10m) $(GO) test -count=1 -timeout 2h -v -run "TestForLong|Quota" ./test/replicas
 
 test-unit: ## the tests that need no engine, no root and no network namespaces
 	$(GO) test -race ./protocol/... ./controlplane/... ./statemgr/... ./imagecache/... ./agent/config/... ./agent/logging/...

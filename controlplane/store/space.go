@@ -189,20 +189,39 @@ func (s *Store) makeRoom(now Space, inUse, limit int64) error {
 			return err
 		}
 	}
-	// Below the limit free pages are used again and cost nothing; a defragmentation stops writes for as long as it takes.
+	// Below the limit free pages are used again and cost nothing; a defragmentation stops a member for as long as it takes.
 	if (now.Alarm || now.Size >= limit) && inUse < now.Size*9/10 {
-		for _, endpoint := range s.endpoints() {
-			if _, err := s.client.Defragment(ctx, endpoint); err != nil {
-				return fmt.Errorf("defragment: %w", err)
-			}
+		err := s.defragment(ctx)
+		if err != nil {
+			return fmt.Errorf("defragment: %w", err)
 		}
-		var err error
 		if now, _, err = s.measure(); err != nil {
 			return err
 		}
 	}
 	if now.Alarm && now.Size < limit {
 		return s.disarm(ctx)
+	}
+	return nil
+}
+
+// defragment has the members that have many free pages give them back, one after the other. Replicas come at different times,
+// and each looks anew before each member: what another one has done is not done again.
+func (s *Store) defragment(ctx context.Context) error {
+	if s.cfg.Revision == nil {
+		s.sleep(jitter(s.cfg.SpaceInterval))
+	}
+	for _, endpoint := range s.endpoints() {
+		status, err := s.client.Status(ctx, endpoint)
+		if err != nil {
+			return err
+		}
+		if status.DbSizeInUse >= status.DbSize*9/10 {
+			continue
+		}
+		if _, err := s.client.Defragment(ctx, endpoint); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package replicas
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,9 +12,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
-	"net"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
@@ -98,27 +94,60 @@ func (w *world) fleet(c *client, agents int) (out []*agent) {
 	return out
 }
 
-// duration is how long the load goes on: REPLICAS_FOR, or a moment.
-func duration(t *testing.T) time.Duration {
-	d, err := time.ParseDuration(os.Getenv("REPLICAS_FOR"))
-	if err != nil && os.Getenv("REPLICAS_FOR") != "" {
-		t.Fatalf("REPLICAS_FOR: %v", err)
+// One world serves both claims, one after the other.
+func TestThreeControlPlanesOnThreeMembersAreOne(t *testing.T) {
+	w := newWorld(t, options{})
+	c := w.client(w.balance(0, w.targets()...).url(), w.key(auth.AdminFile))
+	agents := w.fleet(c, 4)
+	for _, claim := range []struct {
+		name string
+		try  func(c *client, agents []*agent)
+	}{
+		{"whatever process is killed and link is cut nothing is lost, nothing is doubled and no container is touched", func(c *client, agents []*agent) { w.turmoil(c, agents, 4*time.Second) }},
+		{"without a majority reads and tasks go on, and writes fail clearly until it is back", w.withoutMajority},
+	} {
+		t.Run(claim.name, func(t *testing.T) {
+			w.T, w.lan.t = t, t
+			begun := time.Now()
+			claim.try(w.client(w.balance(0, w.targets()...).url(), c.key), agents)
+			t.Logf("took %s", time.Since(begun))
+		})
 	}
-	if d == 0 {
-		return 5 * time.Second
-	}
-	return d
+	w.T, w.lan.t = t, t
 }
 
-func TestWhateverProcessIsKilledAndLinkIsCutNothingIsLostNothingIsDoubledAndNoContainerIsTouched(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+// These two are make test-replicas, where REPLICAS_FOR says for how long; without it there is the short one above, and the
+// store's own tests of a full embedded etcd.
+func TestAQuotaThatWasReachedIsLeftAgainWithoutARestart(t *testing.T) {
+	if os.Getenv("REPLICAS_FOR") == "" {
+		return
+	}
+	w := newWorld(t, options{quota: 48 << 20})
+	c := w.client(w.balance(0, w.targets()...).url(), w.key(auth.AdminFile))
+	w.fullAndBack(c, w.fleet(c, 2))
+}
+
+func TestForLongWhateverProcessIsKilledAndLinkIsCutNothingIsLost(t *testing.T) {
+	text := os.Getenv("REPLICAS_FOR")
+	if text == "" {
+		return
+	}
+	duration, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("REPLICAS_FOR: %v", err)
+	}
 	w := newWorld(t, options{})
-	admin := w.key(auth.AdminFile)
-	first := w.client(w.balance(0, w.targets()...).url(), admin)
-	agents := w.fleet(first, 4)
-	l := newLoad(w, admin)
-	ctx, cancel := context.WithTimeout(context.Background(), duration(t))
+	c := w.client(w.balance(0, w.targets()...).url(), w.key(auth.AdminFile))
+	w.turmoil(c, w.fleet(c, 4), duration)
+}
+
+// turmoil is a load while processes are killed and links are cut, and then the judgement.
+func (w *world) turmoil(c *client, agents []*agent, duration time.Duration) {
+	w.Helper()
+	seed := uint64(time.Now().UnixNano())
+	w.Logf("seed %d", seed)
+	l := newLoad(w, c.key)
+	ctx, cancel := context.WithTimeout(context.Background(), duration)
 	defer cancel()
 	var clients sync.WaitGroup
 	for i := range 6 {
@@ -128,7 +157,7 @@ func TestWhateverProcessIsKilledAndLinkIsCutNothingIsLostNothingIsDoubledAndNoCo
 	h := &hand{w: w, agents: agents, random: rand.New(rand.NewPCG(seed, 0)), did: map[string]int{}}
 	h.run(ctx, 700*time.Millisecond)
 	clients.Wait()
-	t.Logf("what went wrong: %v", h.did)
+	w.Logf("what went wrong: %v", h.did)
 	for _, n := range append(append([]*node{}, w.members...), w.controls...) {
 		w.heal(n.ip)
 		if !n.alive() {
@@ -138,13 +167,13 @@ func TestWhateverProcessIsKilledAndLinkIsCutNothingIsLostNothingIsDoubledAndNoCo
 	for _, n := range w.controls {
 		n.healthy()
 	}
-	w.calm(first, agents)
+	w.calm(c, agents)
 	l.judge()
-	l.once(first)
+	l.once(c)
 	for i, a := range agents {
 		l.untouched(i, a)
 		for _, fault := range a.Faults() {
-			t.Errorf("agent %d: %s", i, fault)
+			w.Errorf("agent %d: %s", i, fault)
 		}
 	}
 	w.inspect()
@@ -217,14 +246,6 @@ func (l *load) untouched(i int, a *agent) {
 	started, daemons := map[string]int{}, map[string]bool{}
 	for _, e := range a.Journal() {
 		switch e.Kind {
-		case ecsagent.Received:
-			var m struct {
-				Tasks []struct {
-					Arn, Family, DesiredStatus string
-					Containers                 []json.RawMessage
-				}
-			}
-			_ = json.Unmarshal(e.Body, &m) // of other messages it has no tasks
 		case ecsagent.Started:
 			if started[e.Task]++; started[e.Task] > 1 {
 				l.w.Errorf("machine %d started %s %d times", i, e.Task, started[e.Task])
@@ -255,16 +276,7 @@ func (l *load) untouched(i int, a *agent) {
 // inspect holds the records against each other.
 func (w *world) inspect() {
 	w.Helper()
-	var endpoints []string
-	for _, m := range w.members {
-		endpoints = append(endpoints, "http://"+m.ip+":2379")
-	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 10 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, address) })}})
-	if err != nil {
-		w.Fatal(err)
-	}
-	defer client.Close()
+	client := w.etcd()
 	s, err := store.Open(context.Background(), store.Config{Client: client})
 	if err != nil {
 		w.Fatal(err)

@@ -120,6 +120,11 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	w := &world{T: t, bin: bin, dir: t.TempDir()}
 	w.lan = newLAN(t, ips...)
+	t.Cleanup(func() {
+		for _, n := range append(w.controls, w.members...) {
+			n.kill()
+		}
+	})
 	w.web = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dialer(w.lan)}}
 	t.Cleanup(w.web.CloseIdleConnections)
 	for i, ip := range ips[:count] {
@@ -169,7 +174,6 @@ func (n *node) begin() {
 		_ = cmd.Wait() // that it is killed is the point
 		close(ended)
 	}(n.cmd, n.ended)
-	n.w.Cleanup(n.kill)
 }
 
 // kill ends it at once.
