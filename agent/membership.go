@@ -21,6 +21,7 @@ import (
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/ids"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
+	"github.com/longshore-project/longshore/agent/hostkey"
 	"github.com/longshore-project/longshore/agent/join"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
@@ -96,6 +97,7 @@ func Join(ctx context.Context, opt JoinOptions) error {
 	switch {
 	case opt.Foreground:
 		j.Start = func(context.Context) (string, error) {
+			opt.Config = asJoined(opt.Config)
 			go func() { running <- Run(ctx, opt.Options) }()
 			return "in this process", nil
 		}
@@ -112,8 +114,10 @@ func Join(ctx context.Context, opt JoinOptions) error {
 	return <-running
 }
 
-// settingsSoFar is the configuration before join has written to it: an ecs.config that is not there yet is empty.
+// settingsSoFar is the configuration before join has written to it: an ecs.config that is not there yet is empty. What join has written goes
+// before the environment.
 func settingsSoFar(o config.Options) (*config.Config, error) {
+	o = asJoined(o)
 	if _, err := os.Stat(o.File); o.File != "" && errors.Is(err, fs.ErrNotExist) {
 		o.File = os.DevNull
 	}
@@ -122,6 +126,15 @@ func settingsSoFar(o config.Options) (*config.Config, error) {
 		return nil, &TerminalError{fmt.Errorf("the configuration: %w", err)}
 	}
 	return cfg, nil
+}
+
+// asJoined is where to read the configuration, with what join has written before the environment.
+func asJoined(o config.Options) config.Options {
+	if o.Environ == nil {
+		o.Environ = os.Environ()
+	}
+	o.Environ = join.Environ(cmp.Or(o.File, config.DefaultFile), o.Environ)
+	return o
 }
 
 // askRunning asks the agent that runs on this host for its status.
@@ -243,7 +256,7 @@ func Leave(ctx context.Context, opt LeaveOptions) error {
 
 // stateFiles are what the agent keeps in its state directory.
 var stateFiles = []string{
-	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", pulledName + "*", imagesName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
+	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", hostkey.FileName + "*", pulledName + "*", imagesName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
 	local.SocketName + "*", "firelens", "metadata", "containerd", statemgr.IdentityName + "*",
 }
 

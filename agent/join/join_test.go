@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -336,6 +337,20 @@ func refusingProxy(t *testing.T, w *world) {
 	s := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) { http.Error(out, "no", http.StatusForbidden) }))
 	t.Cleanup(s.Close)
 	w.URL, w.Proxy = "https://10.255.255.1:8480", s.URL
+}
+
+func TestWhatJoinWroteGoesBeforeTheShellsEnvironment(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ecs.config")
+	environ := []string{"PATH=/bin", "AWS_CA_BUNDLE=/other", "ECS_CLUSTER=other", "ECS_LOGLEVEL=info"}
+	if got := Environ(file, environ); !slices.Equal(got, environ) {
+		t.Errorf("without a file: %q", got)
+	}
+	if err := os.WriteFile(file, []byte("ECS_LOGLEVEL=debug\n"+blockBegin+"\nECS_CLUSTER=daemonset\nAWS_CA_BUNDLE=/ca\n"+blockEnd+"\nA=1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := Environ(file, environ); !slices.Equal(got, []string{"PATH=/bin", "ECS_LOGLEVEL=info"}) {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestAHostThatHasJoinedIsToldSo(t *testing.T) {

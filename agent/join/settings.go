@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/longshore-project/longshore/agent/config"
@@ -71,6 +72,22 @@ func cut(text []byte) (rest []byte, had bool) {
 		rest = append(rest, after...)
 	}
 	return rest, true
+}
+
+// Environ is an environment, KEY=VALUE each, without what the block in file says: an agent that systemd starts does not have the
+// environment of the shell in which somebody joins or leaves.
+func Environ(file string, environ []string) []string {
+	text, err := read(file)
+	rest, had := cut(text)
+	if err != nil || !had {
+		return environ
+	}
+	begin := bytes.Index(text, []byte(blockBegin))
+	block, _ := config.ParseEnvFile(text[begin : begin+len(text)-len(rest)])
+	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		key, _, _ := strings.Cut(kv, "=")
+		return slices.ContainsFunc(block, func(a config.Assignment) bool { return a.Key == key })
+	})
 }
 
 // last is the value of a key that wins; empty if it has none.
