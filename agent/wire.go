@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/gpu"
 	"github.com/longshore-project/longshore/agent/secrets"
 	"github.com/longshore-project/longshore/engine"
@@ -227,7 +228,7 @@ func (a *Agent) findGPUs() {
 		return
 	}
 	var warnings []string
-	a.gpus, warnings = gpu.Discover(a.cfg.CDIDirs)
+	a.gpus, warnings = gpu.Discover(a.cfg.CDIDirs, engineNamed(a.cfg) == config.EngineContainerd)
 	for _, w := range warnings {
 		a.log.Warn(w)
 	}

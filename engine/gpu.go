@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ type GPU struct {
 	Devices []acs.DeviceMapping
 	Mounts  []Mount
 	Env     []string
+	Hooks   []Hook // only where the engine runs them
 }
 
 // pinGPUs gives containers the GPUs that a payload's associations name (agent protocol §4.1).
@@ -54,6 +56,11 @@ func addGPUs(s *Spec, c *Container, host Host) {
 		for _, m := range g.Mounts {
 			if !slices.Contains(s.Mounts, m) {
 				s.Mounts = append(s.Mounts, m)
+			}
+		}
+		for _, h := range g.Hooks {
+			if !slices.ContainsFunc(s.Hooks, func(have Hook) bool { return reflect.DeepEqual(have, h) }) {
+				s.Hooks = append(s.Hooks, h)
 			}
 		}
 		env = append(env, g.Env...)

@@ -74,7 +74,8 @@ func addPauses(t *Task) error {
 func addPause(t *Task, own []*Container, name string, until Condition) *Container {
 	pause := &Container{Name: name, Image: pauseRef, Essential: true, NetworkMode: "none", index: len(t.Containers),
 		payload: &acs.Container{Name: name, Image: pauseRef, Essential: true}}
-	pause.config.StopSignal = "SIGKILL" // it has nothing to put in order
+	pause.config.StopSignal = "SIGKILL"                       // it has nothing to put in order
+	pause.hostConfig.LogConfig = &acs.LogConfig{Type: "none"} // and nothing to say
 	for _, c := range own {
 		c.DependsOn = append(c.DependsOn, Dependency{name, until})
 	}

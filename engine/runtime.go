@@ -163,10 +163,20 @@ type Spec struct {
 	Links        []string // container name:alias
 	VolumesFrom  []string // container name[:ro]
 	CgroupParent string
+	Hooks        []Hook // containerd only: Docker has no place for them
 	// Config and HostConfig are the payload's documents, already decoded. What they set wins over the fields above, except
 	// that our own labels (com.amazonaws.ecs.*, longshore.*) always win over Config.Labels.
 	Config     acs.ContainerConfig
 	HostConfig acs.HostConfig
+}
+
+// Hook is a program of the host's that is run at a point of a container's life (OCI runtime specification, config.md, "POSIX-platform Hooks").
+type Hook struct {
+	Point   string // createRuntime, createContainer, startContainer, poststart, poststop or prestart
+	Path    string
+	Args    []string // the program's name included
+	Env     []string
+	Timeout int // in seconds; 0: none
 }
 
 // Port publishes a container port on the host. Host 0 lets the Runtime choose within the engine's range.

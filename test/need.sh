@@ -8,6 +8,7 @@ want /usr/sbin/dockerd docker.io
 want /usr/bin/containerd containerd
 want /usr/sbin/runc runc
 want /usr/bin/crun crun
+want /usr/sbin/apparmor_parser apparmor
 want /bin/busybox busybox-static
 want /usr/sbin/iptables iptables
 want /usr/sbin/nft nftables

@@ -4,12 +4,11 @@
 // which don't know CDI can.
 //
 // A GPU's id is its device name in the specification. Where several names stand for one device, that which looks like an
-// NVIDIA UUID counts, else the first; names for several devices at once, such as "all", are none. Hooks are not run: what
-// they do inside the container (a linker cache, links to libraries) its image has to do.
+// NVIDIA UUID counts, else the first; names for several devices at once, such as "all", are none. Hooks, which make a linker cache and
+// links to libraries inside the container, are run where the engine can (containerd); with Docker its image has to do that.
 package gpu
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +37,9 @@ type spec struct {
 	Edits edits `json:"containerEdits"`
 }
 
+// points are those of a container's life at which hooks are run.
+var points = []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+
 type edits struct {
 	Env         []string `json:"env"`
 	DeviceNodes []struct {
@@ -50,12 +52,18 @@ type edits struct {
 		ContainerPath string   `json:"containerPath"`
 		Options       []string `json:"options"`
 	} `json:"mounts"`
-	Hooks []json.RawMessage `json:"hooks"`
+	Hooks []struct {
+		Point   string   `json:"hookName"`
+		Path    string   `json:"path"`
+		Args    []string `json:"args"`
+		Env     []string `json:"env"`
+		Timeout *int     `json:"timeout"`
+	} `json:"hooks"`
 }
 
-// Discover reads the specifications (*.json, *.yaml, *.yml) in directories; one that does not exist has none. The warnings
-// are sentences for the log: what could not be read, and what of a specification is not done.
-func Discover(directories []string) (gpus map[string]engine.GPU, warnings []string) {
+// Discover reads the specifications (*.json, *.yaml, *.yml) in directories; one that does not exist has none. hooks says whether the engine
+// runs them. The warnings are sentences for the log: what could not be read, and what of a specification is not done.
+func Discover(directories []string, hooks bool) (gpus map[string]engine.GPU, warnings []string) {
 	gpus = map[string]engine.GPU{}
 	for _, dir := range directories {
 		entries, err := os.ReadDir(dir)
@@ -67,51 +75,54 @@ func Discover(directories []string) (gpus map[string]engine.GPU, warnings []stri
 				continue
 			}
 			name := filepath.Join(dir, e.Name())
-			found, more, err := read(name)
+			found, err := read(name)
 			if err != nil {
 				warnings = append(warnings, fmt.Sprintf("the CDI specification %s is left out: %v", name, err))
 			}
-			for _, w := range more {
-				warnings = append(warnings, name+": "+w)
-			}
+			left := 0
 			for id, g := range found {
+				if !hooks {
+					left += len(g.Hooks)
+					g.Hooks = nil
+				}
 				gpus[id] = g
+			}
+			if left > 0 {
+				warnings = append(warnings, fmt.Sprintf("%s: its hooks are not run, which Docker has no place for; an image that needs what they do must do it itself", name))
 			}
 		}
 	}
 	return gpus, warnings
 }
 
-func read(name string) (map[string]engine.GPU, []string, error) {
+func read(name string) (map[string]engine.GPU, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	return Parse(data)
 }
 
 // Parse reads one specification, JSON or YAML. What is no class gpu has no GPUs.
-func Parse(data []byte) (gpus map[string]engine.GPU, warnings []string, err error) {
+func Parse(data []byte) (gpus map[string]engine.GPU, err error) {
 	if len(data) > maxSpec {
-		return nil, nil, fmt.Errorf("it has more than %d bytes", maxSpec)
+		return nil, fmt.Errorf("it has more than %d bytes", maxSpec)
 	}
 	var s spec
 	if err := yaml.Unmarshal(data, &s); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if _, class, _ := strings.Cut(s.Kind, "/"); class != "gpu" {
-		return nil, nil, nil
+		return nil, nil
 	}
 	gpus = map[string]engine.GPU{}
 	byNodes := map[string]string{} // the name that a device has got, by its nodes
-	hooks := len(s.Edits.Hooks)
 	for _, d := range s.Devices {
-		hooks += len(d.Edits.Hooks)
 		if d.Name == "" || d.Name == "all" || len(d.Edits.DeviceNodes) == 0 {
 			continue
 		}
@@ -120,7 +131,7 @@ func Parse(data []byte) (gpus map[string]engine.GPU, warnings []string, err erro
 			g, err = d.Edits.add(g)
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("device %s: %w", d.Name, err)
+			return nil, fmt.Errorf("device %s: %w", d.Name, err)
 		}
 		nodes := fmt.Sprint(d.Edits.DeviceNodes)
 		if other, known := byNodes[nodes]; known {
@@ -131,10 +142,7 @@ func Parse(data []byte) (gpus map[string]engine.GPU, warnings []string, err erro
 		}
 		byNodes[nodes], gpus[d.Name] = d.Name, g
 	}
-	if hooks > 0 && len(gpus) > 0 {
-		warnings = append(warnings, fmt.Sprintf("%d hooks are not run; an image that needs what they do must do it itself", hooks))
-	}
-	return gpus, warnings, nil
+	return gpus, nil
 }
 
 // add adds edits to what a GPU needs.
@@ -157,6 +165,16 @@ func (e edits) add(g engine.GPU) (engine.GPU, error) {
 			return g, fmt.Errorf("the mount of %q on %q is none", m.HostPath, m.ContainerPath)
 		}
 		g.Mounts = append(g.Mounts, engine.Mount{Type: "bind", Source: filepath.Clean(m.HostPath), Target: m.ContainerPath, ReadOnly: slices.Contains(m.Options, "ro")})
+	}
+	for _, h := range e.Hooks {
+		if !slices.Contains(points, h.Point) || !filepath.IsAbs(h.Path) {
+			return g, fmt.Errorf("the hook %q at %q is none", h.Path, h.Point)
+		}
+		hook := engine.Hook{Point: h.Point, Path: h.Path, Args: h.Args, Env: h.Env}
+		if h.Timeout != nil {
+			hook.Timeout = max(*h.Timeout, 0)
+		}
+		g.Hooks = append(g.Hooks, hook)
 	}
 	g.Env = append(g.Env, e.Env...)
 	return g, nil

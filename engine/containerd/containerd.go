@@ -9,6 +9,7 @@
 //	container.go   List, Inspect, Create, Remove, and how a container is found by its name
 //	start.go       Start, Restart, Stop
 //	oci.go         which OCI runtime makes containers
+//	apparmor.go    the AppArmor profile of containers
 //	host.go        what a process gets of the host, made and taken away: namespaces, its place on the bridge, shared memory
 //	run.go         what is remembered of a container's process: one small file, written before and after it runs
 //	keep.go        what must be done though nobody asks: ends are written down and their shims released
@@ -110,6 +111,8 @@ type Runtime struct {
 	// leaving is held, for reading, while a container is taken off the bridge.
 	leaving sync.RWMutex
 	began   time.Time
+	armor   sync.Once
+	armored string // the AppArmor profile of containers
 	end     context.CancelFunc
 	work    sync.WaitGroup
 }
@@ -197,7 +200,7 @@ func (r *Runtime) Info(ctx context.Context) (engine.Info, error) {
 		VolumeDrivers: []string{"local"}, SecurityOpts: []string{"name=seccomp,profile=default"}, LiveRestore: true,
 		Runtime: r.oci.name,
 	}
-	if apparmorEnabled() {
+	if r.appArmor() != "" {
 		info.SecurityOpts = append(info.SecurityOpts, "name=apparmor")
 	}
 	return info, nil
@@ -226,11 +229,6 @@ func apiVersions() (all []string) {
 func unified() bool {
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	return err == nil
-}
-
-func apparmorEnabled() bool {
-	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && len(b) > 0 && b[0] == 'Y'
 }
 
 // refuse is an error of a class with a text of its own.

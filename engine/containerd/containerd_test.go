@@ -5,13 +5,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"io/fs"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +24,7 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/containerd"
 	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/engine/enginetest/real"
 	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/test/images"
 )
@@ -186,7 +184,7 @@ func subject(t *testing.T, d *daemon) enginetest.Subject {
 		Auth: engine.RegistryAuth{Username: "me", Password: "s3cret", ServerAddress: closed.Addr},
 	}
 	for name, img := range enginetest.Images() {
-		ref, _ := registry.MustPush(t, "longshore-test/"+strings.ToLower(rand.Text())+":1", buildable(img))
+		ref, _ := registry.MustPush(t, "longshore-test/"+strings.ToLower(rand.Text())+":1", real.Image(img))
 		if _, err := r.Pull(t.Context(), ref, nil, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -194,36 +192,16 @@ func subject(t *testing.T, d *daemon) enginetest.Subject {
 	}
 	base := enginetest.Images()["base"]
 	base.Config.Env = append(base.Config.Env, "COPY="+rand.Text()) // so that it is another image than the local one
-	s.Open, s.OpenDigest = registry.MustPush(t, "open:1", buildable(base))
+	s.Open, s.OpenDigest = registry.MustPush(t, "open:1", real.Image(base))
 	closed.RequireAuth(s.Auth.Username, s.Auth.Password)
 	base.Config.Env = append(base.Config.Env, "CLOSED=1")
-	s.Closed, _ = closed.MustPush(t, "closed:1", buildable(base))
+	s.Closed, _ = closed.MustPush(t, "closed:1", real.Image(base))
 	s.Foreign = func(t *testing.T) (string, string, func() bool) { return foreign(t, d, s.Images["base"]) }
 	s.Down = func(t *testing.T) engine.Runtime {
 		return runtime(t, containerd.Config{Address: filepath.Join(t.TempDir(), "none.sock")})
 	}
-	s.Hung = hung
+	s.Hung = func(t *testing.T) engine.Runtime { return runtime(t, containerd.Config{Address: real.Hung(t)}) }
 	return s
-}
-
-// buildable turns the suite's description of an image into ours.
-func buildable(img enginetest.FakeImage) images.Spec {
-	c := img.Config
-	spec := images.Spec{
-		User: c.User, WorkingDir: c.WorkingDir, Entrypoint: c.EntryPoint, Cmd: c.Command, Env: c.Env[1:], Labels: c.Labels, StopSignal: c.StopSignal,
-	}
-	for _, path := range slices.Sorted(maps.Keys(img.Files)) {
-		f := img.Files[path]
-		file := images.File{Path: path, Data: f.Data, Mode: fs.FileMode(f.Mode & 0o777), UID: int(f.UID), GID: int(f.GID), Link: f.Link}
-		if f.Mode&0o170000 == 0o040000 {
-			file.Mode |= fs.ModeDir
-		}
-		if f.Mode&0o4000 != 0 {
-			file.Mode |= fs.ModeSetuid
-		}
-		spec.Files = append(spec.Files, file)
-	}
-	return spec
 }
 
 // foreign is a container in our namespace that somebody else made.
@@ -259,21 +237,4 @@ func foreign(t *testing.T, d *daemon, ref string) (id, name string, untouched fu
 		status, err := task.Status(ctx)
 		return err == nil && status.Status == client.Running
 	}
-}
-
-// hung is an engine whose socket accepts connections and never answers.
-func hung(t *testing.T) engine.Runtime {
-	dir, err := os.MkdirTemp("", "hung")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = l.Close()
-		_ = os.RemoveAll(dir)
-	})
-	return runtime(t, containerd.Config{Address: l.Addr().String()})
 }

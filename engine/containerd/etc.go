@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -18,10 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
-
-// appArmorProfile is the profile that containers get where the kernel has AppArmor; Docker's, if it is loaded.
-const appArmorProfile = "docker-default"
 
 // possibleCapabilities are those that this process may give away.
 var possibleCapabilities = sync.OnceValue(func() []string {
@@ -30,6 +29,16 @@ var possibleCapabilities = sync.OnceValue(func() []string {
 		return nil
 	}
 	return all
+})
+
+// kernelHasX32 asks the kernel for the process id in the way of x32.
+var kernelHasX32 = sync.OnceValue(func() bool {
+	const x32 = 0x40000000 // <asm/unistd.h>, __X32_SYSCALL_BIT
+	if runtime.GOARCH != "amd64" {
+		return false
+	}
+	_, _, errno := unix.RawSyscall(x32|unix.SYS_GETPID, 0, 0, 0)
+	return errno != unix.ENOSYS
 })
 
 // initProgram is a program that reaps, as Docker's --init has it; empty if the host has none.

@@ -118,12 +118,9 @@ func (r *Runtime) depart(b box, unlock func()) {
 
 // input is what is known of a container without asking anybody.
 func (r *Runtime) input(id string, rec record) facts {
-	f := facts{ID: id, Hostname: cmp.Or(rec.Spec.Config.Hostname, id[:12]), CgroupV2: unified(), Capabilities: possibleCapabilities()}
+	f := facts{ID: id, Hostname: cmp.Or(rec.Spec.Config.Hostname, id[:12]), CgroupV2: unified(), Capabilities: possibleCapabilities(), X32: kernelHasX32(), AppArmor: r.appArmor()}
 	if networkMode(rec.Spec) == "host" {
 		f.Hostname, _ = os.Hostname()
-	}
-	if apparmorEnabled() {
-		f.AppArmor = appArmorProfile
 	}
 	if wantsInit(rec) {
 		f.Init = initProgram()

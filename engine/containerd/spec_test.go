@@ -3,6 +3,8 @@ package containerd_test
 import (
 	"encoding/json"
 	"fmt"
+	"os/exec"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +91,12 @@ func TestWhatADefinitionSaysIsInTheOCIConfiguration(t *testing.T) {
 		"privileged": {func(s *engine.Spec, _ *containerd.Facts) { s.HostConfig.Privileged = true }, func(s *specs.Spec) string {
 			return fmt.Sprint(len(s.Process.Capabilities.Bounding), s.Linux.Seccomp == nil, s.Linux.MaskedPaths, s.Linux.Resources.Devices[0].Allow, strings.Contains(mountAt(s, "/sys"), "ro"))
 		}, fmt.Sprint(len(allCaps), true, []string(nil), true, false)},
+		"no system calls that the kernel lacks": {nil, func(s *specs.Spec) string {
+			return fmt.Sprint(slices.Contains(s.Linux.Seccomp.Architectures, specs.ArchX32))
+		}, "false"},
+		"and all that it has": {func(_ *engine.Spec, f *containerd.Facts) { f.X32 = true }, func(s *specs.Spec) string {
+			return fmt.Sprint(slices.Contains(s.Linux.Seccomp.Architectures, specs.ArchX32), goruntime.GOARCH == "amd64")
+		}, fmt.Sprint(goruntime.GOARCH == "amd64", goruntime.GOARCH == "amd64")},
 		"the default seccomp profile": {nil, func(s *specs.Spec) string { return fmt.Sprint(s.Linux.Seccomp.DefaultAction) }, "SCMP_ACT_ERRNO"},
 		"security options": {func(s *engine.Spec, _ *containerd.Facts) {
 			s.HostConfig.SecurityOpt = []string{"no-new-privileges", "seccomp=unconfined", "apparmor:mine"}
@@ -136,6 +144,22 @@ func TestWhatADefinitionSaysIsInTheOCIConfiguration(t *testing.T) {
 		if got := c.got(compose(t, c.change)); got != c.want {
 			t.Errorf("%s: got %q, want %q", what, got, c.want)
 		}
+	}
+}
+
+func TestTheAppArmorProfileIsOne(t *testing.T) {
+	if _, err := exec.LookPath("apparmor_parser"); err != nil {
+		t.Fatal("there is no apparmor_parser; install it: apt-get install -y --no-install-recommends apparmor")
+	}
+	if err := containerd.CompileAppArmor(); err != nil {
+		t.Error(err)
+	}
+	const name = "longshore-default"
+	with := func(options ...string) string {
+		return compose(t, func(s *engine.Spec, f *containerd.Facts) { f.AppArmor, s.HostConfig.SecurityOpt = name, options }).Process.ApparmorProfile
+	}
+	if a, b, c := with(), with("apparmor=unconfined"), with("apparmor:other"); a != name || b != "" || c != "other" {
+		t.Errorf("the profile is %q, or %q where none is wanted, or %q where the definition names one", a, b, c)
 	}
 }
 

@@ -3,12 +3,7 @@ package docker_test
 import (
 	"context"
 	"crypto/rand"
-	"io/fs"
-	"maps"
-	"net"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/engine/enginetest/real"
 	"github.com/longshore-project/longshore/test/images"
 )
 
@@ -52,41 +48,21 @@ func subject(t *testing.T, api *client.Client) enginetest.Subject {
 	}
 	for name, img := range enginetest.Images() {
 		ref := "longshore-test/" + strings.ToLower(rand.Text()) + ":1"
-		images.MustLoad(t, api, ref, buildable(img))
+		images.MustLoad(t, api, ref, real.Image(img))
 		s.Images[name] = ref
 	}
 	base := enginetest.Images()["base"]
 	base.Config.Env = append(base.Config.Env, "COPY="+rand.Text()) // so that it is another image than the local one
-	s.Open, s.OpenDigest = registry.MustPush(t, "open:1", buildable(base))
+	s.Open, s.OpenDigest = registry.MustPush(t, "open:1", real.Image(base))
 	closed.RequireAuth(s.Auth.Username, s.Auth.Password)
 	base.Config.Env = append(base.Config.Env, "CLOSED=1")
-	s.Closed, _ = closed.MustPush(t, "closed:1", buildable(base))
+	s.Closed, _ = closed.MustPush(t, "closed:1", real.Image(base))
 	s.Foreign = func(t *testing.T) (string, string, func() bool) { return foreign(t, api, s.Images["base"]) }
 	s.Down = func(t *testing.T) engine.Runtime {
 		return runtime(t, docker.Config{Host: "unix://" + filepath.Join(t.TempDir(), "none.sock")})
 	}
-	s.Hung = hung
+	s.Hung = func(t *testing.T) engine.Runtime { return runtime(t, docker.Config{Host: "unix://" + real.Hung(t)}) }
 	return s
-}
-
-// buildable turns the suite's description of an image into ours.
-func buildable(img enginetest.FakeImage) images.Spec {
-	c := img.Config
-	spec := images.Spec{
-		User: c.User, WorkingDir: c.WorkingDir, Entrypoint: c.EntryPoint, Cmd: c.Command, Env: c.Env[1:], Labels: c.Labels, StopSignal: c.StopSignal,
-	}
-	for _, path := range slices.Sorted(maps.Keys(img.Files)) {
-		f := img.Files[path]
-		file := images.File{Path: path, Data: f.Data, Mode: fs.FileMode(f.Mode & 0o777), UID: int(f.UID), GID: int(f.GID), Link: f.Link}
-		if f.Mode&0o170000 == 0o040000 {
-			file.Mode |= fs.ModeDir
-		}
-		if f.Mode&0o4000 != 0 {
-			file.Mode |= fs.ModeSetuid
-		}
-		spec.Files = append(spec.Files, file)
-	}
-	return spec
 }
 
 func foreign(t *testing.T, api *client.Client, ref string) (id, name string, untouched func() bool) {
@@ -106,21 +82,4 @@ func foreign(t *testing.T, api *client.Client, ref string) (id, name string, unt
 		c, err := api.ContainerInspect(t.Context(), made.ID)
 		return err == nil && c.State.Running
 	}
-}
-
-// hung is an engine whose socket accepts connections and never answers.
-func hung(t *testing.T) engine.Runtime {
-	dir, err := os.MkdirTemp("", "hung")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = l.Close()
-		_ = os.RemoveAll(dir)
-	})
-	return runtime(t, docker.Config{Host: "unix://" + l.Addr().String()})
 }

@@ -29,6 +29,9 @@ func translate(spec engine.Spec) (*container.Config, *container.HostConfig, erro
 	if spec.Name == "" {
 		return nil, nil, refuse(errdefs.ErrInvalidArgument, "a container needs a name")
 	}
+	if len(spec.Hooks) > 0 {
+		return nil, nil, refuse(errdefs.ErrInvalidArgument, "hooks, which Docker has no place for")
+	}
 	if spec.Labels[engine.LabelTaskArn] == "" {
 		return nil, nil, refuse(errdefs.ErrInvalidArgument, "container %s has no label %s", spec.Name, engine.LabelTaskArn)
 	}
