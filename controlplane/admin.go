@@ -171,9 +171,10 @@ func (p *ControlPlane) serveKeys() error {
 	mux.HandleFunc("POST /keys/{id}/rotate", p.rotateKey)
 	mux.HandleFunc("POST /keys/{id}/revoke", p.revokeKey)
 	mux.HandleFunc("POST /tokens", p.createToken)
+	mux.HandleFunc("POST /hosts", p.createHost)
 	mux.HandleFunc("GET /backup", p.serveBackup)
 	mux.HandleFunc("GET /check", p.serveCheck)
-	server := p.httpServer(mux)
+	server := p.httpServer(p.audited(mux))
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

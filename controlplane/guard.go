@@ -1,10 +1,9 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"net/http"
-
-	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/audit"
 	"github.com/longshore-project/longshore/controlplane/auth"
@@ -82,12 +81,37 @@ func bookOf(identity *auth.Identity, e *audit.Entry, claimed string) audit.Book 
 	return audit.Operators
 }
 
-// audited writes what was done on this machine itself into the audit log.
-func (p *ControlPlane) audited(operation string, err error, resource ...string) {
-	e := audit.Entry{Key: audit.Local, Operation: operation, Resource: resource, Outcome: audit.OK}
-	if err != nil {
-		e.Outcome = "failed"
-		p.log.Debug("failed on this machine's behalf", zap.String("operation", operation), zap.Error(err))
-	}
-	p.audit.Record(audit.Operators, e)
+// madeKey is the header in which an answer on this machine's socket tells the id of the key that was made or changed.
+const madeKey = "Longshore-Key"
+
+// localOperations are what this machine's socket serves that is to be in the audit log, by pattern.
+var localOperations = map[string]string{
+	"POST /keys":             "CreateKey",
+	"POST /keys/{id}/rotate": "RotateKey",
+	"POST /keys/{id}/revoke": "RevokeKey",
+	"POST /tokens":           "CreateToken",
+	"GET /backup":            "Backup",
+}
+
+// audited writes what is asked over this machine's own socket into the audit log.
+func (p *ControlPlane) audited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen := &seenStatus{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(seen, r)
+		operation, listed := localOperations[r.Pattern]
+		if !listed && (r.Method == http.MethodGet || r.Pattern == "") {
+			return
+		}
+		e := audit.Entry{Key: audit.Local, Operation: cmp.Or(operation, r.Pattern), Outcome: audit.OK}
+		if seen.status != http.StatusOK {
+			e.Outcome = http.StatusText(seen.status)
+		}
+		if id := r.PathValue("id"); id != "" {
+			e.Resource = append(e.Resource, "key="+id)
+		}
+		if made := w.Header().Get(madeKey); made != "" {
+			e.Resource = append(e.Resource, "made="+made)
+		}
+		p.audit.Record(audit.Operators, e)
+	})
 }

@@ -44,6 +44,7 @@ func answerKey(w http.ResponseWriter, k Key, err error) {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	default:
+		w.Header().Set(madeKey, k.AccessKeyID)
 		answerJSON(w, http.StatusOK, k)
 	}
 }
@@ -110,6 +111,40 @@ func (p *ControlPlane) makeKey(ctx context.Context, in Key, now time.Time) (Key,
 	made := shown(k.Key)
 	made.SecretAccessKey = k.Secret
 	return made, nil
+}
+
+// HostSettings are what the agent of one host needs to be configured with.
+type HostSettings struct {
+	Key           // with its secret
+	URL    string `json:"url"`
+	Region string `json:"region"`
+	CA     string `json:"ca,omitempty"` // PEM; empty: the host trusts the control plane's certificate, or there is none
+}
+
+// CreateHost makes a key for one host in the control plane that runs with a data directory: it speaks for the first container
+// instance that it registers, and for no other.
+func CreateHost(ctx context.Context, dir, name string) (h HostSettings, err error) {
+	return h, ask(ctx, dir, http.MethodPost, "/hosts", Key{Name: name}, &h)
+}
+
+func (p *ControlPlane) createHost(w http.ResponseWriter, r *http.Request) {
+	var in Key
+	err := readKeyRequest(w, r, &in)
+	if err == nil && in.Name == "" {
+		err = refuseKey("a host has a name")
+	}
+	if err == nil {
+		in, err = p.makeKey(r.Context(), Key{Role: store.RoleHost, Name: in.Name}, time.Now())
+	}
+	if err != nil {
+		answerKey(w, Key{}, err)
+		return
+	}
+	h := HostSettings{Key: in, URL: p.hostsURL(), Region: p.cfg.Region}
+	if p.cfg.speaksTLS(p.cfg.Listen) {
+		h.CA = string(p.CA())
+	}
+	answerJSON(w, http.StatusOK, h)
 }
 
 // maxOverlap bounds how long two keys of one holder count.

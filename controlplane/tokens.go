@@ -77,6 +77,7 @@ func (p *ControlPlane) createToken(w http.ResponseWriter, r *http.Request) {
 		answerKey(w, Key{}, err)
 		return
 	}
+	w.Header().Set(madeKey, t.AccessKeyID)
 	answerJSON(w, http.StatusOK, t)
 }
 
