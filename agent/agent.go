@@ -69,7 +69,8 @@ type Options struct {
 	Reload      <-chan struct{} // each asks for the configuration to be read again
 	AskedRetry  time.Duration   // wait before that is tried again when it can't be had; 10 s if zero
 	Runtime     engine.Runtime
-	EngineRetry time.Duration // wait between looks at an engine that does not answer; 1 s if zero
+	Clock       func() time.Time // of this host, for signatures and certificates; time.Now if nil
+	EngineRetry time.Duration    // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
 	Engine func(*engine.Config)
 }
@@ -85,6 +86,7 @@ type Agent struct {
 	reserve    *reserve
 	client     *http.Client
 	guard      *policy.Guard
+	clock      *agentapi.Clock
 	identity   *statemgr.Identity // nil before the first registration
 	runtime    engine.Runtime
 	network    netns.HostNetwork // the host's own
@@ -160,7 +162,8 @@ func Run(ctx context.Context, opt Options) error {
 // run is Run once there is a log.
 func (a *Agent) run(ctx context.Context) error {
 	var err error
-	if a.client, err = httpClient(a.cfg, a.opt.AnyTLS); err != nil {
+	a.clock = a.newClock()
+	if a.client, err = clientBy(a.clock, a.cfg, a.opt.AnyTLS); err != nil {
 		return &TerminalError{err}
 	}
 	defer a.client.CloseIdleConnections()
@@ -348,7 +351,9 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 		group.Go(func() error { return a.networking.keeper.Keep(ctx) })
 		group.Go(func() error { return a.sweepNetworks(ctx) })
 	}
-	group.Go(func() error { return a.belong(ctx, patient, once, session.NewSigV4(credentials, a.cfg.Region)) })
+	signer := session.NewSigV4(credentials, a.cfg.Region)
+	signer.Clock = a.clock
+	group.Go(func() error { return a.belong(ctx, patient, once, signer) })
 	return group.Wait()
 }
 
@@ -428,7 +433,7 @@ func (a *Agent) credentials() aws.CredentialsProvider {
 }
 
 func (a *Agent) api(credentials aws.CredentialsProvider, attempts int) (*agentapi.Client, error) {
-	return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.cfg.Region, Credentials: credentials, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: attempts})
+	return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.cfg.Region, Credentials: credentials, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: attempts, Clock: a.clock})
 }
 
 func (a *Agent) userAgent() string {

@@ -33,6 +33,8 @@ import (
 
 	"github.com/coder/websocket"
 	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
 // ReadLimit bounds one frame.
@@ -382,7 +384,11 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 	conn := &Conn{url: request.URL.String(), timeout: c.Limits.Write, pinged: make(chan struct{}, 1)}
 	ws, response, err := websocket.Dial(ctx, conn.url, &websocket.DialOptions{HTTPClient: c.Client, HTTPHeader: request.Header, OnPingReceived: conn.ping}) //nolint:bodyclose // Dial gives a body that is in memory, and only with an error
 	if err != nil {
-		return nil, refusal(response, request.URL.Host, err)
+		err = refusal(response, request.URL.Host, err)
+		if l, ok := c.Signer.(learner); ok && response != nil && agentapi.ForItsDate("", err.Error()) {
+			l.Learn(response.Header) // the next attempt is signed by the control plane's time
+		}
+		return nil, err
 	}
 	ws.SetReadLimit(ReadLimit)
 	conn.ws, conn.answer = ws, response.Header
@@ -396,6 +402,9 @@ func (c *Conn) ping(context.Context, []byte) bool {
 	case c.pinged <- struct{}{}:
 	default:
 	}
+// learner is a [Signer] that takes the control plane's time from an answer.
+type learner interface{ Learn(answer http.Header) bool }
+
 	return true
 }
 

@@ -9,13 +9,17 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
 // SigV4 signs for the service "ecs" with the credentials of a provider.
 type SigV4 struct {
 	Credentials aws.CredentialsProvider
 	Region      string
-	signer      *v4.Signer
+	// Clock is what is signed by; nil: the host's.
+	Clock  *agentapi.Clock
+	signer *v4.Signer
 }
 
 // NewSigV4 makes a signer; it may be used concurrently.
@@ -31,5 +35,15 @@ func (s *SigV4) Sign(ctx context.Context, r *http.Request, body []byte) error {
 		return err
 	}
 	sum := sha256.Sum256(body)
-	return s.signer.SignHTTP(ctx, credentials, r, hex.EncodeToString(sum[:]), "ecs", s.Region, time.Now())
+	return s.signer.SignHTTP(ctx, credentials, r, hex.EncodeToString(sum[:]), "ecs", s.Region, s.now())
 }
+
+func (s *SigV4) now() time.Time {
+	if s.Clock == nil {
+		return time.Now()
+	}
+	return s.Clock.Time()
+}
+
+// Learn takes the control plane's time from the answer that refused a signature for its date.
+func (s *SigV4) Learn(answer http.Header) bool { return s.Clock != nil && s.Clock.Learn(answer) }

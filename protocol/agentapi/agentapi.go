@@ -30,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
@@ -72,6 +73,9 @@ type Config struct {
 	AttemptTimeout time.Duration
 	// MaxAttempts bounds the attempts of one call; 1 leaves retrying to the caller.
 	MaxAttempts int
+	// Clock is what requests are signed by; nil: one of the client's own. A request that is refused for its date is made once more
+	// by the time of the refusal.
+	Clock *Clock
 	// MaxDelay bounds the pause between two attempts, which is random below a bound that starts at 1 s and doubles.
 	MaxDelay time.Duration
 	// Now dates the signatures; nil is this host's clock.
@@ -84,6 +88,7 @@ type Client struct {
 	url    string
 	http   http.Client
 	signer *v4.Signer
+	header map[string]string // further ones of calls
 }
 
 // New checks the configuration and makes a client. It connects to nothing.
@@ -115,6 +120,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = &Clock{}
 	}
 	c := &Client{cfg: cfg, url: u, signer: v4.NewSigner()}
 	if cfg.HTTPClient != nil {
@@ -178,6 +186,16 @@ func (e *APIError) Throttled() bool {
 
 // Retryable tells whether the same call may succeed later: the service throttles or has a fault of its own.
 func (e *APIError) Retryable() bool { return e.Throttled() || e.StatusCode >= 500 }
+
+// With is the client with one more header in its calls, which is signed too.
+func (c *Client) With(name, value string) *Client {
+	more := *c
+	if more.header = maps.Clone(c.header); more.header == nil {
+		more.header = map[string]string{}
+	}
+	more.header[name] = value
+	return &more
+}
 
 // Call calls the operation with in and decodes the answer into out, which may be nil. It tries again, at most MaxAttempts
 // times, what [APIError.Retryable] says and connections that fail, always with the same body. Errors: an [*APIError], or
@@ -256,6 +274,9 @@ func (e *answerError) Unwrap() error { return e.err }
 // attempt makes and sends one request and reads the answer, of which at most limit+1 bytes count.
 func (c *Client) attempt(ctx context.Context, operation string, limit int64, request func() (*http.Request, error)) ([]byte, error) {
 	answer, err := c.exchange(operation, limit, request)
+	if errors.As(err, new(*redated)) {
+		answer, err = c.exchange(operation, limit, request)
+	}
 	var api *APIError
 	if err != nil && !errors.As(err, &api) {
 		if cause := context.Cause(ctx); cause != nil {
@@ -283,12 +304,22 @@ func (c *Client) exchange(operation string, limit int64, request func() (*http.R
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, apiError(operation, resp, answer)
+		refused := apiError(operation, resp, answer)
+		if ForItsDate(refused.Code, refused.Message) && c.cfg.Clock.Learn(resp.Header) {
+			return nil, &redated{refused}
+		}
+		return nil, refused
 	}
 	return answer, nil
 }
 
-func apiError(operation string, resp *http.Response, answer []byte) error {
+// redated is a refusal of a request for its date, after which the service's time is known.
+type redated struct{ refused *APIError }
+
+func (e *redated) Error() string { return e.refused.Error() }
+func (e *redated) Unwrap() error { return e.refused }
+
+func apiError(operation string, resp *http.Response, answer []byte) *APIError {
 	e := &APIError{Operation: operation, StatusCode: resp.StatusCode, RequestID: resp.Header.Get("X-Amzn-RequestId"), Region: resp.Header.Get("X-Amz-Bucket-Region")}
 	var document struct {
 		XMLName   xml.Name `xml:"Error"`
@@ -321,6 +352,9 @@ func (c *Client) post(ctx context.Context, operation, id string, attempt int, bo
 	h.Set("X-Amz-Target", c.cfg.Target+operation)
 	h.Set("Amz-Sdk-Invocation-Id", id)
 	h.Set("Amz-Sdk-Request", fmt.Sprintf("attempt=%d; max=%d", attempt, c.cfg.MaxAttempts))
+	for name, value := range c.header {
+		h.Set(name, value)
+	}
 	return req, c.sign(ctx, req, hash(body))
 }
 
