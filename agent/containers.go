@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/caller"
 	"github.com/longshore-project/longshore/agent/endpoints/credentials"
 	"github.com/longshore-project/longshore/agent/endpoints/ids"
@@ -81,16 +82,26 @@ func (a *Agent) openAsked() error {
 		return err
 	}
 	s := &asked{ids: key, hostMode: caller.Supported()}
-	socket, local := strings.CutPrefix(a.cfg.DockerEndpoint, "unix://")
-	s.engine = local && a.info.Load().Name == "docker"
-	if !s.engine {
-		socket = ""
-	}
-	s.callers = caller.New(caller.Config{Tasks: a.tasks, Inspect: a.runtime.Inspect, EngineSocket: socket})
+	who := caller.Config{Tasks: a.tasks, Inspect: a.runtime.Inspect}
+	s.engine = a.engineAsCaller(&who)
+	s.callers = caller.New(who)
 	s.server = taskserver.New(taskserver.Config{Log: a.log, Audit: a.audit, Rate: int(a.cfg.MetadataRate), Burst: int(a.cfg.MetadataBurst)})
 	s.first = a.tryAsked(s)
 	a.asked = s
 	return nil
+}
+
+// engineAsCaller says how the container engine is known when it asks for its log drivers, and whether it can be.
+func (a *Agent) engineAsCaller(who *caller.Config) bool {
+	if a.info.Load().Name == config.EngineContainerd {
+		who.LogProcesses = caller.LogProcesses{Program: logProgram(), Containers: filepath.Join(containerdRoot(a.cfg), "containers")}
+		return who.LogProcesses.Program != ""
+	}
+	socket, local := strings.CutPrefix(a.cfg.DockerEndpoint, "unix://")
+	if local = local && a.info.Load().Name == config.EngineDocker; local {
+		who.EngineSocket = socket
+	}
+	return local
 }
 
 func linkLocal() netns.LinkLocal {
@@ -309,7 +320,7 @@ func (s *asked) addLogCredentials(t *acs.Task, container string, spec *engine.Sp
 		return fmt.Errorf("the awslogs driver is to have the execution role's credentials, and this agent can't serve them now: %w: %w", engine.ErrNotReady, problem)
 	}
 	if !s.engine || s.hostMode != nil {
-		return errors.New("the awslogs driver is to have the execution role's credentials, and the container engine can't be told from other processes of this host: DOCKER_HOST must be a local socket of Docker")
+		return errors.New("the awslogs driver is to have the execution role's credentials, and the container engine can't be told from other processes of this host: it must be a Docker behind a local socket (DOCKER_HOST), or containerd, with the program longshore-log beside the agent")
 	}
 	if t.ExecutionRoleCredentials == nil || spec.HostConfig.LogConfig == nil {
 		return errors.New("the awslogs driver is to have the execution role's credentials, and the control plane has sent none")

@@ -19,7 +19,7 @@ const hasContainerd = true
 func openContainerd(cfg *config.Config, b *netns.Bridge, log *zap.Logger) (wholeRuntime, error) {
 	c := containerd.Config{
 		Address: cfg.ContainerdAddress, Namespace: cfg.ContainerdNamespace, Snapshotter: cfg.ContainerdSnapshotter, OCIRuntime: cfg.ContainerRuntime,
-		Root: filepath.Join(cfg.DataDir, "containerd"), LogProgram: program("longshore-log"), CertsDir: cfg.ContainerdCertsDir, Log: log,
+		Root: containerdRoot(cfg), LogProgram: logProgram(), CertsDir: cfg.ContainerdCertsDir, Log: log,
 	}
 	if b != nil {
 		c.Networks = bridge.New(b, filepath.Join(runFolder, "netns"))

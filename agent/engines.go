@@ -107,6 +107,18 @@ func program(name string) string {
 	return p
 }
 
+// logProgram is where longshore-log is, without symlinks; empty if nowhere.
+func logProgram() string {
+	p := program("longshore-log")
+	if real, err := filepath.EvalSymlinks(p); err == nil && p != "" {
+		return real
+	}
+	return p
+}
+
+// containerdRoot is where the Runtime over containerd keeps what containerd has no place for.
+func containerdRoot(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "containerd") }
+
 // openBridge makes the host's bridge for containers of an engine that leaves networking to us; nil where it has its own.
 func (a *Agent) openBridge() (err error) {
 	if engineNamed(a.cfg) != config.EngineContainerd || a.opt.Runtime != nil {

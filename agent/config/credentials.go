@@ -1,25 +1,20 @@
 package config
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/longshore-project/longshore/protocol/awsapi"
 )
 
 // rotatingFile is where the agent's container sees the access key that ECS Anywhere's host agent renews.
 const rotatingFile = "/rotatingcreds/credentials"
-
-// fileAge is how long an access key from a file is used before the file is read again, so that a rotated key is seen.
-const fileAge = time.Minute
 
 // Credentials is the agent's chain: the first source that has an access key is used, and asked again when its key expires.
 //
@@ -30,10 +25,10 @@ const fileAge = time.Minute
 func (c *Config) Credentials(role aws.CredentialsProvider) aws.CredentialsProvider {
 	chain := credentialChain{aws.CredentialsProviderFunc(c.environmentKey)}
 	shared := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return fileKey(c.sharedFile(), c.profile())
+		return awsapi.FileKey(c.sharedFile(), c.profile())
 	})
 	rotating := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return fileKey(rotatingFile, c.profile())
+		return awsapi.FileKey(rotatingFile, c.profile())
 	})
 	if c.External {
 		chain = append(chain, rotating, shared)
@@ -112,47 +107,4 @@ func (chain credentialChain) Retrieve(ctx context.Context) (aws.Credentials, err
 		errs = append(errs, err)
 	}
 	return aws.Credentials{}, fmt.Errorf("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in %s, or see that one of these works: %w", DefaultFile, errors.Join(errs...))
-}
-
-// fileKey reads the access key of a profile from a file in the form of ~/.aws/credentials.
-func fileKey(name, profile string) (aws.Credentials, error) {
-	data, err := readBounded(name)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return aws.Credentials{}, fmt.Errorf("there is no %s", name)
-		}
-		return aws.Credentials{}, err
-	}
-	keys := parseProfile(data, profile)
-	out := aws.Credentials{
-		AccessKeyID: keys["aws_access_key_id"], SecretAccessKey: keys["aws_secret_access_key"], SessionToken: keys["aws_session_token"],
-		Source: name, CanExpire: true, Expires: time.Now().Add(fileAge),
-	}
-	if !out.HasKeys() {
-		return aws.Credentials{}, fmt.Errorf("%s has no access key for the profile %q", name, profile)
-	}
-	return out, nil
-}
-
-// parseProfile returns the members of one section: lines "[name]" begin one, "key = value" are its members, and lines that
-// begin with '#' or ';' are comments. What is not understood is skipped.
-func parseProfile(data []byte, profile string) map[string]string {
-	members, inside := map[string]string{}, false
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Buffer(nil, maxFile)
-	for lines.Scan() {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || line[0] == '#' || line[0] == ';' {
-			continue
-		}
-		if section, ok := strings.CutPrefix(line, "["); ok {
-			section, _, _ = strings.Cut(section, "]")
-			inside = strings.TrimSpace(section) == profile
-			continue
-		}
-		if key, v, ok := strings.Cut(line, "="); ok && inside {
-			members[strings.ToLower(strings.TrimSpace(key))] = strings.TrimSpace(v)
-		}
-	}
-	return members
 }

@@ -91,7 +91,9 @@ func ReadSettings(name string) (Settings, error) {
 }
 
 // common are the options that every driver has.
-var common = []string{"mode", "max-buffer-size", "tag", "labels", "labels-regex", "env", "env-regex", "cache-disabled"}
+//
+// The cache is the copy that Docker keeps of output that goes elsewhere; there is none here, so what bounds it or switches it off holds.
+var common = []string{"mode", "max-buffer-size", "tag", "labels", "labels-regex", "env", "env-regex", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 
 // drivers are those that there are, with the options that each has beside the common ones.
 var drivers = map[string][]string{

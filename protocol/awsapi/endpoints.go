@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Endpoints says where the services are, under the SDK's own rules: a service's URL (AWS_ENDPOINT_URL_SSM,
@@ -54,23 +55,23 @@ var (
 
 // partition is a part of AWS that has domains of its own.
 type partition struct {
-	regions           *regexp.Regexp
+	regions           string // how their names begin
 	domain, dualStack string
 }
 
 var partitions = []partition{
-	{regexp.MustCompile(`^cn-`), "amazonaws.com.cn", "api.amazonwebservices.com.cn"},
-	{regexp.MustCompile(`^us-iso-`), "c2s.ic.gov", "api.aws.ic.gov"},
-	{regexp.MustCompile(`^us-isob-`), "sc2s.sgov.gov", "api.aws.scloud"},
-	{regexp.MustCompile(`^us-isof-`), "csp.hci.ic.gov", "api.aws.hci.ic.gov"},
-	{regexp.MustCompile(`^eu-isoe-`), "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"},
-	{regexp.MustCompile(`^eusc-`), "amazonaws.eu", "api.amazonwebservices.eu"},
-	{regexp.MustCompile(``), "amazonaws.com", "api.aws"},
+	{"cn-", "amazonaws.com.cn", "api.amazonwebservices.com.cn"},
+	{"us-iso-", "c2s.ic.gov", "api.aws.ic.gov"},
+	{"us-isob-", "sc2s.sgov.gov", "api.aws.scloud"},
+	{"us-isof-", "csp.hci.ic.gov", "api.aws.hci.ic.gov"},
+	{"eu-isoe-", "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"},
+	{"eusc-", "amazonaws.eu", "api.amazonwebservices.eu"},
+	{"", "amazonaws.com", "api.aws"},
 }
 
 func partitionOf(region string) *partition {
 	for i := range partitions {
-		if partitions[i].regions.MatchString(region) {
+		if strings.HasPrefix(region, partitions[i].regions) {
 			return &partitions[i]
 		}
 	}
@@ -112,19 +113,24 @@ func (e *Endpoints) host(s *service, region string) string {
 }
 
 // plainBucket is a bucket's name that may be a part of a host's: without dots, which a certificate would not cover.
-var plainBucket = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+var plainBucket = late(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
 
 // bucketName is what may stand in a URL's path as a bucket.
-var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
+var bucketName = late(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
+
+// late is an expression that is compiled when it is needed: together they take 0.3 MiB, in a log process beside each container.
+func late(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // bucket is the URL of a bucket: a host of its own at AWS, and a path where the endpoint was given, which every service
 // that is compatible with S3 understands.
 func (e *Endpoints) bucket(region, bucket string) (string, error) {
-	if !bucketName.MatchString(bucket) {
+	if !bucketName().MatchString(bucket) {
 		return "", fmt.Errorf("%.100q is not the name of a bucket", bucket)
 	}
 	base := e.of(&s3, region)
-	if given := e.override(&s3); given != "" || !plainBucket.MatchString(bucket) {
+	if given := e.override(&s3); given != "" || !plainBucket().MatchString(bucket) {
 		return base + "/" + bucket, nil
 	}
 	return "https://" + bucket + "." + strings.TrimPrefix(base, "https://"), nil

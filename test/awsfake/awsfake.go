@@ -43,6 +43,7 @@ type Server struct {
 	Expires    time.Time         // of Password
 	// Roles are those that STS gives sessions of, with their life; 0 is what was asked for. Their keys are then among Keys.
 	Roles map[string]time.Duration
+	Logs  *Logs
 	// Refuse, if set, may answer a call with an error: code, empty for none.
 	Refuse func(Call) (status int, code string)
 
@@ -72,7 +73,7 @@ func (s *Server) Calls(operations ...string) (out []Call) {
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	body, err := io.ReadAll(io.LimitReader(r.Body, 8<<20)) // a call of CloudWatch Logs may have 1 MiB of text, each byte of which takes up to six
 	if err != nil {
 		return
 	}
@@ -106,7 +107,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message><RequestId>req-1</RequestId></Error>`)
 	case "CreateLogGroup", "CreateLogStream", "PutLogEvents":
-		answer(w, map[string]any{"nextSequenceToken": "1"})
+		s.logs(w, call.Operation, body)
 	default:
 		if call.service == "sts" {
 			s.sts(w, call)

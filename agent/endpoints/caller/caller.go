@@ -11,6 +11,7 @@
 //	the peer's socket is one of the host's own         its inode (sock_diag(7)) → the process that holds it (/proc/PID/fd)
 //	                                                   → the container whose control group the process is in
 //	                                                   → or the container engine: the process that listens on its socket
+//	                                                   → or the log process of one container (logprocess.go)
 //	anything else                                      refused, with what was found
 //
 // A host's own socket is that of a container in the host network mode, of the engine, or of any other process; its address
@@ -39,7 +40,8 @@ type Caller struct {
 	TaskArn   string
 	Container string // its name in the task definition; empty where only the task is known
 	RuntimeID string // its id on the engine
-	// Engine: the container engine itself, which asks for its log driver; the other fields are empty.
+	// Engine: not a container but the engine, which asks for its log driver. The container engine itself has its containers' drivers in it, and the
+	// other fields are empty then; the log process of one container names that one.
 	Engine bool
 	// Pid is the process of a host's own socket; 0 for a container on a bridge.
 	Pid int
@@ -75,6 +77,8 @@ type Config struct {
 	Inspect func(ctx context.Context, id string) (engine.State, error)
 	// EngineSocket is the path of the unix socket that the container engine listens on; empty: the engine is no caller.
 	EngineSocket string
+	// LogProcesses are callers in the engine's place.
+	LogProcesses LogProcesses
 	// Proc is where the host's processes are; "/proc" if empty.
 	Proc string
 	// Cgroups is where the host's control groups are mounted; "/sys/fs/cgroup" if empty.

@@ -28,8 +28,14 @@ func (f *Finder) process(ctx context.Context, all []member, remote netip.AddrPor
 	if f.isEngine(pid) {
 		return Caller{Engine: true, Pid: pid}, nil
 	}
-	if m := f.memberOf(f.again(ctx, all, want), pid); m != nil {
+	fresh := f.again(ctx, all, want)
+	if m := f.memberOf(fresh, pid); m != nil {
 		return m.caller(pid), nil
+	}
+	if m, is := f.logProcess(fresh, pid); is {
+		c := m.caller(pid)
+		c.Engine = true
+		return c, nil
 	}
 	return Caller{}, refuse("the process %d (%s) is in no container of a task on this host", pid, f.comm(pid))
 }

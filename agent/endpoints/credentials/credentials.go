@@ -11,8 +11,8 @@
 //	503     CredentialsUninitialized the task is known, and its credentials have not come since the agent's start
 //
 // An id is the control plane's credentialsId: it can't be guessed, and it is not enough. Those of a task role are for the containers of that task
-// only, and those of an execution role for the container engine only, which asks for its awslogs driver. Each answer is a line of
-// the audit log, and each refusal one of the agent's log. Credentials are in memory only.
+// only, and those of an execution role for the container engine only, which asks for its awslogs driver, or the log processes of the
+// task's own containers. Each answer is a line of the audit log, and each refusal one of the agent's log. Credentials are in memory only.
 //
 // Source: agent-protocol sections 3.7, 8.2 and 8.4. AccessDenied is ours: the Amazon ECS agent tells whoever knows an id.
 package credentials
@@ -190,6 +190,8 @@ func (h handler) may(r *http.Request, whose owner) error {
 		return err
 	case !c.Engine:
 		return &caller.Refused{Reason: "the credentials of an execution role are for the container engine only, and the caller at " + r.RemoteAddr + " is the container " + c.Container + " of " + c.TaskArn}
+	case c.TaskArn != "" && c.TaskArn != whose.task:
+		return &caller.Refused{Reason: "the credentials are those of " + whose.task + "'s execution role, and the caller at " + r.RemoteAddr + " is the log process of the container " + c.Container + " of " + c.TaskArn}
 	}
 	return nil
 }

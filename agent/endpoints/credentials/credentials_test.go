@@ -115,6 +115,10 @@ func TestAnExecutionRolesCredentialsAreForTheEngineOnly(t *testing.T) {
 	d.gets("/v2/credentials/id-exec", 403, `for the container engine only`)
 	d.who = caller.Caller{Engine: true, Pid: 1}
 	d.gets("/v2/credentials/id-exec", 200, `"AccessKeyId"`)
+	d.who = caller.Caller{Engine: true, Pid: 2, TaskArn: taskArn, Container: "web"} // its log process
+	d.gets("/v2/credentials/id-exec", 200, `"AccessKeyId"`)
+	d.who.TaskArn = other
+	d.gets("/v2/credentials/id-exec", 403, `is the log process of the container web of `+other)
 	if !strings.Contains(d.audit.String(), "GetCredentialsExecutionRole 2 c") {
 		t.Error(d.audit.String())
 	}

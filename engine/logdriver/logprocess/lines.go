@@ -23,6 +23,9 @@ const defaultBuffer = 1 << 20
 // the container is not held up by that.
 func Copy(stdout, stderr io.Reader, d Driver, s logdriver.Settings) error {
 	keeper := newKeeper(s.Dir)
+	if r, ok := d.(interface{ Report(func(error)) }); ok {
+		r.Report(keeper.failed)
+	}
 	write, finish := d.Write, func() {}
 	if s.Options["mode"] == logdriver.NonBlocking {
 		limit := int64(defaultBuffer)
@@ -143,9 +146,18 @@ func newKeeper(dir string) *keeper { return &keeper{dir: dir} }
 func (k *keeper) dropped() { k.count(func(s *logdriver.Status) { s.Dropped++ }) }
 
 func (k *keeper) failed(err error) {
-	if err != nil {
-		k.count(func(s *logdriver.Status) { s.Failed++; s.LastError = err.Error() })
+	if err == nil {
+		return
 	}
+	n := 1
+	var lost *Lost
+	if errors.As(err, &lost) {
+		n = lost.Lines
+	}
+	k.count(func(s *logdriver.Status) {
+		s.Failed += int64(n)
+		s.LastError = err.Error()
+	})
 }
 
 func (k *keeper) count(f func(*logdriver.Status)) {
@@ -156,14 +168,22 @@ func (k *keeper) count(f func(*logdriver.Status)) {
 	}
 	f(&k.now)
 	k.dirty = true
-	if k.timer == nil && !k.closed {
-		k.timer = time.AfterFunc(statusInterval, func() {
-			k.mu.Lock()
-			defer k.mu.Unlock()
-			k.timer = nil
-			_ = k.write()
-		})
+	if k.timer == nil && !k.closed { // the first at once, those that follow together
+		_ = k.write()
+		k.later()
 	}
+}
+
+// later writes what is not written yet, after a while. The mutex is held.
+func (k *keeper) later() {
+	k.timer = time.AfterFunc(statusInterval, func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.timer = nil; k.dirty && !k.closed {
+			_ = k.write()
+			k.later()
+		}
+	})
 }
 
 // write writes the status if it has changed. The mutex is held.

@@ -20,11 +20,24 @@ type Entry struct {
 	Partial bool
 }
 
-// Driver takes entries somewhere. It is called by one goroutine.
+// Driver takes entries somewhere. It is called by one goroutine. One that learns of losses later also has Report(func(error)), which is called
+// before the first Write.
 type Driver interface {
 	Write(e Entry) error
 	Close() error
 }
+
+// Lost is an error that several lines have had.
+type Lost struct {
+	Lines int
+	Err   error
+}
+
+// Error says why.
+func (l *Lost) Error() string { return l.Err.Error() }
+
+// Unwrap is why.
+func (l *Lost) Unwrap() error { return l.Err }
 
 // makers make the drivers that package logdriver names.
 var makers = map[string]func(logdriver.Settings) (Driver, error){

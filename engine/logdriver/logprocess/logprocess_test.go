@@ -26,7 +26,15 @@ import (
 	"github.com/longshore-project/longshore/test/awsfake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// logKeys are the host's credentials.
+var logKeys = aws.Credentials{AccessKeyID: "AKIDLOGS", SecretAccessKey: "s3cret"}
+
+func TestMain(m *testing.M) {
+	if err := errors.Join(os.Setenv("AWS_ACCESS_KEY_ID", logKeys.AccessKeyID), os.Setenv("AWS_SECRET_ACCESS_KEY", logKeys.SecretAccessKey)); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var container = logdriver.Container{
 	ContainerID: strings.Repeat("0123456789abcdef", 4), ContainerName: "ecs-web-1-main-ab", Image: "registry.example/web:1", ContainerImageID: "sha256:" + strings.Repeat("c", 64),
@@ -284,12 +292,9 @@ func TestFluentdGetsRecordsWithDockersMembers(t *testing.T) {
 }
 
 func TestCloudWatchLogsGetsLinesInBatchesAndEventsOfManyLines(t *testing.T) {
-	keys := aws.Credentials{AccessKeyID: "AKIDLOGS", SecretAccessKey: "s3cret"}
-	fake := &awsfake.Server{Keys: []aws.Credentials{keys}}
+	fake := &awsfake.Server{Keys: []aws.Credentials{logKeys}}
 	server := httptest.NewServer(fake)
 	defer server.Close()
-	t.Setenv("AWS_ACCESS_KEY_ID", keys.AccessKeyID)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", keys.SecretAccessKey)
 	options := map[string]string{"awslogs-region": "eu-west-1", "awslogs-endpoint": server.URL, "awslogs-group": "/x", "awslogs-stream": "web/main/1", "awslogs-datetime-format": `[%b %d, %Y %H:%M:%S]`}
 	var lines strings.Builder
 	lines.WriteString("[May 01, 2026 19:00:01] first\n  at a\n  at b\n")
@@ -331,9 +336,8 @@ func TestCloudWatchLogsGetsLinesInBatchesAndEventsOfManyLines(t *testing.T) {
 }
 
 func TestALogGroupIsMadeWhereThatIsAskedForAndALogThatCanNotBeHadIsAnError(t *testing.T) {
-	keys := aws.Credentials{AccessKeyID: "AKIDLOGS", SecretAccessKey: "s3cret"}
 	made := false
-	fake := &awsfake.Server{Keys: []aws.Credentials{keys}}
+	fake := &awsfake.Server{Keys: []aws.Credentials{logKeys}}
 	fake.Refuse = func(c awsfake.Call) (int, string) {
 		switch {
 		case c.Operation == "CreateLogGroup":
@@ -345,8 +349,6 @@ func TestALogGroupIsMadeWhereThatIsAskedForAndALogThatCanNotBeHadIsAnError(t *te
 	}
 	server := httptest.NewServer(fake)
 	defer server.Close()
-	t.Setenv("AWS_ACCESS_KEY_ID", keys.AccessKeyID)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", keys.SecretAccessKey)
 	options := func() map[string]string {
 		return map[string]string{"awslogs-region": "eu-west-1", "awslogs-endpoint": server.URL, "awslogs-group": "/x", "tag": "{{.Name}}"}
 	}
