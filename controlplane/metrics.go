@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane/limits"
 	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/poll"
 	"github.com/longshore-project/longshore/controlplane/store"
@@ -99,9 +100,13 @@ type state struct {
 	store   *store.Store
 	sockets *poll.Server
 	network *network.Network
+	limits  *limits.Limits
 }
 
 var (
+	answers    = prometheus.NewDesc("longshore_store_answers", "0 while etcd does not answer: reads are of before, and nothing is written.", nil, nil)
+	pending    = prometheus.NewDesc("longshore_pending_connections", "Connections on which nobody has signed a call.", nil, nil)
+	tooMuch    = prometheus.NewDesc("longshore_limited_total", "What was beyond a limit: connections closed for newer ones that nobody had signed on either (pending), bodies of such (body), calls and connections of keys (key).", []string{"limit"}, nil)
 	storeSize  = prometheus.NewDesc("longshore_store_size_bytes", "Size of etcd's database.", nil, nil)
 	storeQuota = prometheus.NewDesc("longshore_store_quota_bytes", "What it may have.", nil, nil)
 	storeFull  = prometheus.NewDesc("longshore_store_full", "1 while it is so full that only what ends is accepted.", nil, nil)
@@ -127,6 +132,12 @@ func (s state) Collect(out chan<- prometheus.Metric) {
 	gauge(storeSize, float64(space.Size))
 	gauge(storeQuota, float64(space.Quota))
 	gauge(storeFull, map[bool]float64{true: 1}[space.Full])
+	gauge(answers, map[bool]float64{true: 1}[s.store.Answers()])
+	beyond := s.limits.Stats()
+	gauge(pending, float64(beyond.Pending))
+	for limit, n := range map[string]int64{"pending": beyond.Evicted, "body": beyond.Bodies, "key": beyond.Throttled} {
+		out <- prometheus.MustNewConstMetric(tooMuch, prometheus.CounterValue, float64(n), limit)
+	}
 	gauge(sockets, float64(stats.Connections), "acs")
 	gauge(sockets, float64(stats.Telemetry), "tcs")
 	out <- prometheus.MustNewConstMetric(payloads, prometheus.CounterValue, float64(stats.Payloads), "sent")
@@ -179,7 +190,7 @@ func collectCluster(v *store.View, cluster string, now time.Time, gauge func(*pr
 
 // serveMetrics serves GET /metrics on its own listener, if one is configured, until Close.
 func (p *ControlPlane) serveMetrics(book *telemetry.Book, sockets *poll.Server) error {
-	p.figures.registry.MustRegister(state{p.store, sockets, p.network}, book.Collector())
+	p.figures.registry.MustRegister(state{p.store, sockets, p.network, p.limits}, book.Collector())
 	if p.cfg.MetricsListen == "" {
 		return nil
 	}

@@ -31,7 +31,7 @@ func TestMetricsAreServedOnAListenerOfTheirOwn(t *testing.T) {
 	for _, want := range []string{
 		`longshore_api_call_seconds_count{operation="CreateCluster",status="2xx"} 1`, `longshore_api_call_seconds_count{operation="DescribeServices",status="4xx"} 1`,
 		`longshore_store_seconds_count{operation="commit",outcome="ok"} `, `longshore_store_seconds_count{operation="read",outcome="ok"} `, "longshore_scheduler_pass_seconds_count ",
-		`longshore_agent_connections{channel="acs"} 0`, `longshore_oldest_pending_task_seconds{cluster="daemonset"} 0`, "longshore_store_size_bytes ", "longshore_store_full 0",
+		`longshore_agent_connections{channel="acs"} 0`, `longshore_oldest_pending_task_seconds{cluster="daemonset"} 0`, "longshore_store_size_bytes ", "longshore_store_full 0", "longshore_store_answers 1", "longshore_pending_connections ", `longshore_limited_total{limit="key"} 0`,
 		"longshore_telemetry_dropped_total 0", "longshore_control_info{version=", "go_goroutines ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(text, "\n"+want) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Without a majority of etcd's members nobody knows what was committed last: no write is possible, and no read that has to
@@ -76,13 +78,29 @@ func (s *Store) current(ctx context.Context) (*View, error) {
 	}
 	switch {
 	case err == nil:
-		s.down.Store(false)
 		s.confirm(begun)
+		s.answers(true)
 	case errors.Is(err, ErrUnavailable):
-		s.down.Store(true)
+		s.answers(false)
 	}
 	return v, err
 }
+
+// answers notes whether etcd answered, and tells of a change.
+func (s *Store) answers(does bool) {
+	if s.down.Load() != does || !s.down.CompareAndSwap(does, !does) {
+		return
+	}
+	if does {
+		s.log.Info("etcd answers again: reads are current, and writes are taken")
+		return
+	}
+	s.log.Error("etcd does not answer, or its view is behind: reads show what was so some time ago, and nothing can be written until a majority of its members is reachable from here",
+		zap.Time("since", time.Unix(0, s.confirmed.Load())))
+}
+
+// Answers tells whether etcd answered when it was asked last.
+func (s *Store) Answers() bool { return !s.down.Load() }
 
 // confirm notes that the view held all that was committed until then.
 func (s *Store) confirm(at time.Time) {
@@ -108,7 +126,7 @@ func (s *Store) lookup(ctx context.Context) (*View, error) {
 	if err == nil || ctx.Err() != nil || s.ctx.Err() != nil {
 		return v, err
 	}
-	s.down.Store(true)
+	s.answers(false)
 	if !stale {
 		return nil, fmt.Errorf("%w: etcd has not answered for a while: %w", ErrUnavailable, err)
 	}
