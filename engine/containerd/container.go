@@ -220,8 +220,8 @@ func (r *Runtime) state(b box, t *tasktypes.Process, was run) engine.State {
 		StartedAt: was.StartedAt, NetworkMode: networkMode(spec), Mounts: r.mounts(b.rec), Status: engine.StatusCreated, Error: was.Error, ExitCode: was.ExitCode,
 	}
 	switch {
-	case alive(t) && !was.StartedAt.IsZero():
-		st.Status, st.Pid, st.Health, st.ExitCode = engine.StatusRunning, int(t.Pid), was.Health, 0
+	case (alive(t) || t == nil) && was.running():
+		st.Status, st.Pid, st.Health, st.ExitCode = engine.StatusRunning, was.Pid, was.Health, 0
 		if was.Network != nil {
 			st.Ports, st.Addresses = was.Network.Ports, was.Network.Addresses
 		}

@@ -75,6 +75,8 @@ type Config struct {
 	LogProgram string
 	// Networks makes the networks of containers in the bridge mode; nil: that mode is refused.
 	Networks Networks
+	// Looks makes a Runtime for questions, beside the one that keeps the containers: it writes no ends down and checks no health.
+	Looks bool
 	// Log may be nil.
 	Log *zap.Logger
 }
@@ -167,7 +169,9 @@ func New(cfg Config) (*Runtime, error) {
 	ctx, end := context.WithCancel(context.Background())
 	r := &Runtime{cfg: cfg, oci: runtime, client: c, log: cfg.Log, began: time.Now(), end: end}
 	r.images.init()
-	r.work.Go(func() { r.keep(r.ns(ctx)) })
+	if !cfg.Looks {
+		r.work.Go(func() { r.keep(r.ns(ctx)) })
+	}
 	return r, nil
 }
 

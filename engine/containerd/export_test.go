@@ -38,3 +38,10 @@ func OCIRuntime(setting string) (string, error) {
 
 // CompileAppArmor has the AppArmor profile compiled and loads it nowhere.
 func CompileAppArmor() error { return loadAppArmor("--skip-kernel-load") }
+
+// Remembered is how many manifests a Runtime remembers, and how many users.
+func (r *Runtime) Remembered() (manifests, users int) {
+	r.images.mu.Lock()
+	defer r.images.mu.Unlock()
+	return len(r.images.byRoot), len(r.images.users)
+}

@@ -323,3 +323,26 @@ func TestAContainerWhoseLogCanNotBeHadDoesNotStartAndSaysWhy(t *testing.T) {
 		t.Errorf("the log's settings hold variables that it was not to have: %v", err)
 	}
 }
+
+func TestWhatIsRememberedOfImagesGoesWithThem(t *testing.T) {
+	w := newWorld(t)
+	registry := images.NewRegistry(t)
+	for i := range 5 {
+		ref, _ := registry.MustPush(t, "changing:1", images.Spec{Env: []string{"I=" + strconv.Itoa(i)}})
+		img, err := w.Pull(t.Context(), ref, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.image = ref
+		id := w.run(enginetest.ScriptServe, nil)
+		if err := errors.Join(w.Stop(t.Context(), id, 0), w.Remove(t.Context(), id), w.RemoveImage(t.Context(), img.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Images(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if manifests, users := w.Remembered(); manifests != 1 || users != 0 { // the world's own, of which there was no container
+		t.Errorf("%d manifests and %d users are remembered", manifests, users)
+	}
+}

@@ -32,7 +32,7 @@ func (r *Runtime) settle(ctx context.Context, b box) (*tasktypes.Process, run, e
 		unlock()
 		return t, was, err
 	}
-	if was, err = r.note(ctx, b, was, t); err != nil {
+	if was, err = r.note(ctx, b, was, t); err != nil || was.running() {
 		unlock()
 		return nil, was, err
 	}
@@ -40,14 +40,15 @@ func (r *Runtime) settle(ctx context.Context, b box) (*tasktypes.Process, run, e
 	return nil, was, nil
 }
 
-// note is settle's work, for a task that does not run. The lock is held.
+// note is settle's work, for a task that does not run. The lock is held. What it returns is running if there are processes all the same.
 func (r *Runtime) note(ctx context.Context, b box, was run, t *tasktypes.Process) (run, error) {
 	switch {
 	case t == nil && !was.running():
 		return was, nil
 	case t == nil:
-		if err := endOrphans(ctx, b); err != nil {
-			return was, err
+		if !endOrphans(ctx, b) {
+			r.log.Warn("a container's shim is gone, and its processes do not end; it counts as running", zap.String("container", b.rec.Spec.Name), zap.Ints("processes", processesOf(b)))
+			return was, nil
 		}
 		was.FinishedAt, was.ExitCode = now(), 255
 		was.Error = "how the process ended is not known: containerd has lost it, because its shim was killed, the host was restarted, or it ended while containerd was away"

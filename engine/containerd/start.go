@@ -50,6 +50,9 @@ func (r *Runtime) start(ctx context.Context, ref string, again bool) error {
 		if was, err = r.note(ctx, b, was, t); err != nil {
 			return err
 		}
+		if was.running() {
+			return refuse(errdefs.ErrUnavailable, "container %s has processes that do not end, and no shim", b.rec.Spec.Name)
+		}
 		if err := r.disconnect(ctx, b); err != nil {
 			return err
 		}
