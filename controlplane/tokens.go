@@ -113,5 +113,8 @@ func (p *ControlPlane) hostsURL() string {
 	if p.cfg.speaksTLS(p.cfg.Listen) {
 		u.Scheme = "https"
 	}
+	if port == "443" && u.Scheme == "https" { // which an unmodified agent must not have in its URL
+		u.Host = strings.TrimSuffix(u.Host, ":443")
+	}
 	return u.String()
 }
