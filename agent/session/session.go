@@ -186,7 +186,7 @@ func (e *Inactive) Error() string {
 	return "InactiveInstanceException: " + e.Message
 }
 
-// Unknown is the error of an instance, or a cluster, that the control plane does not know.
+// Unknown is the error of an instance, a cluster or an access key that the control plane does not know.
 type Unknown struct{ Message string }
 
 // Error is what the control plane said.
@@ -218,8 +218,7 @@ func Run(ctx context.Context, c Config) error {
 			c.Failed(err)
 		}
 		var inactive *Inactive
-		var unknown *Unknown
-		if errors.As(err, &unknown) && c.Unknown != nil {
+		if unknown(err) && c.Unknown != nil {
 			if err := c.Unknown(); err != nil {
 				return err
 			}
@@ -245,6 +244,14 @@ func Run(ctx context.Context, c Config) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// unknown tells whether the control plane does not know the instance, its cluster or the key, be it the socket that was
+// refused or the question where to connect.
+func unknown(err error) bool {
+	var socket *Unknown
+	var call *agentapi.APIError
+	return errors.As(err, &socket) || errors.As(err, &call) && call.Code == "UnrecognizedClientException"
 }
 
 // since is how long ago a time was by the wall clock, which a suspended host's clock does not fall behind; 0 for the zero time.
@@ -395,6 +402,9 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 	return conn, nil
 }
 
+// learner is a [Signer] that takes the control plane's time from an answer.
+type learner interface{ Learn(answer http.Header) bool }
+
 // ping notes a ping; it is answered.
 func (c *Conn) ping(context.Context, []byte) bool {
 	c.pings.note(time.Now().Round(0))
@@ -402,9 +412,6 @@ func (c *Conn) ping(context.Context, []byte) bool {
 	case c.pinged <- struct{}{}:
 	default:
 	}
-// learner is a [Signer] that takes the control plane's time from an answer.
-type learner interface{ Learn(answer http.Header) bool }
-
 	return true
 }
 
@@ -431,7 +438,7 @@ func refusal(response *http.Response, host string, err error) error {
 	if strings.Contains(said, "InactiveInstanceException") {
 		return &Inactive{Message: said}
 	}
-	if strings.HasPrefix(said, "InvalidInstanceException") || strings.HasPrefix(said, "InvalidClusterException") {
+	if strings.Contains(said, "UnrecognizedClientException") || strings.HasPrefix(said, "InvalidInstanceException") || strings.HasPrefix(said, "InvalidClusterException") {
 		return &Unknown{Message: host + " refused the connection: " + said}
 	}
 	return fmt.Errorf("%s refused the connection: %s %s", host, response.Status, said)

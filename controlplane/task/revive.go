@@ -30,7 +30,7 @@ func Revive(txn *store.Txn, v *store.View, owner arn.Owner, i *store.Instance) {
 	}
 	i.Unlisted = true
 	txn.Create(i)
-	if alloc := v.Allocation(i.Cluster, i.ID); alloc.Revision() == 0 {
+	if v.Allocation(i.Cluster, i.ID) == nil {
 		txn.Create(&store.Allocation{Cluster: i.Cluster, Instance: i.ID, Tasks: map[string]store.Resources{}})
 	}
 	txn.StateChange()
