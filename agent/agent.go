@@ -33,6 +33,7 @@ import (
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/endpoints/audit"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
+	"github.com/longshore-project/longshore/agent/hostkey"
 	"github.com/longshore-project/longshore/agent/join"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/agent/logging"
@@ -85,6 +86,7 @@ type Agent struct {
 
 	reserve    *reserve
 	client     *http.Client
+	key        ownKey
 	guard      *policy.Guard
 	clock      *agentapi.Clock
 	identity   *statemgr.Identity // nil before the first registration
@@ -265,7 +267,7 @@ func (a *Agent) checkIdentity(dir string) error {
 	stamp := time.Now().UTC().Format("20060102T150405Z")
 	a.log.Warn("The saved state is another machine's, which this one is a copy of; it is put away, and this host registers as a new container instance",
 		zap.String("instance", a.identity.ContainerInstanceArn), zap.String("directory", dir), zap.String("suffix", ".other-machine-"+stamp))
-	for _, name := range []string{statemgr.DatabaseName, statemgr.IdentityName, tokenName} {
+	for _, name := range []string{statemgr.DatabaseName, statemgr.IdentityName, tokenName, hostkey.FileName} {
 		path := filepath.Join(dir, name)
 		if err := os.Rename(path, path+".other-machine-"+stamp); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("put another machine's state away: %w", err)
@@ -318,6 +320,9 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	}
 	once, err := a.api(credentials, 1)
 	if err != nil {
+		return &TerminalError{err}
+	}
+	if err := a.openKey(); err != nil {
 		return &TerminalError{err}
 	}
 	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded, Beat: a.reports.Beat})
@@ -427,11 +432,6 @@ func (l afterLook) Accept(ctx context.Context, t *acs.Task) error {
 	}
 }
 
-// credentials are this host's own.
-func (a *Agent) credentials() aws.CredentialsProvider {
-	return a.cfg.Credentials(a.lookout)
-}
-
 func (a *Agent) api(credentials aws.CredentialsProvider, attempts int) (*agentapi.Client, error) {
 	return agentapi.New(agentapi.Config{Endpoint: a.cfg.APIEndpoint, Region: a.cfg.Region, Credentials: credentials, HTTPClient: a.client, UserAgent: a.userAgent(), MaxAttempts: attempts, Clock: a.clock})
 }
@@ -462,7 +462,12 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		cfg: a.cfg, host: a.host, engine: info, can: a.offered, gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: ec2, arn: a.savedArn(), token: token,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
-	r.policy = a.guard.Attributes()
+	r.newToken = func() (token string, err error) {
+		dropToken(a.cfg.DataDir)
+		err = a.reserve.try(func() (err error) { token, err = keptToken(a.cfg.DataDir); return err })
+		return token, err
+	}
+	r.policy, r.keys, r.known = a.guard.Attributes(), a.key.ring, !a.registered.IsZero()
 	failpoint.Hit("agent/register-before")
 	arn, err := r.register(ctx, api, a.log)
 	failpoint.Hit("agent/register-after")
@@ -483,8 +488,12 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		}
 	}
 	a.identity = &identity
-	dropToken(a.cfg.DataDir)
 	a.arn.Store(&arn)
+	if a.key.ring.Own() {
+		dropToken(a.cfg.DataDir)
+	} else if err := a.askKey(ctx); err != nil {
+		a.keyEnds()
+	}
 	a.registered = time.Now()
 	a.log.Info("Registered", zap.String("instance", arn), zap.String("cluster", identity.Cluster), zap.Int64("cpu", a.host.CPU), zap.Int64("memory", a.host.Memory), zap.Duration("duration", time.Since(begun)))
 	return nil
@@ -504,7 +513,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
-		Inactive: a.inactive, Unknown: a.unknown, Boot: a.host.BootID, Record: record{a},
+		Inactive: a.inactive, Unknown: a.unknown, KeyEnds: a.keyEnds, Boot: a.host.BootID, Record: record{a},
 	}
 	if a.networking != nil {
 		pc.Networks = a.networking
@@ -518,6 +527,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	group.Go(func() error { return poller.Run(ctx) })
 	group.Go(func() error { return publisher.Run(ctx) })
 	group.Go(func() error { return a.offersChange(ctx) })
+	group.Go(func() error { return a.keepKey(ctx) })
 	return group.Wait()
 }
 

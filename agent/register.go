@@ -37,7 +37,15 @@ type registration struct {
 	version agentapi.VersionInfo
 
 	policy map[string]string // attributes of the host's policy
+
+	newToken func() (string, error) // which is kept until it is no longer needed; nil: one that is not
+
+	keys  keys // this host's access keys in their order; nil: one
+	known bool // this process has been registered
 }
+
+// keys are tried one after the other; *hostkey.Ring is one.
+type keys interface{ Next() bool }
 
 // input is the call's input.
 func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
@@ -94,6 +102,7 @@ type verdict int
 
 const (
 	giveUp        verdict = iota // the error is final
+	nextKey                      // the control plane does not know the key
 	retryLater                   // the service puts us off: try for an hour
 	retryForever                 // the control plane can't be reached: nothing is wrong with us
 	makeCluster                  // the implicit cluster "default" does not exist
@@ -113,6 +122,8 @@ func (r *registration) judge(err error) verdict {
 	switch {
 	case r.cfg.Cluster == "" && (api.Code == "ClusterNotFoundException" || strings.Contains(api.Message, "Cluster not found.")):
 		return makeCluster
+	case api.Code == "UnrecognizedClientException":
+		return nextKey
 	case r.arn != "" && (api.Code == "InactiveInstanceException" || api.Code == "InvalidInstanceException"):
 		return registerAnew
 	case api.Code == "ConflictException": // another machine has this one's identity, or this one's last connection is not noticed to have ended
@@ -153,7 +164,17 @@ func (r *registration) register(ctx context.Context, api session.API, log *zap.L
 			return "", ctx.Err()
 		}
 		var wait time.Duration
-		switch r.judge(err) {
+		verdict := r.judge(err)
+		if verdict == nextKey {
+			if r.keys != nil && r.keys.Next() {
+				log.Warn("The control plane does not know this host's access key; trying with the one before it, or the configured one", zap.Error(err))
+				continue
+			}
+			if verdict = giveUp; r.known { // somebody ended the key: tasks are looked after, as long as nobody says otherwise
+				verdict, begun = retryLater, time.Now()
+			}
+		}
+		switch verdict {
 		case giveUp:
 			return "", fmt.Errorf("register with cluster %s at %s: %w", r.cfg.ClusterOrDefault(), r.where(), err)
 		case terminalError:
@@ -171,7 +192,12 @@ func (r *registration) register(ctx context.Context, api session.API, log *zap.L
 			continue
 		case registerAnew:
 			log.Warn("The control plane does not know this container instance any more; registering as a new one; containers stay as they are", zap.String("instance", r.arn), zap.Error(err))
-			r.arn, r.token = "", uuid.NewString()
+			if r.arn, r.token, err = "", uuid.NewString(), nil; r.newToken != nil {
+				r.token, err = r.newToken()
+			}
+			if err != nil {
+				return "", err
+			}
 			continue
 		case retryLater:
 			if time.Since(begun) > maxThrottled {

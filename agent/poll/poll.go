@@ -38,6 +38,7 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/internal/failpoint"
 	"github.com/longshore-project/longshore/protocol/acs"
+	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
 // acceptTimeout bounds making one task durable.
@@ -94,6 +95,8 @@ type Config struct {
 	Inactive func(away time.Duration) error
 	// Unknown is called when the control plane does not know this instance; a returned error ends Run with it.
 	Unknown func() error
+	// KeyEnds, if set, is called when the control plane says that the access key which opened a connection has an end.
+	KeyEnds func()
 }
 
 // Poller keeps the session.
@@ -146,6 +149,9 @@ func (p *Poller) url(ctx context.Context) (string, error) {
 
 func (p *Poller) serve(ctx context.Context, c *session.Conn) session.Handler {
 	p.cfg.Log.Info("Connected to the control plane", zap.String("endpoint", strings.SplitN(c.URL(), "?", 2)[0]))
+	if p.cfg.KeyEnds != nil && c.Answered(agentapi.KeyExpiresHeader) != "" {
+		p.cfg.KeyEnds()
+	}
 	p.list(ctx, c)
 	p.was.Store(true)
 	p.current.Store(c)

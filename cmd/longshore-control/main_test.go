@@ -35,6 +35,7 @@ func TestCommandLines(t *testing.T) {
 			"arn":    lastWord,
 
 			"firstword": firstWord,
+			"waitfor":   waitFor,
 		},
 	})
 }

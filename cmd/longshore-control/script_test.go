@@ -77,3 +77,18 @@ func firstWord(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Fatalf("no line has %q", args[1])
 }
+
+// waitFor waits until a file is there: waitfor file
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitfor file")
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-tick.C {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s does not appear", args[0])
+}
