@@ -98,12 +98,13 @@ type Config struct {
 
 // Server serves the API. It is an [http.Handler] for POST / and safe for concurrent use.
 type Server struct {
-	cfg   Config
-	store *store.Store
-	log   *zap.Logger
-	owner arn.Owner
-	table operations
-	rooms *placement.Rooms
+	cfg     Config
+	store   *store.Store
+	log     *zap.Logger
+	owner   arn.Owner
+	table   operations
+	rooms   *placement.Rooms
+	reports reports
 
 	unknownMu sync.Mutex
 	unknown   map[string]struct{} // what was logged already: member path, client
@@ -134,6 +135,7 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{cfg: cfg, store: cfg.Store, log: cfg.Log, owner: arn.Owner{Region: cfg.Region, Account: cfg.AccountID},
 		table: operations{}, rooms: placement.NewRooms(cfg.Store, cfg.Scheduling.Network), unknown: map[string]struct{}{}}
+	s.reports.s, s.reports.of = s, map[string][]*report{}
 	for _, resource := range []operations{
 		s.clusterOperations(),
 		s.taskDefinitionOperations(),

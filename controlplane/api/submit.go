@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
-	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -31,18 +30,18 @@ const (
 
 // submitTaskStateChange records what an agent reports about a task. An InvalidParameterException tells the agent that the
 // task is not known here, and to forget it.
-func (s *Server) submitTaskStateChange(ctx context.Context, c *call, in *ecs.SubmitTaskStateChangeInput) (*ecs.SubmitTaskStateChangeOutput, error) {
+func (s *Server) submitTaskStateChange(_ context.Context, c *call, in *ecs.SubmitTaskStateChangeInput) (*ecs.SubmitTaskStateChangeOutput, error) {
 	change := task.StateChange{
 		Status: aws.ToString(in.Status), Reason: aws.ToString(cut(in.Reason, maxReason)),
 		Containers: in.Containers, ManagedAgents: in.ManagedAgents, Attachments: in.Attachments,
 		PullStartedAt: known(in.PullStartedAt), PullStoppedAt: known(in.PullStoppedAt), ExecutionStoppedAt: known(in.ExecutionStoppedAt),
 	}
-	ack, err := s.submit(ctx, c, in.Cluster, in.Task, change)
+	ack, err := s.submit(c, in.Cluster, in.Task, change)
 	return &ecs.SubmitTaskStateChangeOutput{Acknowledgment: ack}, err
 }
 
-func (s *Server) submitContainerStateChange(ctx context.Context, c *call, in *ecs.SubmitContainerStateChangeInput) (*ecs.SubmitContainerStateChangeOutput, error) {
-	ack, err := s.submit(ctx, c, in.Cluster, in.Task, task.StateChange{Containers: []types.ContainerStateChange{{
+func (s *Server) submitContainerStateChange(_ context.Context, c *call, in *ecs.SubmitContainerStateChangeInput) (*ecs.SubmitContainerStateChangeOutput, error) {
+	ack, err := s.submit(c, in.Cluster, in.Task, task.StateChange{Containers: []types.ContainerStateChange{{
 		ContainerName: in.ContainerName, Status: in.Status, ExitCode: in.ExitCode, Reason: in.Reason,
 		RuntimeId: in.RuntimeId, NetworkBindings: in.NetworkBindings,
 	}}})
@@ -50,47 +49,14 @@ func (s *Server) submitContainerStateChange(ctx context.Context, c *call, in *ec
 }
 
 // submit applies a report to a task of an instance that the caller may speak for.
-func (s *Server) submit(ctx context.Context, c *call, clusterRef, ref *string, change task.StateChange) (*string, error) {
+func (s *Server) submit(c *call, clusterRef, ref *string, change task.StateChange) (*string, error) {
 	if err := checkReport(&change); err != nil {
 		return nil, err
 	}
 	if aws.ToString(ref) == "" {
 		return nil, errTaskNotFound
 	}
-	more := true // what a report makes of a task with an interface may be two steps; an agent that hears no answer repeats it
-	var err error
-	for more && err == nil {
-		more, err = s.apply(ctx, c, clusterRef, *ref, change)
-	}
-	return acknowledged(c), err
-}
-
-// apply takes one step, and tells whether the report makes another one.
-func (s *Server) apply(ctx context.Context, c *call, clusterRef *string, ref string, change task.StateChange) (more bool, err error) {
-	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
-		more = false
-		t, err := s.reportedTask(v, c, clusterRef, ref)
-		if err != nil {
-			return err
-		}
-		if n := task.Reported(t); n != nil && change.Status == taskStopped {
-			txn.Update(n).StateChange()
-			return nil
-		}
-		n, changed := task.Apply(t, change, c.now)
-		if !changed {
-			return errNothingToDo
-		}
-		more = task.LastStatus(n) == task.Deprovisioning
-		task.Finish(txn, v, n)
-		if def := placement.Definition(v, aws.ToString(n.Object.TaskDefinitionArn)); def != nil {
-			if fixed := task.FixImages(task.RevisionOf(v, n.Cluster, n.Service, n.Deployment), &def.Object, n); fixed != nil {
-				txn.Update(fixed)
-			}
-		}
-		return nil
-	})
-	return more, err
+	return acknowledged(c), s.reports.record(&report{c: c, cluster: clusterRef, ref: *ref, change: change})
 }
 
 // reportedTask is the task that a report is about.

@@ -36,6 +36,7 @@ type plane struct {
 	ctx     context.Context
 	store   *store.Store
 	session *store.Session
+	api     *api.Server
 	url     string
 	http    *http.Client
 	seal    *seal.Key
@@ -85,7 +86,8 @@ func (p *plane) serveWith(cfg api.Config) {
 	cfg.Seal = p.seal
 	cfg.Region, cfg.AccountID = "us-west-2", "123456789012"
 	cfg.BaseURL = func(r *http.Request) string { return "http://" + r.Host }
-	server := httptest.NewServer(api.New(cfg))
+	p.api = api.New(cfg)
+	server := httptest.NewServer(p.api)
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	p.url, p.http = server.URL, &http.Client{Transport: transport}
 	p.t.Cleanup(func() {

@@ -77,7 +77,7 @@ func (w *world) replica(change ...func(*Config)) (*Server, string, func()) {
 	w.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	w.logs = logs
-	cfg := Config{Store: w.store, Verifier: auth.NewVerifier(auth.StoredKeys(w.store, w.seal), auth.Options{}), Log: zap.New(core), Keep: 50 * time.Millisecond}
+	cfg := Config{Store: w.store, Verifier: auth.NewVerifier(auth.StoredKeys(w.store, w.seal), auth.Options{}), Log: zap.New(core), Keep: 50 * time.Millisecond, AcceptDelay: 10 * time.Millisecond}
 	for _, f := range change {
 		f(&cfg)
 	}

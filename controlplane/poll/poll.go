@@ -81,6 +81,9 @@ type Config struct {
 	MessagesPerSecond int
 	// MaxNonsense is after how many frames that are no messages a socket is closed. Default 100.
 	MaxNonsense int
+	// AcceptDelay is how long acknowledgements of payloads are gathered before they are written: most tasks have reported
+	// something by then, which tells the same. Default 1 s.
+	AcceptDelay time.Duration
 	// Keep is how often instances are looked through for connections that ended unnoticed. Default 5 s.
 	Keep time.Duration
 	// Role gives a role's credentials, by ARN or name, for a task. Its error is the reason why a task with that role is stopped; but
@@ -126,6 +129,7 @@ func (c *Config) defaults() {
 	set(&c.Resend, 5*time.Second)
 	set(&c.ResendMax, time.Minute)
 	set(&c.WriteTimeout, 10*time.Second)
+	set(&c.AcceptDelay, time.Second)
 	set(&c.Keep, 5*time.Second)
 	set(&c.RenewPause, 10*time.Second)
 	set(&c.AttachWait, 5*time.Minute)

@@ -158,10 +158,6 @@ func (s *Server) markDisconnected(ctx context.Context, at place) error {
 // accepted is a task whose payload was acknowledged, with the desired status that the payload had.
 type accepted struct{ id, desired string }
 
-// acceptDelay is how long acknowledgements are gathered before they are written; most tasks have reported something by
-// then, which tells the same.
-const acceptDelay = 50 * time.Millisecond
-
 // accept has an acknowledgement written.
 func (s *Server) accept(at place, a accepted) {
 	s.acceptedMu.Lock()
@@ -180,7 +176,7 @@ func (s *Server) recordAll(ctx context.Context) {
 			return
 		case <-s.dirty:
 		}
-		pause.Reset(acceptDelay)
+		pause.Reset(s.cfg.AcceptDelay)
 		select {
 		case <-ctx.Done():
 			return
