@@ -21,6 +21,7 @@ func openContainerd(cfg *config.Config, b *netns.Bridge, log *zap.Logger) (whole
 		Address: cfg.ContainerdAddress, Namespace: cfg.ContainerdNamespace, Snapshotter: cfg.ContainerdSnapshotter, OCIRuntime: cfg.ContainerRuntime,
 		Root: containerdRoot(cfg), LogProgram: logProgram(), CertsDir: cfg.ContainerdCertsDir, Log: log,
 	}
+	c.Looks = b == nil
 	if b != nil {
 		c.Networks = bridge.New(b, filepath.Join(runFolder, "netns"))
 	}

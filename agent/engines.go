@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +31,8 @@ type wholeRuntime interface {
 	engine.Layered
 	engine.Reacher
 	engine.ForeignContainers
+	engine.LogWatcher
+	Asked(ctx context.Context, all bool) ([]engine.Asked, error)
 }
 
 // runFolder is for what a reboot takes anyway.

@@ -7,8 +7,9 @@ import (
 	"io"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/longshore-project/longshore/agent/config"
-	"github.com/longshore-project/longshore/engine/docker"
 	"github.com/longshore-project/longshore/engine/policy"
 )
 
@@ -32,7 +33,7 @@ func (c PolicyCheck) Run(ctx context.Context, w io.Writer) error {
 	if c.File == "" {
 		c.File = cfg.HostPolicyFile
 	}
-	guard := policy.NewGuard(policy.Options{File: c.File, Sockets: sockets(cfg.DockerEndpoint)})
+	guard := policy.NewGuard(policy.Options{File: c.File, Sockets: sockets(engineAddress(cfg))})
 	p, err := guard.Load()
 	switch {
 	case err != nil:
@@ -41,10 +42,7 @@ func (c PolicyCheck) Run(ctx context.Context, w io.Writer) error {
 		_, err := fmt.Fprintf(w, "There is no policy: %s does not exist. Everything is allowed.\n", c.File)
 		return err
 	}
-	if engineNamed(cfg) != config.EngineDocker {
-		return errors.New("what runs now can be judged with Docker only, and ECS_ENGINE is containerd; new tasks are judged with both")
-	}
-	runtime, err := docker.New(docker.Config{Host: cfg.DockerEndpoint})
+	runtime, err := openEngine(cfg, nil, zap.NewNop())
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,13 @@ type PolicyPath struct {
 	Device   bool
 }
 
+// Asked is a running container and what it got from the host, in the form in which a host policy judges it.
+type Asked struct {
+	ID   string
+	Name string
+	Task PolicyTask // with this one container
+}
+
 // PolicyVerdict is what the policy says. Denial is non-empty when the task must not run here, with the whole reason;
 // Warnings go to the log and the timeline.
 type PolicyVerdict struct {

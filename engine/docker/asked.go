@@ -11,16 +11,9 @@ import (
 	"github.com/longshore-project/longshore/engine"
 )
 
-// Asked is a running container and what it got from the host, in the form in which a host policy judges it.
-type Asked struct {
-	ID   string
-	Name string
-	Task engine.PolicyTask // with this one container
-}
-
 // Asked shows what the running containers have of the host: ours, or with all every container of the engine. It is for a
 // person's question and asks the engine once for each container. What ends meanwhile is left out.
-func (r *Runtime) Asked(ctx context.Context, all bool) ([]Asked, error) {
+func (r *Runtime) Asked(ctx context.Context, all bool) ([]engine.Asked, error) {
 	opts := container.ListOptions{}
 	if !all {
 		opts.Filters = filters.NewArgs(filters.Arg("label", engine.LabelTaskArn))
@@ -29,7 +22,7 @@ func (r *Runtime) Asked(ctx context.Context, all bool) ([]Asked, error) {
 	if err != nil {
 		return nil, classify(ctx, err)
 	}
-	var out []Asked
+	var out []engine.Asked
 	for _, c := range list {
 		full, err := r.link.api(ctx).ContainerInspect(ctx, c.ID)
 		if err != nil || full.ContainerJSONBase == nil || full.Config == nil || full.HostConfig == nil {
@@ -43,8 +36,8 @@ func (r *Runtime) Asked(ctx context.Context, all bool) ([]Asked, error) {
 	return out, nil
 }
 
-func asked(c container.InspectResponse) Asked {
-	a := Asked{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
+func asked(c container.InspectResponse) engine.Asked {
+	a := engine.Asked{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
 	host := c.HostConfig
 	pc := engine.PolicyContainer{Name: c.Config.Labels[engine.LabelContainerName], Image: c.Config.Image, Privileged: host.Privileged, HostPID: host.PidMode.IsHost(),
 		HostIPC: host.IpcMode.IsHost(), HostNetwork: host.NetworkMode.IsHost(), CapAdd: slices.Clone(host.CapAdd)}
