@@ -56,22 +56,24 @@ import (
 
 // Options are what the command line says, and what tests replace.
 type Options struct {
-	Config      config.Options
-	Version     string
-	Hash        string // of the source, at most 8 characters
-	License     string
-	AnyTLS      bool // accept any certificate
-	NoMetadata  bool // never ask the instance metadata service
-	LogLevel    string
-	Stderr      io.Writer
-	Root        string          // of the host, "/" if empty
-	Introspect  string          // address of introspection; its own port, for this host and its containers only, if empty
-	AskedAt     string          // address at which containers ask, without anything done to the host's network; the real one if empty
-	Reload      <-chan struct{} // each asks for the configuration to be read again
-	AskedRetry  time.Duration   // wait before that is tried again when it can't be had; 10 s if zero
-	Runtime     engine.Runtime
-	Clock       func() time.Time // of this host, for signatures and certificates; time.Now if nil
-	EngineRetry time.Duration    // wait between looks at an engine that does not answer; 1 s if zero
+	Config     config.Options
+	Version    string
+	Hash       string // of the source, at most 8 characters
+	License    string
+	AnyTLS     bool // accept any certificate
+	NoMetadata bool // never ask the instance metadata service
+	LogLevel   string
+	Stderr     io.Writer
+	Root       string          // of the host, "/" if empty
+	Introspect string          // address of introspection; its own port, for this host and its containers only, if empty
+	AskedAt    string          // address at which containers ask, without anything done to the host's network; the real one if empty
+	Reload     <-chan struct{} // each asks for the configuration to be read again
+	AskedRetry time.Duration   // wait before that is tried again when it can't be had; 10 s if zero
+	// LossInterval is how often it is looked at what log drivers have lost; 10 s if zero.
+	LossInterval time.Duration
+	Runtime      engine.Runtime
+	Clock        func() time.Time // of this host, for signatures and certificates; time.Now if nil
+	EngineRetry  time.Duration    // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
 	Engine func(*engine.Config)
 }
@@ -86,9 +88,9 @@ type Agent struct {
 
 	reserve    *reserve
 	client     *http.Client
+	clock      *agentapi.Clock
 	key        ownKey
 	guard      *policy.Guard
-	clock      *agentapi.Clock
 	identity   *statemgr.Identity // nil before the first registration
 	runtime    engine.Runtime
 	network    netns.HostNetwork // the host's own
@@ -103,8 +105,9 @@ type Agent struct {
 	cache      *imagecache.Cache[engine.Image]
 	preparer   *preparer
 	secrets    *secrets.Resolver
-	asked      *asked      // what containers ask; nil where that is switched off
-	audit      *audit.Log  // nil where that is switched off
+	asked      *asked     // what containers ask; nil where that is switched off
+	audit      *audit.Log // nil where that is switched off
+	losses     atomic.Pointer[[]engine.LogLoss]
 	offered    abilities   // as registered last
 	registered time.Time   // when that was
 	networking *networking // of tasks; nil where that is switched off
@@ -127,7 +130,7 @@ func Run(ctx context.Context, opt Options) error {
 		opt.Stderr = os.Stderr
 	}
 	opt.Root, opt.EngineRetry = cmp.Or(opt.Root, "/"), cmp.Or(opt.EngineRetry, time.Second)
-	opt.AskedRetry = cmp.Or(opt.AskedRetry, 10*time.Second)
+	opt.AskedRetry, opt.LossInterval = cmp.Or(opt.AskedRetry, 10*time.Second), cmp.Or(opt.LossInterval, 10*time.Second)
 	cfg, warnings, err := config.Load(opt.Config)
 	if err != nil {
 		return &TerminalError{fmt.Errorf("the configuration: %w", err)}
@@ -351,6 +354,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 		group.Go(func() error { return a.network.Keep(ctx, a.log) })
 	}
 	group.Go(func() error { return a.runMeasured(ctx) })
+	group.Go(func() error { return a.watchLosses(ctx) })
 	if a.networking != nil {
 		group.Go(func() error { return a.networking.Run(ctx) })
 		group.Go(func() error { return a.networking.keeper.Keep(ctx) })

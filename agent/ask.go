@@ -126,6 +126,9 @@ func (q *answers) status() *local.Status {
 		s.Engine = engineOf(h.Engine)
 	}
 	s.Health = local.Health{OK: !h.Impaired, Reasons: h.Causes, Since: h.Since.UTC()}
+	for _, l := range a.logLosses() {
+		s.LostOutput = append(s.LostOutput, local.LogLossOf(l))
+	}
 	used := e.Usage()
 	s.Resources.CPU.Used, s.Resources.Memory.Used, s.Resources.GPUs.Used = used.CPU, used.Memory, int64(len(used.GPUs))
 	for _, p := range used.Ports {

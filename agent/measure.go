@@ -96,7 +96,7 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 
 // metricsNow is what is looked at when somebody asks for metrics.
 func (a *Agent) metricsNow() metrics.Now {
-	now := metrics.Now{Tasks: a.tasks(), Health: a.engine.Health(), Uses: a.measured.stats.Uses(), Outside: a.measured.stats.Outside(), Disks: map[string]string{"state": a.cfg.DataDir}}
+	now := metrics.Now{Tasks: a.tasks(), Health: a.engine.Health(), Uses: a.measured.stats.Uses(), Outside: a.measured.stats.Outside(), Losses: a.logLosses(), Disks: map[string]string{"state": a.cfg.DataDir}}
 	if root := a.engineInfo().Root; root != "" {
 		now.Disks["engine"] = root
 	}

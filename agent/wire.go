@@ -77,6 +77,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 		BootID: a.host.BootID, ResumeDaemons: a.cfg.ResumeOnBoot == "daemons",
 		CleanupJitter: a.cfg.TaskCleanupJitter, KeepPerFamily: int(a.cfg.StoppedTasksKept), OrphanPolicy: a.cfg.OrphanPolicy,
 		DiskPressure: a.diskShort,
+		NoLogCopy:    !a.cfg.ContainerLogCopy,
 		LogMaxSize:   a.cfg.ContainerLogMaxSize, LogMaxFiles: int(a.cfg.ContainerLogMaxFiles),
 		StopTimeout: a.cfg.ContainerStopTimeout, CleanupWait: a.cfg.TaskCleanupWait, CreateTimeout: a.cfg.ContainerCreateTimeout,
 		StartTimeout: a.cfg.ContainerStartTimeout, PullTimeout: a.cfg.ImagePullTimeout,

@@ -384,6 +384,9 @@ func (w *worker) create(c *Container, img *Image) deed {
 		if err := e.prepare(t, c, &spec); err != nil {
 			return keep, err
 		}
+		if e.cfg.NoLogCopy {
+			withoutCopy(&spec, e.observer.info())
+		}
 		remark := boundLog(&spec, e.observer.info().LogDriver, e.cfg.LogMaxSize, e.cfg.LogMaxFiles)
 		failpoint.Hit("engine/create-before")
 		id, err := w.make(ctx, spec)

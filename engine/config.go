@@ -53,6 +53,8 @@ type Config struct {
 	// engine.
 	LogMaxSize  string
 	LogMaxFiles int
+	// NoLogCopy has the engine keep no copy of output that its log driver sends elsewhere.
+	NoLogCopy bool
 	// OrphanPolicy is what happens to containers of ours that no task has: OrphansKeep (if empty), OrphansStop or OrphansRemove.
 	OrphanPolicy  string
 	CreateTimeout time.Duration // 4 min

@@ -36,3 +36,36 @@ func TestAJSONFileLogWithoutABoundGetsOne(t *testing.T) {
 		})
 	}
 }
+
+func TestNoCopyIsKeptOfOutputThatGoesElsewhereWhereThatIsSaid(t *testing.T) {
+	docker := Info{Name: "docker", APIVersion: "1.41"}
+	for name, c := range map[string]struct {
+		info  Info
+		given *acs.LogConfig
+		want  string
+	}{
+		"awslogs":               {docker, &acs.LogConfig{Type: "awslogs", Config: map[string]string{"awslogs-group": "g"}}, "true"},
+		"a newer engine":        {Info{Name: "docker", APIVersion: "1.50"}, &acs.LogConfig{Type: "fluentd"}, "true"},
+		"the definition's word": {docker, &acs.LogConfig{Type: "awslogs", Config: map[string]string{"cache-disabled": "false"}}, "false"},
+		"read from its files":   {docker, &acs.LogConfig{Type: "json-file"}, ""},
+		"kept nowhere":          {docker, &acs.LogConfig{Type: "none"}, ""},
+		"the engine's default":  {docker, nil, ""},
+		"an engine without one": {Info{Name: "docker", APIVersion: "1.40"}, &acs.LogConfig{Type: "awslogs"}, ""},
+		"containerd":            {Info{Name: "containerd", APIVersion: "1.44"}, &acs.LogConfig{Type: "awslogs"}, ""},
+	} {
+		s := Spec{}
+		s.HostConfig.LogConfig = c.given
+		before := 0
+		if c.given != nil {
+			before = len(c.given.Config)
+		}
+		withoutCopy(&s, c.info)
+		got := ""
+		if l := s.HostConfig.LogConfig; l != nil {
+			got = l.Config["cache-disabled"]
+		}
+		if got != c.want || c.given != nil && len(c.given.Config) != before {
+			t.Errorf("%s: %q, want %q; the definition's own are %v", name, got, c.want, c.given)
+		}
+	}
+}

@@ -117,6 +117,7 @@ type Config struct {
 	OrphanPolicy           string
 	DiskPressurePercent    int64
 	ContainerLogMaxSize    string
+	ContainerLogCopy       bool
 	ContainerLogMaxFiles   int64
 	StoppedTasksKept       int64 // of each family
 	TaskCleanupJitter      time.Duration

@@ -27,6 +27,7 @@ type Status struct {
 	Health               Health     `json:"health"`
 	Tasks                Counts     `json:"tasks"`
 	UnsentChanges        int        `json:"unsentChanges"` // state changes that the control plane has not accepted yet
+	LostOutput           []LogLoss  `json:"lostOutput,omitempty"`
 }
 
 // Connection is the ACS session with the control plane.
@@ -84,6 +85,22 @@ type Health struct {
 	OK      bool      `json:"ok"`
 	Reasons []string  `json:"reasons,omitempty"`
 	Since   time.Time `json:"since,omitzero"`
+}
+
+// LogLoss is what a container's log driver has lost, in lines.
+type LogLoss struct {
+	Task      string    `json:"task"` // its id
+	Container string    `json:"container"`
+	Driver    string    `json:"driver"`
+	Dropped   int64     `json:"dropped"` // they had no room in the buffer
+	Failed    int64     `json:"failed"`  // the driver could not write them
+	LastError string    `json:"lastError,omitempty"`
+	Since     time.Time `json:"since,omitzero"`
+}
+
+// LogLossOf is one of the engine's.
+func LogLossOf(l engine.LogLoss) LogLoss {
+	return LogLoss{Task: idOf(l.TaskArn), Container: l.Container, Driver: l.Driver, Dropped: l.Dropped, Failed: l.Failed, LastError: l.LastError, Since: utc(l.Since)}
 }
 
 // Counts are tasks by what they are up to.

@@ -11,6 +11,7 @@
 //	longshore_agent_engine_impaired                  1 while the container engine does not do its work
 //	longshore_agent_container_cpu_seconds_total      {task,container}: what it has used
 //	longshore_agent_container_memory_bytes           {task,container}: without page cache
+//	longshore_agent_container_log_lines_lost_total   {task,container,reason}: reason is dropped or failed; only where some were
 //	longshore_agent_disk_bytes{disk,state}           free and total of the disks of the state and of the engine
 //	longshore_agent_disk_inodes{disk,state}
 //	longshore_agent_memory_outside_tasks_bytes       memory in use on the host that is no task's
@@ -94,7 +95,8 @@ type Now struct {
 	Tasks   []engine.TaskStatus
 	Health  engine.EngineHealth
 	Uses    []stats.Use
-	Outside uint64            // bytes
+	Outside uint64 // bytes
+	Losses  []engine.LogLoss
 	Disks   map[string]string // a path on each, by name
 }
 
@@ -132,6 +134,11 @@ func (m *Metrics) write(w io.Writer, now Now) {
 		label := "{task=" + quote(u.TaskArn) + ",family=" + quote(u.Family) + ",container=" + quote(u.Container) + "}"
 		gauge(w, "longshore_agent_container_cpu_seconds_total"+label, u.CPU.Seconds())
 		gauge(w, "longshore_agent_container_memory_bytes"+label, float64(u.Memory))
+	}
+	for _, l := range now.Losses {
+		label := "{task=" + quote(l.TaskArn) + ",container=" + quote(l.Container) + ",reason="
+		gauge(w, "longshore_agent_container_log_lines_lost_total"+label+`"dropped"}`, float64(l.Dropped))
+		gauge(w, "longshore_agent_container_log_lines_lost_total"+label+`"failed"}`, float64(l.Failed))
 	}
 	for name, path := range now.Disks {
 		disk(w, name, path)

@@ -33,7 +33,8 @@ func TestWhatIsCountedIsServedInPrometheusFormat(t *testing.T) {
 	now := Now{
 		Tasks:  []engine.TaskStatus{{Known: "RUNNING", Containers: []engine.ContainerStatus{{Known: "RUNNING"}, {Known: "STOPPED"}}}},
 		Health: engine.EngineHealth{Impaired: true}, Outside: 1 << 20, Disks: map[string]string{"state": "/", "gone": "/does/not/exist"},
-		Uses: []stats.Use{{TaskArn: "arn:t", Family: "f", Container: "a\"b\n", CPU: 1500 * time.Millisecond, Memory: 7}},
+		Losses: []engine.LogLoss{{TaskArn: "arn:t", Container: "web", Dropped: 3, Failed: 1}},
+		Uses:   []stats.Use{{TaskArn: "arn:t", Family: "f", Container: "a\"b\n", CPU: 1500 * time.Millisecond, Memory: 7}},
 	}
 	w := httptest.NewRecorder()
 	m.Handler(func() Now { return now }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -45,6 +46,7 @@ func TestWhatIsCountedIsServedInPrometheusFormat(t *testing.T) {
 		`longshore_agent_engine_call_seconds_count{call="create"} 2`, `longshore_agent_engine_call_failures_total{call="create"} 1`,
 		`longshore_agent_session_connects_total 2`, `longshore_agent_session_connected 1`, `longshore_agent_engine_impaired 1`, `longshore_agent_memory_outside_tasks_bytes 1048576`,
 		`longshore_agent_tasks{status="RUNNING"} 1`, `longshore_agent_tasks{status="PENDING"} 0`, `longshore_agent_containers{status="STOPPED"} 1`,
+		`longshore_agent_container_log_lines_lost_total{task="arn:t",container="web",reason="dropped"} 3`, `longshore_agent_container_log_lines_lost_total{task="arn:t",container="web",reason="failed"} 1`,
 		`longshore_agent_container_cpu_seconds_total{task="arn:t",family="f",container="a\"b\n"} 1.5`, `longshore_agent_container_memory_bytes{task="arn:t",family="f",container="a\"b\n"} 7`,
 	} {
 		if !strings.Contains("\n"+body, "\n"+want+"\n") {

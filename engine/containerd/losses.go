@@ -37,7 +37,7 @@ func (r *Runtime) LogLosses(ctx context.Context) (all []engine.LogLoss, err erro
 		}
 		driver, _ := logConfig(b.rec)
 		all = append(all, engine.LogLoss{
-			ContainerID: b.ID, TaskArn: b.Labels[engine.LabelTaskArn], Container: b.Labels[engine.LabelContainerName], Driver: driver,
+			ContainerID: b.ID, TaskArn: b.Labels[engine.LabelTaskArn], Container: b.rec.Spec.Labels[engine.LabelContainerName], Driver: driver,
 			Dropped: s.Dropped, Failed: s.Failed, LastError: s.LastError, Since: s.Since,
 		})
 	}

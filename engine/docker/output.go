@@ -50,6 +50,9 @@ func (r *Runtime) Logs(ctx context.Context, name string, o engine.LogOptions, w 
 	return classify(ctx, err)
 }
 
+// LogLosses returns nothing: Docker does not tell what its drivers lose. It makes Runtime an engine.LogWatcher.
+func (r *Runtime) LogLosses(context.Context) ([]engine.LogLoss, error) { return nil, nil }
+
 // since is a time as the engine reads it: seconds and nanoseconds since 1970.
 func since(t time.Time) string {
 	if t.IsZero() {
