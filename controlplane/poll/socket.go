@@ -44,8 +44,9 @@ type socket struct {
 	cancel  context.CancelCauseFunc
 	once    sync.Once
 	limit   *rate.Limiter
-	slot    int       // of the pinger
-	pinged  time.Time // when a sign of life was asked for; the pinger's
+	slot    int        // of the pinger
+	pinged  time.Time  // when a sign of life was asked for; the pinger's
+	writes  sync.Mutex // held by who writes a frame: the crew, or who reads and acknowledges
 }
 
 func newSocket(conn *websocket.Conn, wire *wire, cfg *Config, at place, remote string, signer *auth.Identity) *socket {
@@ -165,6 +166,8 @@ func (c *socket) write(frame []byte) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
+	c.writes.Lock()
+	defer c.writes.Unlock()
 	c.wire.hold()
 	err := c.conn.Write(context.Background(), websocket.MessageText, frame)
 	if sent := c.wire.release(); err == nil {

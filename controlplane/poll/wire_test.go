@@ -6,8 +6,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/coder/websocket"
 	"pgregory.net/rapid"
 )
 
@@ -90,4 +95,53 @@ func TestWhatIsInFramesIsNeverTakenForAPong(t *testing.T) {
 			t.Fatalf("%d bytes of %d arrived: %v", len(got), len(stream), err)
 		}
 	})
+}
+
+// A session's crew beats and delivers while its reader acknowledges.
+func TestWhoWritesAtOnceWritesWholeFramesOneAfterTheOther(t *testing.T) {
+	const writers, each = 8, 200
+	var cfg Config
+	cfg.defaults()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		up := &upgrading{ResponseWriter: w, timeout: time.Minute}
+		conn, err := websocket.Accept(up, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		s := newSocketFor(&cfg)
+		s.conn, s.wire = conn, up.wire
+		var all sync.WaitGroup
+		for i := range writers {
+			all.Go(func() {
+				for range each {
+					if err := s.write(bytes.Repeat([]byte{byte('a' + i)}, 10*i+1)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+		_ = conn.Close(websocket.StatusNormalClosure, "")
+	}))
+	defer server.Close()
+	conn, _, err := websocket.Dial(t.Context(), server.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	read := map[int]int{}
+	for range writers * each {
+		_, frame, err := conn.Read(t.Context())
+		if err != nil {
+			t.Fatalf("after %v: %v", read, err)
+		}
+		read[len(frame)]++
+	}
+	for i := range writers {
+		if read[10*i+1] != each {
+			t.Errorf("%d frames of writer %d, not %d", read[10*i+1], i, each)
+		}
+	}
 }
