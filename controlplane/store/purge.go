@@ -28,6 +28,8 @@ type PurgeConfig struct {
 	// Away is how long it is remembered that a container instance was deregistered, and how long a task is kept that was made
 	// STOPPED without a word of its agent: a host that comes back within this time is told. Default 30 days.
 	Away time.Duration
+	// Keys is how long an access key stays listed that has ended. Default 30 days.
+	Keys time.Duration
 	// Pressed replaces StoppedTasks and Inactive while the store is nearly full. Default 5 m.
 	Pressed time.Duration
 	// Now is the clock. Default time.Now.
@@ -41,6 +43,7 @@ func (c PurgeConfig) withDefaults() PurgeConfig {
 	c.EventsMost = cmp.Or(c.EventsMost, 100)
 	c.Inactive = cmp.Or(c.Inactive, 6*time.Hour)
 	c.Away = cmp.Or(c.Away, 30*24*time.Hour)
+	c.Keys = cmp.Or(c.Keys, 30*24*time.Hour)
 	c.Pressed = cmp.Or(c.Pressed, 5*time.Minute)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -111,6 +114,11 @@ func (s *Store) PurgeOnce(ctx context.Context, cfg PurgeConfig) (int, error) {
 // purgeable lists what need not be kept, in groups that go together.
 func purgeable(v *View, cfg PurgeConfig, now time.Time) [][]Record {
 	doomed := purgeableDefinitions(v)
+	for k := range v.Keys() {
+		if end := k.Ended(now); !end.IsZero() && now.Sub(end) > cfg.Keys {
+			doomed = append(doomed, []Record{k})
+		}
+	}
 	for c := range v.Clusters() {
 		name := aws.ToString(c.Object.ClusterName)
 		doomed = append(doomed, purgeableTasks(v, name, cfg, now)...)
