@@ -60,7 +60,6 @@ func TestBench(t *testing.T) {
 	}
 	e2e.BuildFlags = []string{"-trimpath", "-tags", tags, "-ldflags", "-s -w"}
 	os.Setenv("CGO_ENABLED", "0")
-	t.Cleanup(e2e.Cleanup)
 	ram := t.TempDir()
 	if err := unix.Mount("tmpfs", ram, "tmpfs", 0, "size=8g"); err != nil {
 		t.Fatalf("a tmpfs for the engine's data: %v", err)
