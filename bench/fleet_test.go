@@ -120,9 +120,9 @@ func startControl(t *testing.T, bin, data string, flags ...string) *control {
 	t.Helper()
 	at := freeAddress(t)
 	c := &control{t: t, url: "http://" + at, data: data}
-	// The roll-out of a first deployment is not bounded by waves; they would only measure their own pauses.
+	// The roll-out of a first deployment is not bounded by waves; they would only measure their own pauses, and limits of calls theirs.
 	c.cmd = exec.Command(bin, append([]string{"run", "--data-dir", data, "--listen", at, "--region", fleetRegion, "--account-id", "123456789012",
-		"--rollout", "parallel", "--log-level", "warn"}, flags...)...)
+		"--rollout", "parallel", "--log-level", "warn", "--rate-limit", "1e6", "--enrolment-rate-limit", "1e6"}, flags...)...)
 	log, err := os.Create(data + ".log")
 	if err != nil {
 		t.Fatal(err)
@@ -259,6 +259,9 @@ func (r *fleetRun) measure() {
 		r.must("RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: &family, NetworkMode: types.NetworkModeHost,
 			ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("main"), Image: aws.String("sleep:1"), Memory: aws.Int32(6), Cpu: 1}}}, nil)
 	}
+	// A host has room for a hundred of these, as real ones have: more than that binpack would put on one.
+	r.must("RegisterTaskDefinition", &ecs.RegisterTaskDefinitionInput{Family: aws.String("packed"), NetworkMode: types.NetworkModeHost,
+		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("main"), Image: aws.String("sleep:1"), Memory: aws.Int32(39_000), Cpu: 1}}}, nil)
 	for _, part := range []struct {
 		name string
 		run  func()
@@ -506,7 +509,7 @@ func (r *fleetRun) strategies() {
 				for ctx.Err() == nil {
 					var out ecs.RunTaskOutput
 					start := time.Now()
-					err := r.api.Call(r.ctx, "RunTask", &ecs.RunTaskInput{Cluster: aws.String(cluster), TaskDefinition: aws.String("run"), Count: aws.Int32(10),
+					err := r.api.Call(r.ctx, "RunTask", &ecs.RunTaskInput{Cluster: aws.String(cluster), TaskDefinition: aws.String("packed"), Count: aws.Int32(10),
 						PlacementStrategy: []types.PlacementStrategy{strategy}}, &out)
 					took.add(time.Since(start), err)
 					placed.Add(int64(len(out.Tasks)))
