@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the measurements and prints them as a table, with floors, aims and the load of the machine. What may be set:
 #
-#   PARTS       join,boot,update,start,many,rest,asked,restart,pull,containerd,net   which of them; the control plane's fleet only where it is not set
+#   PARTS       join,boot,update,start,many,rest,asked,restart,pull,containerd,net,replicas   which of them; the control plane's fleet only where it is not set
 #   ROUNDS      40      how often each start is measured
 #   BEHAVIOURS  prefer-cached,once,default,always   with which pull behaviours
 #   CONTAINERS  100     how many tasks run at once
@@ -18,9 +18,12 @@ cd "$(dirname "$0")/.."
 if [[ -z ${FLEET:-} && ${PARTS:-net} == *net* ]]; then
 	go test -tags bench -count=1 -timeout 30m -v -run '^TestNet$' ./bench
 fi
-if [[ -z ${FLEET:-} && ${PARTS:-} != net ]]; then
+if [[ ${PARTS:-} == *replicas* ]]; then
+	go test -tags bench -count=1 -timeout 30m -v -run '^TestReplicas$' ./bench
+fi
+if [[ -z ${FLEET:-} && ${PARTS:-} != net && ${PARTS:-} != replicas ]]; then
 	go test -tags bench -count=1 -timeout 90m -v -run '^TestBench$' ./bench
 fi
 if [[ -z ${PARTS:-} ]]; then
-	exec go test -tags bench -count=1 -timeout 60m -v -run '^TestFleet(OfTwo)?$' ./bench
+	exec go test -tags bench -count=1 -timeout 60m -v -run '^(TestFleet|TestReplicas)$' ./bench
 fi

@@ -99,7 +99,7 @@ func TestWhatIsInFramesIsNeverTakenForAPong(t *testing.T) {
 
 // A session's crew beats and delivers while its reader acknowledges.
 func TestWhoWritesAtOnceWritesWholeFramesOneAfterTheOther(t *testing.T) {
-	const writers, each = 8, 200
+	const writers, each, size = 8, 50, 100_000 // a frame takes a while to be put together
 	var cfg Config
 	cfg.defaults()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -115,7 +115,7 @@ func TestWhoWritesAtOnceWritesWholeFramesOneAfterTheOther(t *testing.T) {
 		for i := range writers {
 			all.Go(func() {
 				for range each {
-					if err := s.write(bytes.Repeat([]byte{byte('a' + i)}, 10*i+1)); err != nil {
+					if err := s.write(bytes.Repeat([]byte{byte('a' + i)}, size+i)); err != nil {
 						t.Error(err)
 						return
 					}
@@ -131,6 +131,7 @@ func TestWhoWritesAtOnceWritesWholeFramesOneAfterTheOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.CloseNow() }()
+	conn.SetReadLimit(2 * size)
 	read := map[int]int{}
 	for range writers * each {
 		_, frame, err := conn.Read(t.Context())
@@ -140,8 +141,8 @@ func TestWhoWritesAtOnceWritesWholeFramesOneAfterTheOther(t *testing.T) {
 		read[len(frame)]++
 	}
 	for i := range writers {
-		if read[10*i+1] != each {
-			t.Errorf("%d frames of writer %d, not %d", read[10*i+1], i, each)
+		if read[size+i] != each {
+			t.Errorf("%d frames of writer %d, not %d", read[size+i], i, each)
 		}
 	}
 }

@@ -47,6 +47,12 @@ func (h *hand) run(ctx context.Context, pause time.Duration) {
 			}
 		}
 		h.undo = later
+		for _, n := range h.w.controls {
+			if n.exited() {
+				h.count("start without etcd")
+				n.begin()
+			}
+		}
 		if now.After(next) {
 			h.act()
 			next = now.Add(pause/2 + time.Duration(h.random.Int64N(int64(pause))))

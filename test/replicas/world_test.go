@@ -192,6 +192,10 @@ func (n *node) alive() bool {
 	}
 }
 
+// exited tells whether the process has ended by itself with an error, as a control plane does that is started while etcd can't
+// be reached. Who runs it has it started again; a panic is told at the end.
+func (n *node) exited() bool { return !n.alive() && n.cmd.ProcessState.Exited() }
+
 // health asks a control plane directly.
 func (n *node) health(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, n.url()+"/healthz", nil)
@@ -261,11 +265,11 @@ func (w *world) key(file string) aws.Credentials {
 	return aws.Credentials{AccessKeyID: k.AccessKeyID, SecretAccessKey: k.Secret}
 }
 
-// raced tells of data races, panics and ends by themselves.
+// judgeProcesses tells of data races and panics.
 func (w *world) judgeProcesses() {
 	for _, n := range w.controls {
-		if said := n.log.String(); strings.Contains(said, "DATA RACE") || strings.Contains(said, "panic") {
-			w.Errorf("%s: %s", n.name, excerpt(said, "DATA RACE", "panic"))
+		if said := n.log.String(); strings.Contains(said, "DATA RACE") || strings.Contains(said, "panic: ") {
+			w.Errorf("%s: %s", n.name, excerpt(said, "DATA RACE", "panic: "))
 		}
 	}
 }
