@@ -69,10 +69,10 @@ func (s *Server) serviceObject(v *store.View, r *store.Service, tags bool) types
 	}
 	o.RunningCount, o.PendingCount = 0, 0
 	for t := range v.LiveOf(r.Cluster, aws.ToString(o.ServiceName)) {
-		if t.Object.CreatedAt.Before(*o.CreatedAt) {
+		d := byID[t.Deployment]
+		if d == nil && t.Object.CreatedAt.Before(*o.CreatedAt) {
 			continue // of an earlier service of that name
 		}
-		d := byID[t.Deployment]
 		if d == nil {
 			d = &types.Deployment{}
 		}
