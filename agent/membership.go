@@ -246,6 +246,14 @@ func Leave(ctx context.Context, opt LeaveOptions) error {
 		Host: func(ctx context.Context, cluster, arn string) (*wire.HostOutput, error) {
 			return hostOf(ctx, opt.Options, cluster, arn)
 		},
+		EndKey: func(ctx context.Context) error {
+			client, _, done, err := own(ctx, opt.Options, agentapi.OwnTarget)
+			if err != nil {
+				return err
+			}
+			defer done()
+			return client.Call(ctx, wire.EndKeyOperation, &struct{}{}, nil)
+		},
 		Stop:  a.endAgent,
 		Parts: []join.Part{{Name: "containers", Remove: a.removeContainers(opt.Force || opt.Alone)}, {Name: "network", Remove: a.removeNetwork}, {Name: "groups", Remove: a.removeGroups}},
 		Files: stateFiles, Left: func(ctx context.Context) []string { return a.whatStays(ctx, file) },

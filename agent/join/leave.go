@@ -74,6 +74,8 @@ type Leaving struct {
 	// Call makes a call of the ECS API with the agent's key, and Host asks about an instance.
 	Call func(ctx context.Context, operation string, in, out any) error
 	Host func(ctx context.Context, cluster, arn string) (*join.HostOutput, error)
+	// EndKey has the control plane revoke the key that signs.
+	EndKey func(ctx context.Context) error
 	// Stop ends the agent with this process id, and keeps it from coming back by itself; pid is 0 when none answers.
 	Stop func(ctx context.Context, pid int) (string, error)
 	// Parts go when the agent is gone, in order.
@@ -214,6 +216,10 @@ func (l *Leaving) deregister(ctx context.Context) (string, error) {
 			return "", errors.Join(fails("Tasks that came meanwhile are drained if you leave again. "+alone, "%w", err), os.Remove(filepath.Join(l.Dir, MarkName)))
 		}
 		l.hit("deregistered")
+		if err := l.EndKey(ctx); err != nil && !l.gone(err) {
+			return "", fails(alone, "revoke this host's key: %w", err)
+		}
+		l.hit("ended")
 	}
 	says := "the control plane does not know this host any more, nor its key"
 	if l.Alone && !l.mark.Deregistered {

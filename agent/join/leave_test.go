@@ -80,6 +80,16 @@ func (p *parting) leaving() *Leaving {
 			return &join.HostOutput{Instance: &join.HostInstance{Status: &p.status, StatusReason: &reason, Tasks: &p.tasks}}, nil
 		},
 		Call: p.call,
+		EndKey: func(context.Context) error {
+			if err := p.answers(); err != nil {
+				return err
+			}
+			if p.status != "INACTIVE" {
+				p.t.Error("the key ends before the instance")
+			}
+			p.key = false
+			return nil
+		},
 		Stop: func(_ context.Context, pid int) (string, error) {
 			if p.running != (pid == 77) {
 				p.t.Errorf("process %d is to be ended", pid)
@@ -130,7 +140,7 @@ func (p *parting) call(_ context.Context, operation string, in, _ any) error {
 		if LoadMark(p.dir) == nil {
 			p.t.Error("deregistered without a mark: an agent that starts now registers again")
 		}
-		p.status, p.key = "INACTIVE", false
+		p.status = "INACTIVE"
 	}
 	return nil
 }
@@ -138,7 +148,7 @@ func (p *parting) call(_ context.Context, operation string, in, _ any) error {
 // gone says what is not as it must be after a leave.
 func (p *parting) gone() error {
 	var errs []error
-	if p.status != "INACTIVE" || p.running || len(p.parts) > 0 {
+	if p.status != "INACTIVE" || p.key && p.away == nil || p.running || len(p.parts) > 0 {
 		errs = append(errs, fmt.Errorf("%+v", p))
 	}
 	if text, err := os.ReadFile(p.file); err != nil || string(text) != "ECS_LOGLEVEL=debug\nB=2\n" {

@@ -247,6 +247,8 @@ func (s *Server) answer(ctx context.Context, c *call, w http.ResponseWriter, r *
 		return s.sizing(ctx, body)
 	case hostOperation:
 		return s.host(ctx, c, body)
+	case endKeyOperation:
+		return s.endKey(ctx, c)
 	case hostKeyOperation:
 		return s.hostKey(ctx, c, body)
 	}
@@ -271,7 +273,7 @@ func operationOf(targets []string) (string, error) {
 	if len(targets) != 1 {
 		return "", exception("UnknownOperationException", "The request has %d X-Amz-Target headers; it needs one, of the form %s<operation>.", len(targets), ecsapi.TargetPrefix)
 	}
-	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation || own == hostOperation || own == hostKeyOperation) {
+	if own, ok := strings.CutPrefix(targets[0], OwnTargetPrefix); ok && (own == explainOperation || own == sizingOperation || own == hostOperation || own == hostKeyOperation || own == endKeyOperation) {
 		return own, nil
 	}
 	op, err := ecsapi.ByTarget(targets[0])
@@ -286,7 +288,7 @@ func operationOf(targets []string) (string, error) {
 func (c *call) authorize() error {
 	own := c.op == explainOperation || c.op == sizingOperation
 	switch {
-	case c.op == hostKeyOperation:
+	case c.op == hostKeyOperation, c.op == endKeyOperation:
 		if c.identity.Role == store.RoleHost {
 			return nil
 		}

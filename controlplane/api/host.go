@@ -19,6 +19,24 @@ import (
 // instance is drained.
 const hostOperation = join.HostOperation
 
+// endKeyOperation has a host that leaves take its own key with it. Hosts may.
+const endKeyOperation = join.EndKeyOperation
+
+// endKey answers an EndKey call. The sockets of the key are closed by whoever serves them.
+func (s *Server) endKey(ctx context.Context, c *call) ([]byte, error) {
+	err := s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		k := v.Key(c.identity.AccessKeyID)
+		if k == nil || k.Enrolment || !k.Revoked.IsZero() {
+			return errNothingToDo
+		}
+		ended := *k
+		ended.Revoked = c.now
+		txn.Update(&ended).StateChange()
+		return nil
+	})
+	return []byte("{}"), err
+}
+
 // host answers a Host call.
 func (s *Server) host(ctx context.Context, c *call, body []byte) ([]byte, error) {
 	var in join.HostInput

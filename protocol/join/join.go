@@ -1,8 +1,9 @@
 // Package join is what a host and a control plane say to each other when the host joins or leaves: the token that a person
-// carries from one to the other, and the shapes of the two questions that ECS has no operation for.
+// carries from one to the other, and what ECS has no operation for.
 //
 //	GET  CAPath                       the control plane's own CA, PEM; asked before it can be trusted, and held against the token's pin
 //	POST / LongshoreV1.Host (signed)  what the control plane knows about the asking key's host: [HostInput], [HostOutput]
+//	POST / LongshoreV1.EndKey (signed)  a host's own key ends itself; nothing is asked and nothing answered
 package join
 
 import (
@@ -19,8 +20,12 @@ import (
 // CAPath is where a control plane with a CA of its own serves its certificate, to everybody.
 const CAPath = "/longshore/v1/ca"
 
-// HostOperation is the operation's name, behind agentapi.OwnTarget in X-Amz-Target.
-const HostOperation = "Host"
+// The operations' names, behind agentapi.OwnTarget in X-Amz-Target.
+const (
+	HostOperation = "Host"
+	// EndKeyOperation revokes the key that signs it. A join key, which is not one host's own, stays as it is.
+	EndKeyOperation = "EndKey"
+)
 
 // HostInput asks about a key, and about a container instance that it speaks for unless that is nil.
 type HostInput struct {
