@@ -394,20 +394,42 @@ func (a *Agent) engineAnswers(ctx context.Context) error {
 	}
 }
 
-// belong registers and holds the sessions, again and again if the control plane forgets this instance. patient makes several
-// attempts of one call, once makes one.
+// belong registers and holds the sessions, again and again if the control plane forgets this instance. A refusal, of a wrong key as of a
+// cluster that does not exist, is told and tried again: containers are looked after meanwhile, and whoever mends it, here or there, need
+// not think of this process. patient makes several attempts of one call, once makes one.
 func (a *Agent) belong(ctx context.Context, patient, once session.API, signer session.Signer) error {
 	if err := a.firstLook(ctx); err != nil {
 		return err
 	}
+	refused := session.BackOff{First: 5 * time.Second, Most: time.Minute, Factor: 2, Jitter: 0.2}
 	for {
 		if err := a.register(ctx, patient); err != nil {
-			return err
+			if err = a.unregistered(ctx, err, refused.Next()); err != nil {
+				return err
+			}
+			continue
 		}
+		refused.Reset()
 		notify("STATUS=Registered as " + *a.arn.Load())
 		if err := a.sessions(ctx, once, signer); !errors.Is(err, errRegisterAnew) && !errors.Is(err, errOffers) {
 			return err
 		}
+	}
+}
+
+// unregistered tells why this host could not be registered, and waits until it is tried again.
+func (a *Agent) unregistered(ctx context.Context, err error, retry time.Duration) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	a.log.Error("This host is not registered; its containers are looked after, and it is tried again", zap.Error(err), zap.Duration("retry", retry))
+	a.link.failed(err)
+	notify("STATUS=Not registered: " + err.Error())
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(retry):
+		return nil
 	}
 }
 

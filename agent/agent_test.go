@@ -247,7 +247,6 @@ func TestWhatARestartDoesNotHealIsATerminalError(t *testing.T) {
 		{"a certificate bundle that is not there", env("AWS_CA_BUNDLE=/none"), "AWS_CA_BUNDLE", true},
 		{"an endpoint that is none", env("ECS_BACKEND_HOST=ftp://x"), "ftp://x", true},
 		{"no region", func(h *testHost) { h.env[2] = "AWS_DEFAULT_REGION=" }, "set AWS_DEFAULT_REGION", false},
-		{"no credentials", func(h *testHost) { h.env[3] = "AWS_SHARED_CREDENTIALS_FILE=/none" }, "no credentials", false},
 		{"a state directory that can't be made", func(h *testHost) { write("file", "")(h); env("ECS_DATADIR=" + h.dir + "/file/x")(h) }, "ECS_DATADIR", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -257,6 +256,28 @@ func TestWhatARestartDoesNotHealIsATerminalError(t *testing.T) {
 			var terminal *TerminalError
 			if err == nil || !strings.Contains(err.Error(), c.want) || errors.As(err, &terminal) != c.terminal || strings.Contains(err.Error(), "topsecret") {
 				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestARefusedRegistrationIsToldAndTriedAgainAndEndsNobody(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		prepare func(*testHost)
+		want    string
+	}{
+		{"no credentials", func(h *testHost) { h.env[3] = "AWS_SHARED_CREDENTIALS_FILE=/none" }, "no credentials"},
+		{"a key that may not", func(h *testHost) { h.env[0] = "ECS_CLUSTER=refused" }, "AccessDeniedException: not you"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newTestHost(t, newControlPlane(t))
+			c.prepare(h)
+			leave := h.start()
+			h.untilLogged(c.want)
+			h.untilLogged("it is tried again")
+			if err := leave(); err != nil {
+				t.Error(err)
 			}
 		})
 	}

@@ -39,7 +39,11 @@ func waitingFor(what string) {
 
 // serveSystemd tells systemd what it wants to know, until ctx ends. started is closed when the engine of tasks is there.
 func (a *Agent) serveSystemd(ctx context.Context, started <-chan struct{}) {
-	defer notify(daemon.SdNotifyStopping)
+	defer func() {
+		if !errors.Is(context.Cause(ctx), ErrReload) { // which systemd waits for to become ready again
+			notify(daemon.SdNotifyStopping)
+		}
+	}()
 	select {
 	case <-ctx.Done():
 		return

@@ -84,6 +84,11 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", awsjson.ContentType)
 	switch operation {
 	case "RegisterContainerInstance":
+		if in["cluster"] == "refused" {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write(awsjson.EncodeError("AccessDeniedException", "not you"))
+			return
+		}
 		arn := c.register(in)
 		c.events <- fmt.Sprintf("register %v as %s", in["containerInstanceArn"], arn)
 		answer(c.t, w, map[string]any{"containerInstance": map[string]any{"containerInstanceArn": arn, "attributes": in["attributes"]}})
