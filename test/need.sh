@@ -15,6 +15,7 @@ want /usr/sbin/nft nftables
 want /usr/bin/tini tini
 want /usr/bin/gcc gcc
 want /usr/bin/setfacl acl
+want /usr/bin/systemd-analyze systemd
 command -v ip >/dev/null || missing+=(iproute2)
 command -v aws >/dev/null || missing+=(awscli)
 if [ ${#missing[@]} -gt 0 ]; then
