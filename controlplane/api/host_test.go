@@ -40,7 +40,7 @@ func TestAHostIsToldWhatItJoins(t *testing.T) {
 		return *out.Instance
 	}
 	i := look()
-	if d := i.Daemons[0]; *i.Status != "ACTIVE" || *i.AgentConnected || *i.Tasks != 0 || *d.Service != "logging-agent" || *d.Ready || !strings.HasPrefix(*d.State, "FITS: ") {
+	if d := i.Daemons[0]; *i.Status != "ACTIVE" || !*i.AgentConnected || *i.Tasks != 0 || *d.Service != "logging-agent" || *d.Ready || !strings.HasPrefix(*d.State, "FITS: ") {
 		t.Errorf("%+v: %s", i, *d.State)
 	}
 	p.schedule("logging-agent", id)
