@@ -21,9 +21,13 @@ up: ## the whole of Longshore on this machine, with a DAEMON service that runs; 
 down: ## take back everything that make up made
 	@test/up/down.sh
 
+# What runs alone: two of these have worlds of both engines side by side, and the third compares the whole machine before and after.
+ALONE = ./test/e2e ./test/fields ./test/readme
+
 test: need ## every test, engines included
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /test/)
-	$(GO) test -race -timeout 20m -p 1 ./test/...
+	$(GO) test -race -timeout 20m -p 1 $(ALONE)
+	$(GO) test -race -timeout 20m -p 2 $$($(GO) list ./test/... | grep -v $(foreach room,$(ALONE),-e '$(room:.%=%)$$'))
 
 test-engines: need ## the tests that build and run a current dockerd: minutes of CPU the first time, then some minutes each
 	$(GO) test -race -tags engines -count=1 -timeout 40m -v ./test/engines

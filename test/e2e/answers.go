@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 )
 
 // The members of the CLI's answers that the tests look at.
@@ -59,10 +58,10 @@ const cluster = "daemonset"
 // Service describes one service.
 func (l *Lab) Service(name string) Service {
 	l.t.Helper()
-	got := AWS[struct {
+	got := Ask[struct {
 		Services []Service
 		Failures []Failure
-	}](l, "ecs", "describe-services", "--cluster", cluster, "--services", name)
+	}](l, "describe-services", "--cluster", cluster, "--services", name)
 	if len(got.Services) != 1 {
 		l.t.Fatalf("describe-services %s: %+v", name, got)
 	}
@@ -72,7 +71,7 @@ func (l *Lab) Service(name string) Service {
 // Tasks lists and describes; filters are CLI arguments of list-tasks.
 func (l *Lab) Tasks(filters ...string) []Task {
 	l.t.Helper()
-	list := AWS[struct{ TaskArns []string }](l, append([]string{"ecs", "list-tasks", "--cluster", cluster}, filters...)...)
+	list := Ask[struct{ TaskArns []string }](l, "list-tasks", append([]string{"--cluster", cluster}, filters...)...)
 	if len(list.TaskArns) == 0 {
 		return nil
 	}
@@ -82,18 +81,69 @@ func (l *Lab) Tasks(filters ...string) []Task {
 // DescribeTasks describes tasks by id or ARN.
 func (l *Lab) DescribeTasks(ids ...string) []Task {
 	l.t.Helper()
-	return AWS[struct{ Tasks []Task }](l, append([]string{"ecs", "describe-tasks", "--cluster", cluster, "--tasks"}, ids...)...).Tasks
+	return Ask[struct{ Tasks []Task }](l, "describe-tasks", append([]string{"--cluster", cluster, "--tasks"}, ids...)...).Tasks
 }
 
 // Instances lists and describes; filters are CLI arguments of list-container-instances.
 func (l *Lab) Instances(filters ...string) []Instance {
 	l.t.Helper()
-	list := AWS[struct{ ContainerInstanceArns []string }](l, append([]string{"ecs", "list-container-instances", "--cluster", cluster}, filters...)...)
+	list := Ask[struct{ ContainerInstanceArns []string }](l, "list-container-instances", append([]string{"--cluster", cluster}, filters...)...)
 	if len(list.ContainerInstanceArns) == 0 {
 		return nil
 	}
-	return AWS[struct{ ContainerInstances []Instance }](l, append([]string{"ecs", "describe-container-instances", "--cluster", cluster, "--container-instances"},
-		list.ContainerInstanceArns...)...).ContainerInstances
+	return Ask[struct{ ContainerInstances []Instance }](l, "describe-container-instances", append([]string{"--cluster", cluster, "--container-instances"}, list.ContainerInstanceArns...)...).ContainerInstances
+}
+
+// waited waits for tasks or a service, and then has the CLI's waiter of that name agree; alone that would look every 6 or 15 seconds.
+func (l *Lab) waited(waiter string, names ...string) {
+	l.t.Helper()
+	kind, status, _ := strings.Cut(waiter, "-")
+	l.Until(60*time.Second, waiter+" "+strings.Join(names, " "), func() error {
+		if kind == "services" {
+			if s := l.Service(names[0]); status == "inactive" && s.Status != "INACTIVE" {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		}
+		for _, task := range l.DescribeTasks(names...) {
+			if task.LastStatus != strings.ToUpper(status) {
+				return fmt.Errorf("%+v", task)
+			}
+		}
+		return nil
+	})
+	l.Do(append([]string{"ecs", "wait", waiter, "--cluster", cluster, "--" + kind}, names...)...)
+}
+
+// sameByCLI has the CLI list and describe what was asked without it.
+func (l *Lab) sameByCLI(service string, tasks []Task) {
+	l.t.Helper()
+	list := AWS[struct{ TaskArns []string }](l, "ecs", "list-tasks", "--cluster", cluster, "--service-name", service).TaskArns
+	described := AWS[struct{ Tasks []Task }](l, append([]string{"ecs", "describe-tasks", "--cluster", cluster, "--tasks"}, list...)...).Tasks
+	byArn := func(a, b Task) int { return strings.Compare(a.TaskArn, b.TaskArn) }
+	slices.SortFunc(described, byArn)
+	slices.SortFunc(tasks, byArn)
+	if got, want := fmt.Sprintf("%+v", described), fmt.Sprintf("%+v", tasks); got != want {
+		l.t.Errorf("by the CLI there are %s, else %s", got, want)
+	}
+	if s := AWS[struct{ Services []Service }](l, "ecs", "describe-services", "--cluster", cluster, "--services", service).Services; len(s) != 1 || s[0].RunningCount != len(tasks) {
+		l.t.Errorf("%+v", s)
+	}
+	instances := AWS[struct{ ContainerInstanceArns []string }](l, "ecs", "list-container-instances", "--cluster", cluster, "--filter", "agentConnected == true").ContainerInstanceArns
+	if got := AWS[struct{ ContainerInstances []Instance }](l, append([]string{"ecs", "describe-container-instances", "--cluster", cluster, "--container-instances"}, instances...)...).ContainerInstances; len(got) != len(l.Instances("--filter", "agentConnected == true")) {
+		l.t.Errorf("%+v", got)
+	}
+}
+
+// Connected waits until as many instances as that are connected.
+func (l *Lab) Connected(n int) {
+	l.t.Helper()
+	l.Until(60*time.Second, fmt.Sprintf("%d instances are connected", n), func() error {
+		if got := l.Instances("--filter", "agentConnected == true"); len(got) != n {
+			return fmt.Errorf("%d are", len(got))
+		}
+		return nil
+	})
 }
 
 // InstanceOf returns host i's container instance: the one that its agent's introspection names.
@@ -121,12 +171,11 @@ func ID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 // Containers are all containers on host i's engine that carry ECS's task label and one of the services' family, newest first, whatever their state.
 func (l *Lab) Containers(i int, family string) []container.Summary {
 	l.t.Helper()
-	list, err := l.Engine(i).ContainerList(context.Background(), container.ListOptions{All: true, Filters: filters.NewArgs(
-		filters.Arg("label", "com.amazonaws.ecs.task-arn"), filters.Arg("label", "com.amazonaws.ecs.task-definition-family="+family))})
+	list, err := l.Seen(i).List(context.WithoutCancel(l.t.Context()))
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	return list
+	return slices.DeleteFunc(list, func(c container.Summary) bool { return c.Labels["com.amazonaws.ecs.task-definition-family"] != family })
 }
 
 // Running are those of Containers that run.

@@ -31,7 +31,8 @@ func (l *Lab) asks(args ...string) string {
 // tells runs a command of the agent on host i.
 func (l *Lab) tells(i int, args ...string) (stdout string, err error) {
 	var out, stderr bytes.Buffer
-	cmd := l.OnHost(i, append([]string{"env", "ECS_BACKEND_HOST=http://" + l.Farm.LAN() + ":" + apiPort, "ECS_CLUSTER=" + cluster, "AWS_DEFAULT_REGION=" + region, "ECS_DATADIR=/var/lib/ecs/data", "ECS_LOGFILE=/var/log/ecs/ecs-agent.log", l.host[0], l.host[1], l.Agent()}, args...)...)
+	env := append([]string{"env", "ECS_BACKEND_HOST=http://" + l.Farm.LAN() + ":" + apiPort, "ECS_CLUSTER=" + cluster, "AWS_DEFAULT_REGION=" + region, "ECS_DATADIR=/var/lib/ecs/data", "ECS_LOGFILE=/var/log/ecs/ecs-agent.log", l.host[0], l.host[1]}, l.Settings(l.engineOf(i))...)
+	cmd := l.OnHost(i, append(append(env, l.Agent()), args...)...)
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err = cmd.Run(); err != nil {
 		err = fmt.Errorf("longshore-agent %v: %w: %s%s", args, err, out.String(), stderr.String())
@@ -81,7 +82,7 @@ func (l *Lab) walkQuestions(i int, instance, image string) {
 	}
 	l.doctor(i)
 	l.Do("ecs", "stop-task", "--cluster", cluster, "--task", task)
-	l.Do("ecs", "wait", "tasks-stopped", "--cluster", cluster, "--tasks", task)
+	l.waited("tasks-stopped", task)
 	l.figures()
 }
 

@@ -124,8 +124,10 @@ func (e *amazon) until(l *Lab, what string) {
 // TestATasksNetworkCardIsFoundByItsMAC has a host join something of Amazon ECS's shape, whose task has a network card: the agent
 // waits for it, reports it when it appears, moves it into the task, says when it is gone, takes it back, and gives it to the host
 // at the end.
-func TestATasksNetworkCardIsFoundByItsMAC(t *testing.T) {
-	w := &netWorld{Lab: NewLab(t, "card", 92, 1)}
+func TestATasksNetworkCardIsFoundByItsMAC(t *testing.T) { onEachEngine(t, aNetworkCard) }
+
+func aNetworkCard(t *testing.T, engine string) {
+	w := &netWorld{Lab: NewLabOn(t, engine, "card"+engine[:1], 92, 1)}
 	l := w.Lab
 	image := l.Push("mesh:1", images.Serving())
 	e := &amazon{t: t, acked: map[string]bool{}}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,8 +18,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/longshore-project/longshore/test/awsfake"
 	"github.com/longshore-project/longshore/test/images"
@@ -33,7 +30,10 @@ const (
 	roleLogs  = "arn:aws:iam::123456789012:role/logs"
 )
 
-// asked is the world of these tests: two hosts, an STS that knows four roles, and an image with the AWS SDK in it.
+// controlKey is the control plane's own at STS.
+var controlKey = aws.Credentials{AccessKeyID: "AKCONTROL", SecretAccessKey: "planted-control"}
+
+// askedWorld is the world of these tests: two hosts, an STS that knows four roles, and an image with the AWS SDK in it.
 type askedWorld struct {
 	*Lab
 	sts     *awsfake.Server
@@ -41,17 +41,12 @@ type askedWorld struct {
 	metrics string // the control plane's
 }
 
-func newAskedWorld(t *testing.T) *askedWorld {
-	control := aws.Credentials{AccessKeyID: "AKCONTROL", SecretAccessKey: "planted-control"}
-	w := &askedWorld{sts: &awsfake.Server{Keys: []aws.Credentials{control}, Roles: map[string]time.Duration{roleApp: 0, roleOther: 0, roleHost: 0, roleLogs: 0}}}
+func newAskedWorld(t *testing.T, engine string) *askedWorld {
+	w := &askedWorld{sts: &awsfake.Server{Keys: []aws.Credentials{controlKey}, Roles: map[string]time.Duration{roleApp: 0, roleOther: 0, roleHost: 0, roleLogs: 0}}}
 	server := httptest.NewServer(w.sts)
 	t.Cleanup(server.Close)
-	t.Setenv("AWS_ACCESS_KEY_ID", control.AccessKeyID)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", control.SecretAccessKey)
-	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
 	w.metrics = freeAddress(t)
-	w.Lab = NewLab(t, "cred", 94, 2, "--assume-roles", "--sts-endpoint", server.URL, "--metrics-listen", w.metrics)
+	w.Lab = NewLabOn(t, engine, "cred"+engine[:1], 94, 2, "--assume-roles", "--sts-endpoint", server.URL, "--metrics-listen", w.metrics)
 	w.forward(awsPort, strings.TrimPrefix(server.URL, "http://"))
 	probe := filepath.Join(t.TempDir(), "probe")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", probe, "./probe")
@@ -121,11 +116,11 @@ func (w *askedWorld) runs(host int, family, arn string) (id string) {
 func (w *askedWorld) in(host int, id string, args ...string) string {
 	w.t.Helper()
 	// Without credentials of the container's the SDK's chain would wait for an instance metadata service that is not there.
-	out, err := exec.Command("docker", append([]string{"-H", w.Farm.Engine(host), "exec", "-e", "AWS_EC2_METADATA_DISABLED=true", id, "probe"}, args...)...).Output()
+	out, err := w.Seen(host).Exec(w.t.Context(), id, append([]string{"env", "AWS_EC2_METADATA_DISABLED=true", "probe"}, args...)...)
 	if err != nil {
 		w.t.Fatalf("probe %q: %v: %s", args, err, out)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out)
 }
 
 // found is what the SDK's chain finds in a container.
@@ -158,7 +153,7 @@ func hash(s string) string {
 // variable is one of a container's environment.
 func (w *askedWorld) variable(host int, id, name string) string {
 	w.t.Helper()
-	c, err := w.Engine(host).ContainerInspect(context.Background(), id)
+	c, err := w.Seen(host).Inspect(w.t.Context(), id)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -173,14 +168,22 @@ func (w *askedWorld) variable(host int, id, name string) string {
 // TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas is the whole way from STS to the AWS SDK in a bridge and in a
 // host-mode container, and who does not get there; and what else containers of both kinds ask on their host.
 func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) {
-	w := newAskedWorld(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", controlKey.AccessKeyID)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", controlKey.SecretAccessKey)
+	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+	onEachEngine(t, theSDKInAContainer)
+}
+
+func theSDKInAContainer(t *testing.T, engine string) {
+	w := newAskedWorld(t, engine)
 	w.define("app", "bridge", roleApp, "")
 	w.define("other", "bridge", roleOther, "")
 	w.define("onhost", "host", roleHost, "")
 	w.define("none", "bridge", "", "")
 	w.defineLogs()
 	image := w.Push("monitor:1", images.Serving())
-	w.Do("ecs", "register-task-definition", "--cli-input-json", fmt.Sprintf(monitor, image))
+	w.Do("ecs", "register-task-definition", "--cli-input-json", fmt.Sprintf(monitor, image, map[string]string{Docker: "/var/run/docker.sock", Containerd: "/run/containerd/containerd.sock"}[engine]))
 	w.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "app", "--task-definition", "app", "--scheduling-strategy", "DAEMON")
 	w.Steady("app", 2)
 	tasks := map[int]string{}
@@ -199,7 +202,10 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 			return 0, ""
 		}
 	})
-	other, onhost, noneArn, logs := w.start(1, "other"), w.start(1, "onhost"), w.start(1, "none"), w.start(1, "logs")
+	other, onhost, noneArn, logs := w.start(1, "other"), w.start(1, "onhost"), w.start(1, "none"), ""
+	if engine == Docker {
+		logs = w.start(1, "logs")
+	}
 	monitoring := w.start(2, "monitor", "--tags", "key=owner,value=ops")
 	w.Until(60*time.Second, "it is said which role STS does not give", func() error {
 		return has(w.asks("explain", "task", ID(other)), "STS did not give the role "+roleOther, "the next call is at")
@@ -216,7 +222,7 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 		t.Errorf("a container without a role has credentials: %+v", f)
 	}
 	var first found // what the container's own first process got, at its very start
-	if err := json.Unmarshal([]byte(strings.SplitN(w.printed(1, onhostID), "\n", 2)[0]), &first); err != nil {
+	if err := json.Unmarshal([]byte(strings.SplitN(w.output(1, onhostID), "\n", 2)[0]), &first); err != nil {
 		t.Error(err)
 	}
 	w.hasSession(first, roleHost, onhost)
@@ -257,7 +263,9 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 	w.protection(t, tasks[1], app, otherID)
 	t.Run("a monitoring agent finds itself, and another machine finds nothing", func(t *testing.T) { w.monitoring(t, 2, monitoring) })
 	t.Run("a container in host mode finds itself", func(t *testing.T) { w.asksFromHostMode(t, onhostID, onhost) })
-	w.awslogs(t, logs)
+	if engine == Docker {
+		w.awslogs(t, logs)
+	}
 	t.Run("the rules and the address are put back", func(t *testing.T) {
 		for _, damage := range []string{"nft flush ruleset", "ip addr del 169.254.170.2/32 dev lo"} {
 			if out, err := w.OnHost(1, "sh", "-c", damage).CombinedOutput(); err != nil {
@@ -289,7 +297,7 @@ func TestTheSDKInAContainerHasItsTasksCredentialsAndNobodyElseHas(t *testing.T) 
 
 // botocore runs the machine's Python SDK in the container's network namespace, where the container's address is its own.
 func (w *askedWorld) botocore(t *testing.T, id string) {
-	c, err := w.Engine(1).ContainerInspect(context.Background(), id)
+	c, err := w.Seen(1).Inspect(w.t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +378,7 @@ func (w *askedWorld) awslogs(t *testing.T, arn string) {
 		}
 		return fmt.Errorf("%d calls, none of them is it", len(calls))
 	})
-	c, err := w.Engine(1).ContainerInspect(context.Background(), id)
+	c, err := w.Seen(1).Inspect(w.t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,21 +386,6 @@ func (w *askedWorld) awslogs(t *testing.T, arn string) {
 	if got := w.in(1, id, "get", "http://169.254.170.2"+path); !strings.HasPrefix(got, "403") || !strings.Contains(got, "for the container engine only") {
 		t.Errorf("the task's own container asks %s and gets %s", path, got)
 	}
-}
-
-// printed is what a container has printed.
-func (w *askedWorld) printed(host int, id string) string {
-	w.t.Helper()
-	r, err := w.Engine(host).ContainerLogs(context.Background(), id, container.LogsOptions{ShowStdout: true, ShowStderr: true})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer r.Close()
-	var b bytes.Buffer
-	if _, err := stdcopy.StdCopy(&b, &b, r); err != nil {
-		w.t.Fatal(err)
-	}
-	return b.String()
 }
 
 // nowhere looks for everything that STS gave in what the agents and the control plane have written and what they show. An id is no
@@ -438,8 +431,15 @@ func (w *askedWorld) nowhere(t *testing.T, arn, id string) {
 		search("longshore-agent "+args[0], out)
 	}
 	for _, c := range w.Running(1, "app") {
-		out, _ := exec.Command("docker", "-H", w.Farm.Engine(1), "inspect", c.ID).Output()
-		search("docker inspect", out)
+		out, err := w.Seen(1).Inspect(t.Context(), c.ID)
+		if err != nil {
+			t.Error(err)
+		}
+		told, err := json.Marshal(out)
+		if err != nil {
+			t.Error(err)
+		}
+		search("what the engine tells", told)
 	}
 	audit, err := os.ReadFile(filepath.Join(w.Farm.Disk(1, "/var/log/ecs"), "audit.log"))
 	if err != nil || bytes.Count(audit, []byte("GetCredentials 2 "+cluster)) < 4 || !bytes.Contains(audit, []byte(` "/v2/credentials" `)) || !bytes.Contains(audit, []byte(" 403 ")) {

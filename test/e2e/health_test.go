@@ -8,10 +8,12 @@ import (
 	"time"
 )
 
-// TestAHungEngineIsSeenAndRecoversByItself stops a host's dockerd in its tracks. The control plane shows the instance impaired
+// TestAHungEngineIsSeenAndRecoversByItself stops a host's dockerd, or containerd, in its tracks. The control plane shows the instance impaired
 // with the cause, and well again when the engine goes on; nobody did anything to the agent.
-func TestAHungEngineIsSeenAndRecoversByItself(t *testing.T) {
-	l := NewLab(t, "hung", 98, 1)
+func TestAHungEngineIsSeenAndRecoversByItself(t *testing.T) { onEachEngine(t, aHungEngine) }
+
+func aHungEngine(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "hung"+engine[:1], 98, 1)
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	l.StartAgent(1)
 	instance := ID(l.InstanceOf(1))
@@ -29,13 +31,13 @@ func TestAHungEngineIsSeenAndRecoversByItself(t *testing.T) {
 		}
 	}
 	l.Until(90*time.Second, "the instance is well", status("OK", ""))
-	dockerd := l.ProcessOn(1, "dockerd")
-	if err := syscall.Kill(dockerd, syscall.SIGSTOP); err != nil {
+	process := l.ProcessOn(1, map[string]string{Docker: "dockerd", Containerd: "containerd"}[engine])
+	if err := syscall.Kill(process, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = syscall.Kill(dockerd, syscall.SIGCONT) }()
+	defer func() { _ = syscall.Kill(process, syscall.SIGCONT) }()
 	l.Until(120*time.Second, "the instance is impaired", status("IMPAIRED", ""))
-	if err := syscall.Kill(dockerd, syscall.SIGCONT); err != nil {
+	if err := syscall.Kill(process, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	l.Until(120*time.Second, "the instance is well again", status("OK", ""))

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/longshore-project/longshore/test/hosts"
 	"github.com/longshore-project/longshore/test/images"
+	"github.com/longshore-project/longshore/test/seen"
 )
 
 const (
@@ -46,6 +49,9 @@ type Lab struct {
 	host     []string
 	astray   atomic.Int64 // calls of the CLI that would have left the machine
 	proxy    *httptest.Server
+	plain    []string                 // ports of further registries that speak http
+	seen     map[int]*seen.Containerd // connections
+	moved    map[int]string           // the engine of a host that has both
 }
 
 // process is one of our binaries, restartable.
@@ -58,48 +64,61 @@ type process struct {
 // BuildFlags are those of go build for the binaries under test; set them before the first lab. Measurements build what is shipped.
 var BuildFlags = []string{"-race"}
 
-// binaries are built once for all tests of a package.
+// binaries are built once for all packages that have labs: they stay in the user's cache, and go sees whether they are what it would build.
 var binaries = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "longshore-bin")
-	if err != nil {
-		return "", err
-	}
+	return build("./cmd/longshore-agent", "./cmd/longshore-control", "./cmd/longshore-log")
+})
+
+// withContainerd is the agent with containerd's client in it, beside the others.
+var withContainerd = sync.OnceValue(func() error {
+	_, err := build("-tags", "containerd", "./cmd/longshore-agent")
+	return err
+})
+
+// build builds programs of this module, with a suffix for a build tag, into the folder that it returns.
+func build(args ...string) (string, error) {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return "", fmt.Errorf("finding the module: %w", err)
 	}
-	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), "-o", dir, "./cmd/longshore-agent", "./cmd/longshore-control", "./cmd/longshore-log")...)
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(fmt.Sprint(string(root), BuildFlags)))
+	dir := filepath.Join(cache, "longshore-test", hex.EncodeToString(sum[:8]))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", err
+	}
+	to := dir
+	if args[0] == "-tags" {
+		to = filepath.Join(dir, "longshore-agent-"+args[1])
+	}
+	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), append([]string{"-o", to}, args...)...)...)
 	cmd.Dir = strings.TrimSpace(string(root))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the binaries: %w: %s", err, out)
 	}
 	return dir, nil
-})
-
-// withContainerd is the agent with containerd's client in it, built once beside the others.
-var withContainerd = sync.OnceValue(func() error {
-	dir, err := binaries()
-	if err != nil {
-		return err
-	}
-	const module = "github.com/longshore-project/longshore/cmd/"
-	cmd := exec.Command("go", append(append([]string{"build"}, BuildFlags...), "-tags", "containerd", "-o", filepath.Join(dir, "longshore-agent-containerd"), module+"longshore-agent")...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the agent with containerd: %w: %s", err, out)
-	}
-	return nil
-})
-
-// Cleanup removes the binaries, after the last test of a package.
-func Cleanup() {
-	if dir, err := binaries(); err == nil {
-		_ = os.RemoveAll(dir)
-	}
 }
 
-// NewLab starts a world with n hosts; no agent runs yet. name is at most five letters and unique among labs that run at once,
-// subnet the third byte of the hosts' addresses.
+// NewLab starts a world with n hosts that run Docker; no agent runs yet. name is at most five letters and unique among labs that run
+// at once, subnet the third byte of the hosts' addresses.
 func NewLab(t *testing.T, name string, subnet, n int, controlFlags ...string) *Lab {
+	t.Helper()
+	return NewLabOn(t, Docker, name, subnet, n, controlFlags...)
+}
+
+// NewLabOn is the same with hosts that run an engine, or both.
+func NewLabOn(t *testing.T, engine, name string, subnet, n int, controlFlags ...string) *Lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("the end-to-end tests need root: they make network namespaces, mounts and containers (sudo make test)")
@@ -113,7 +132,7 @@ func NewLab(t *testing.T, name string, subnet, n int, controlFlags ...string) *L
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Lab{t: t, dir: dir, agents: map[int]*process{}, Farm: &hosts.Farm{Dir: filepath.Join(dir, "hosts"), Name: "ls" + name, Net: "10." + strconv.Itoa(subnet) + ".7"}}
+	l := &Lab{t: t, dir: dir, agents: map[int]*process{}, seen: map[int]*seen.Containerd{}, moved: map[int]string{}, Farm: &hosts.Farm{Dir: filepath.Join(dir, "hosts"), Name: "ls" + name, Net: "10." + strconv.Itoa(subnet) + ".7", Runs: engine}}
 	t.Cleanup(func() { l.down() })
 	l.proxy = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l.astray.Add(1)
@@ -151,14 +170,22 @@ func (l *Lab) forward(port, target string) {
 	})
 }
 
+// ports counts the addresses that were given.
+var ports atomic.Uint32
+
+// freeAddress is one at which nobody listens, with a port below those that the kernel gives to connections: whoever listens there later still can.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, many = 20000, 12000
+	for range many {
+		address := fmt.Sprint("127.0.0.1:", first+(uint32(os.Getpid())*131+ports.Add(1))%many)
+		if ln, err := net.Listen("tcp", address); err == nil {
+			_ = ln.Close()
+			return address
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // down ends what the lab started, and prints the logs of a test that failed.
@@ -171,6 +198,7 @@ func (l *Lab) down() {
 	if l.t.Failed() {
 		l.dumpLogs()
 	}
+	l.forget(0)
 	if err := l.Farm.Down(ctx); err != nil {
 		l.t.Error(err)
 	}
@@ -284,6 +312,19 @@ func (l *Lab) StopAgent(i int) {
 	<-l.agents[i].done
 }
 
+// Cut is a power cut of host i, agent included.
+func (l *Lab) Cut(i int) {
+	l.t.Helper()
+	l.forget(i)
+	if err := l.Farm.Cut(l.t.Context(), i); err != nil {
+		l.t.Fatal(err)
+	}
+	if l.agents[i] != nil {
+		<-l.agents[i].done
+	}
+	delete(l.agents, i)
+}
+
 // KillControl ends the control plane without warning.
 func (l *Lab) KillControl() { l.stop(l.control, syscall.SIGKILL) }
 
@@ -310,6 +351,9 @@ func (l *Lab) StartAgent(i int, settings ...string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	if l.Farm.Runs != Both {
+		settings = append(l.Settings(l.Farm.Runs), settings...)
+	}
 	env := append([]string{"env", "ECS_BACKEND_HOST=http://" + net.JoinHostPort(l.Farm.LAN(), apiPort), "ECS_CLUSTER=daemonset",
 		"AWS_DEFAULT_REGION=" + region, "ECS_DATADIR=/var/lib/ecs/data", "ECS_LOGFILE=/var/log/ecs/ecs-agent.log"}, l.host...)
 	env = append(append(env, settings...), filepath.Join(bin, "longshore-agent"), "run")
@@ -326,16 +370,18 @@ func (l *Lab) ControlPid() int { return l.control.cmd.Process.Pid }
 func (l *Lab) OnHost(i int, argv ...string) *exec.Cmd { return l.Farm.Start(l.t.Context(), i, argv...) }
 
 // AgentPid is the process id of host i's agent, as this machine counts.
-func (l *Lab) AgentPid(i int) int { l.t.Helper(); return l.ProcessOn(i, "longshore-agent") }
+func (l *Lab) AgentPid(i int) int {
+	l.t.Helper()
+	if l.engineOf(i) == Containerd {
+		return l.ProcessOn(i, "longshore-agent-containerd")
+	}
+	return l.ProcessOn(i, "longshore-agent")
+}
 
 // ProcessOn is the process id, as this machine counts, of the process on host i whose program has that name.
 func (l *Lab) ProcessOn(i int, name string) int {
 	l.t.Helper()
-	init, err := os.ReadFile(filepath.Join(l.Farm.Dir, "h"+strconv.Itoa(i), "init.pid"))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	want, err := os.Readlink("/proc/" + strings.TrimSpace(string(init)) + "/ns/pid")
+	want, err := os.Readlink("/proc/" + l.init(i) + "/ns/pid")
 	if err != nil {
 		l.t.Fatal(err)
 	}

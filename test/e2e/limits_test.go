@@ -50,8 +50,10 @@ func groupFile(t *testing.T, task Task, controller, name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
-	l := NewLab(t, "lim", 97, 1)
+func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) { onEachEngine(t, heldToItsLimits) }
+
+func heldToItsLimits(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "lim"+engine[:1], 97, 1)
 	image := l.Push("serving:1", images.Serving())
 	policy := l.Farm.Disk(1, "/etc/ecs/policy")
 	if err := os.WriteFile(policy, []byte("# of this host\ndeny privileged\nallow host-path /etc/hosts ro\ndeny host-path /etc\nwarn host-network\n"), 0o600); err != nil {
@@ -75,9 +77,9 @@ func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
 		})
 		return all
 	}
-	has := attributes()
-	if _, ok := has["ecs.capability.task-cpu-mem-limit"]; !ok || has["longshore.policy"] == "" || has["longshore.policy.privileged"] != "deny" || has["longshore.policy.host-path"] != "restricted" || has["longshore.policy.host-network"] != "warn" {
-		t.Errorf("attributes %v", has)
+	attribute := attributes()
+	if _, ok := attribute["ecs.capability.task-cpu-mem-limit"]; !ok || attribute["longshore.policy"] == "" || attribute["longshore.policy.privileged"] != "deny" || attribute["longshore.policy.host-path"] != "restricted" || attribute["longshore.policy.host-network"] != "warn" {
+		t.Errorf("attributes %v", attribute)
 	}
 
 	const sized = `,"cpu":"128","memory":"64"`
@@ -108,7 +110,7 @@ func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
 		}
 	}
 	bomb := l.reached(l.once("bomb", image, "while :; do sleep 1000 & done", sized, ""), "STOPPED")
-	if said, err := l.OnHost(1, "docker", "logs", bomb.Containers[0].RuntimeID).CombinedOutput(); err != nil || !strings.Contains(string(said), "can't fork") {
+	if said, err := l.Seen(1).Output(t.Context(), bomb.Containers[0].RuntimeID); err != nil || !strings.Contains(said, "can't fork") {
 		t.Errorf("the fork bomb: %v %.300s %+v", err, said, bomb)
 	}
 	if _, stderr, err := l.TryAWS("ecs", "register-task-definition", "--cli-input-json", l.write("over.json",
@@ -132,9 +134,9 @@ func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
 	if err := os.WriteFile(policy+".new", []byte("deny host-network\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := l.OnHost(1, l.Agent(), "policy", "check", "--file", "/etc/ecs/policy.new").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "container app asks for the host's network (networkMode host), which the host's policy denies: /etc/ecs/policy.new:1: deny host-network") ||
-		!strings.Contains(string(out), "1 containers run; 1 would be denied, 0 warned about.") {
+	out, err := l.OnHost(1, "env", "ECS_ENGINE="+engine, l.Agent(), "policy", "check", "--file", "/etc/ecs/policy.new").CombinedOutput()
+	want := []string{"container app asks for the host's network (networkMode host), which the host's policy denies: /etc/ecs/policy.new:1: deny host-network", "1 containers run; 1 would be denied, 0 warned about."}
+	if err == nil || has(string(out), want...) != nil {
 		t.Errorf("the dry run: %v %s", err, out)
 	}
 
@@ -163,9 +165,9 @@ func TestATaskIsHeldToItsLimitsAndToTheHostsPolicy(t *testing.T) {
 	l.StopAgent(1)
 	l.StartAgent(1, "ECS_ENABLE_TASK_CPU_MEM_LIMIT=false")
 	l.Until(30*time.Second, "the attributes are dropped", func() error {
-		has := attributes()
-		if _, ok := has["ecs.capability.task-cpu-mem-limit"]; ok || has["longshore.policy"] != "invalid" || has["longshore.policy.privileged"] != "" {
-			return fmt.Errorf("%v", has)
+		attribute := attributes()
+		if _, ok := attribute["ecs.capability.task-cpu-mem-limit"]; ok || attribute["longshore.policy"] != "invalid" || attribute["longshore.policy.privileged"] != "" {
+			return fmt.Errorf("%v", attribute)
 		}
 		return nil
 	})

@@ -1,47 +1,25 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/pkg/stdcopy"
 )
 
 // monitor is a task of the shape that agents of monitoring services have: a bridge, the engine's socket, and the host's
 // processes and control groups.
 const monitor = `{"family":"monitor","networkMode":"bridge","containerDefinitions":[{"name":"agent","image":%q,"memory":64,"stopTimeout":2,
 	"portMappings":[{"containerPort":8126}],"dockerLabels":{"team":"a"},"mountPoints":[
-	{"sourceVolume":"socket","containerPath":"/var/run/docker.sock","readOnly":true},
+	{"sourceVolume":"socket","containerPath":"/run/engine.sock","readOnly":true},
 	{"sourceVolume":"proc","containerPath":"/host/proc","readOnly":true},
 	{"sourceVolume":"cgroup","containerPath":"/host/sys/fs/cgroup","readOnly":true},{"sourceVolume":"scratch","containerPath":"/scratch"}]}],
-	"volumes":[{"name":"scratch"},{"name":"socket","host":{"sourcePath":"/var/run/docker.sock"}},{"name":"proc","host":{"sourcePath":"/proc"}},{"name":"cgroup","host":{"sourcePath":"/sys/fs/cgroup"}}]}`
+	"volumes":[{"name":"scratch"},{"name":"socket","host":{"sourcePath":%q}},{"name":"proc","host":{"sourcePath":"/proc"}},{"name":"cgroup","host":{"sourcePath":"/sys/fs/cgroup"}}]}`
 
 // in runs a shell command in a container of host i.
 func (l *Lab) in(i int, id, command string) (string, error) {
-	ctx, api := l.t.Context(), l.Engine(i)
-	e, err := api.ContainerExecCreate(ctx, id, container.ExecOptions{Cmd: []string{"sh", "-c", command}, AttachStdout: true, AttachStderr: true})
-	if err != nil {
-		return "", err
-	}
-	a, err := api.ContainerExecAttach(ctx, e.ID, container.ExecAttachOptions{})
-	if err != nil {
-		return "", err
-	}
-	defer a.Close()
-	var out bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, &out, a.Reader); err != nil {
-		return "", err
-	}
-	done, err := api.ContainerExecInspect(ctx, e.ID)
-	if err == nil && done.ExitCode != 0 {
-		err = fmt.Errorf("%s: exit code %d: %s", command, done.ExitCode, out.String())
-	}
-	return out.String(), err
+	return l.Seen(i).Exec(l.t.Context(), id, "sh", "-c", command)
 }
 
 // monitoring walks what such an agent does on host i: it asks introspection at its gateway, its metadata at the variables'
@@ -125,10 +103,16 @@ func (l *Lab) noStrangers(i int) {
 		}
 		return nil
 	}
-	if err := lan("ip", "route", "add", "172.17.0.0/16", "via", l.Farm.Address(i)); err != nil {
+	device := map[string]string{Docker: "docker0", Containerd: "longshore0"}[l.engineOf(i)]
+	out, err := l.OnHost(i, "sh", "-c", "ip -4 -o addr show "+device+" | sed 's/.*inet \\([0-9.]*\\).*/\\1/'").Output()
+	bridge := strings.TrimSpace(string(out))
+	if err != nil || bridge == "" {
+		l.t.Fatalf("the address of %s: %q %v", device, out, err)
+	}
+	if err := lan("ip", "route", "add", bridge+"/32", "via", l.Farm.Address(i)); err != nil {
 		l.t.Fatal(err)
 	}
-	for _, address := range []string{l.Farm.Address(i), "172.17.0.1"} {
+	for _, address := range []string{l.Farm.Address(i), bridge} {
 		if err := lan("busybox", "ping", "-c", "1", "-W", "10", address); err != nil {
 			l.t.Errorf("the other machine has no way to %s, so that the rest proves nothing: %v", address, err)
 		}

@@ -44,16 +44,12 @@ func (w *netWorld) rules(open bool) {
 // cable gives host i a second cable to the LAN: one end is a port of the LAN's bridge, the other the interface name in the host.
 func (w *netWorld) cable(i int, name, mac string) {
 	w.t.Helper()
-	init, err := os.ReadFile(filepath.Join(w.Farm.Dir, "h"+strconv.Itoa(i), "init.pid"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	port := "x" + strconv.Itoa(i) + name
 	link := []string{"ip", "link", "add", port, "type", "veth", "peer", "name", name}
 	if mac != "" {
 		link = append(link, "address", mac)
 	}
-	for _, argv := range [][]string{append(link, "netns", strings.TrimSpace(string(init))), {"ip", "link", "set", port, "master", "br0", "up"}} {
+	for _, argv := range [][]string{append(link, "netns", w.init(i)), {"ip", "link", "set", port, "master", "br0", "up"}} {
 		if out, err := w.Farm.Command(w.t.Context(), append([]string{"lan"}, argv...)...).CombinedOutput(); err != nil {
 			w.t.Fatalf("%v: %v: %s", argv, err, out)
 		}
@@ -84,7 +80,7 @@ type attached struct {
 
 func (w *netWorld) described(arns ...string) []attached {
 	w.t.Helper()
-	return AWS[struct{ Tasks []attached }](w.Lab, append([]string{"ecs", "describe-tasks", "--cluster", cluster, "--tasks"}, arns...)...).Tasks
+	return Ask[struct{ Tasks []attached }](w.Lab, "describe-tasks", append([]string{"--cluster", cluster, "--tasks"}, arns...)...).Tasks
 }
 
 // members are the tasks of a family on hosts 1 to n, each with its container.
@@ -97,7 +93,7 @@ func (w *netWorld) members(family string, n int) (all []member) {
 			if of[arn] == nil {
 				of[arn] = &member{host: i, arn: arn}
 			}
-			info, err := w.Engine(i).ContainerInspect(w.t.Context(), c.ID)
+			info, err := w.Seen(i).Inspect(w.t.Context(), c.ID)
 			if err != nil {
 				w.t.Fatal(err)
 			}
@@ -142,6 +138,10 @@ func (w *netWorld) fetches(from, to member, address string) error {
 
 // TestTasksHaveNetworksOfTheirOwnOnThreeHosts walks through awsvpc as a person uses it.
 func TestTasksHaveNetworksOfTheirOwnOnThreeHosts(t *testing.T) {
+	onEachEngine(t, networksOfTheirOwn)
+}
+
+func networksOfTheirOwn(t *testing.T, engine string) {
 	w := &netWorld{file: filepath.Join(t.TempDir(), "network.json")}
 	roles := filepath.Join(t.TempDir(), "roles.json")
 	if err := os.WriteFile(roles, []byte(`{"roles":{"`+roleApp+`":{"accessKeyId":"AKAPP","secretAccessKey":"planted","sessionToken":"t","expiration":"2099-01-01T00:00:00Z"}}}`), 0o600); err != nil {
@@ -149,7 +149,7 @@ func TestTasksHaveNetworksOfTheirOwnOnThreeHosts(t *testing.T) {
 	}
 	w.Lab = &Lab{t: t}
 	w.rules(true)
-	w.Lab = NewLab(t, "vpc", 93, 3, "--network", w.file, "--role-credentials", roles)
+	w.Lab = NewLabOn(t, engine, "vpc"+engine[:1], 93, 3, "--network", w.file, "--role-credentials", roles)
 	image := w.Push("mesh:1", images.Spec{Cmd: []string{"sh", "-c", "mkdir -p /www; ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/' >/www/index.html; exec httpd -f -p " + meshPort + " -h /www"}})
 	w.cable(3, "eth1", "")
 	if out, err := w.OnHost(3, "ip", "link", "set", "eth1", "up").CombinedOutput(); err != nil {
@@ -321,12 +321,7 @@ func (w *netWorld) agents(mesh []member, kind map[int]string) {
 	for i := 1; i <= 3; i++ {
 		w.StartAgent(i, "ECS_TASK_NETWORK="+kind[i])
 	}
-	w.Until(30*time.Second, "the agents are back", func() error {
-		if n := len(w.Instances("--filter", "agentConnected == true")); n != 3 {
-			return fmt.Errorf("%d", n)
-		}
-		return nil
-	})
+	w.Connected(3)
 	w.told(mesh[:1])
 	w.told(mesh[2:])
 	if _, err := w.in(a.host, a.id, "timeout 10 sh -c 'echo after >>/tmp/line'"); err != nil {
@@ -412,7 +407,7 @@ func (w *netWorld) nothingLeft(before map[int]string) {
 	for i := 1; i <= 3; i++ {
 		want := before[i]
 		w.Until(30*time.Second, fmt.Sprintf("host %d has the interfaces that it had", i), func() error {
-			if got := strings.Join(slices.DeleteFunc(strings.Fields(w.links(i)), func(n string) bool { return n == "longshore-task" }), " "); got != want {
+			if got := strings.Join(slices.DeleteFunc(strings.Fields(w.links(i)), func(n string) bool { return n == "longshore-task" || n == "longshore0" }), " "); got != want {
 				return fmt.Errorf("%s, want %s", got, want)
 			}
 			return nil

@@ -20,8 +20,10 @@ import (
 
 // TestADaemonGoesOnUntilTheImageOfTheNextIsThere also shows that all tasks of a deployment run one image, and that a credential
 // helper of Docker's config.json, which DOCKER_CONFIG names, lets the agent into a registry that wants a password.
-func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
-	l := NewLab(t, "prep", 101, 1, "--rollout-wave-wait", "1s")
+func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) { onEachEngine(t, aDaemonGoesOn) }
+
+func aDaemonGoesOn(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "prep"+engine[:1], 101, 1, "--rollout-wave-wait", "1s")
 	version := func(n string) images.Spec {
 		s := images.Serving()
 		s.Files = append(s.Files, images.File{Path: "/version", Mode: 0o644, Data: n})
@@ -35,12 +37,7 @@ func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 	ref := push("app:live", version("one"))
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	l.StartAgent(1, l.helper("me", "planted-password", ref)...)
-	l.Until(30*time.Second, "the instance is connected", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 1 {
-			return fmt.Errorf("%d", len(got))
-		}
-		return nil
-	})
+	l.Connected(1)
 	define := func(image string) {
 		l.Do("ecs", "register-task-definition", "--family", "app", "--network-mode", "host", "--container-definitions", fmt.Sprintf(`[{"name":"app","image":%q,"memory":32,"cpu":10}]`, image))
 	}
@@ -51,7 +48,7 @@ func TestADaemonGoesOnUntilTheImageOfTheNextIsThere(t *testing.T) {
 
 	// The tag moves, and a task of the deployment is replaced: it runs the image that the first one did.
 	push("app:live", version("two"))
-	if err := l.OnHost(1, "docker", "kill", first.id).Run(); err != nil {
+	if err := l.Seen(1).Kill(t.Context(), first.id); err != nil {
 		t.Fatal(err)
 	}
 	var second running
@@ -225,7 +222,7 @@ func (l *Lab) runsOf(i int, family string) (r running) {
 
 func (l *Lab) containerTime(i int, id, member string) time.Time {
 	l.t.Helper()
-	c, err := l.Engine(i).ContainerInspect(l.t.Context(), id)
+	c, err := l.Seen(i).Inspect(l.t.Context(), id)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/docker/docker/api/types/container"
 
 	"github.com/longshore-project/longshore/test/images"
 )
@@ -13,7 +16,15 @@ import (
 // back within seconds of the agents' start, as the same tasks; when the control plane is back none is doubled, and what else
 // ran there has ended with the reason.
 func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
-	l := NewLab(t, "boot", 97, 3)
+	onEachEngine(t, threeHostsRebooted)
+}
+
+func isHolder(c container.Summary) bool {
+	return c.Labels["com.amazonaws.ecs.container-name"] == "~internal~ecs~pause~namespace"
+}
+
+func threeHostsRebooted(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "boot"+engine[:1], 97, 3)
 	image := l.Push("logging-agent:1", images.LoggingAgent())
 	serving := l.Push("serving:1", images.Serving())
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
@@ -25,12 +36,7 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 	}
 	l.Do("ecs", "register-task-definition", "--cli-input-json", l.loggingAgent(image, ""))
 	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "datadog-agent", "--scheduling-strategy", "DAEMON", "--task-definition", "datadog-agent-task:1")
-	l.Until(60*time.Second, "three instances are connected", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 3 {
-			return fmt.Errorf("%d", len(got))
-		}
-		return nil
-	})
+	l.Connected(3)
 	l.Do("ecs", "register-task-definition", "--family", "sharing", "--pid-mode", "task", "--container-definitions", fmt.Sprintf(`[{"name":"app","image":"%s","memory":16}]`, serving))
 	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "sharing", "--scheduling-strategy", "DAEMON", "--task-definition", "sharing")
 	l.Steady("datadog-agent", 3)
@@ -48,25 +54,23 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 		return nil
 	})
 
-	bounded, err := l.Engine(1).ContainerInspect(t.Context(), l.Running(1, "job")[0].ID)
+	bounded, err := l.Seen(1).Inspect(t.Context(), l.Running(1, "job")[0].ID)
 	if err != nil || bounded.HostConfig.LogConfig.Type != "json-file" || bounded.HostConfig.LogConfig.Config["max-size"] != "10m" || bounded.HostConfig.LogConfig.Config["max-file"] != "3" {
 		t.Errorf("the job's log is not bounded: %+v %v", bounded.HostConfig.LogConfig, err)
 	}
 
 	l.KillControl()
 	for i := 1; i <= 3; i++ {
-		if err := l.Farm.Cut(t.Context(), i); err != nil {
-			t.Fatal(err)
-		}
-		<-l.agents[i].done
+		l.Cut(i)
 	}
 	for i := 1; i <= 3; i++ {
 		if err := l.Farm.Boot(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
 		if i == 2 { // of one task the container that holds its namespaces does not outlive the cut
-			if out, err := l.OnHost(i, "sh", "-c", "docker rm $(docker ps -aq --filter label=com.amazonaws.ecs.container-name=~internal~ecs~pause~namespace)").CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
+			holder := slices.IndexFunc(l.Containers(i, "sharing"), isHolder)
+			if err := l.Seen(i).Remove(t.Context(), l.Containers(i, "sharing")[holder].ID); err != nil {
+				t.Fatal(err)
 			}
 		}
 		begun := time.Now()
@@ -96,12 +100,7 @@ func TestThreeHostsRebootedWithoutAControlPlane(t *testing.T) {
 	}
 
 	l.StartControl()
-	l.Until(60*time.Second, "three instances are connected again", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 3 {
-			return fmt.Errorf("%d", len(got))
-		}
-		return nil
-	})
+	l.Connected(3)
 	l.Steady("datadog-agent", 3)
 	l.Steady("sharing", 3)
 	for _, task := range l.Tasks("--service-name", "datadog-agent") {

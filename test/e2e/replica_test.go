@@ -12,8 +12,10 @@ import (
 )
 
 // TestAReplicaServiceOnThreeHosts walks through the life of a REPLICA service with the real CLI and real containers.
-func TestAReplicaServiceOnThreeHosts(t *testing.T) {
-	l := NewLab(t, "repl", 97, 3, "--instance-lost-after", "1m", "--replica-healthy-after", "1s")
+func TestAReplicaServiceOnThreeHosts(t *testing.T) { onEachEngine(t, aReplicaService) }
+
+func aReplicaService(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "repl"+engine[:1], 97, 3, "--instance-lost-after", "1m", "--replica-healthy-after", "1s")
 	good, crash := l.Push("web:1", images.LoggingAgent()), l.Push("web-crash:1", images.Crashing())
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	for i := 1; i <= 3; i++ {
@@ -22,17 +24,12 @@ func TestAReplicaServiceOnThreeHosts(t *testing.T) {
 		}
 		l.StartAgent(i)
 	}
-	l.Until(60*time.Second, "three instances are connected", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 3 {
-			return fmt.Errorf("%d", len(got))
-		}
-		return nil
-	})
+	l.Connected(3)
 	l.Do("ecs", "register-task-definition", "--cli-input-json", l.loggingAgent(good, ""))
 	l.Do("ecs", "create-service", "--cluster", cluster, "--service-name", "web", "--desired-count", "3", "--task-definition", "datadog-agent-task:1",
 		"--deployment-configuration", "deploymentCircuitBreaker={enable=true,rollback=true},maximumPercent=200,minimumHealthyPercent=100")
-	l.Do("ecs", "wait", "services-stable", "--cluster", cluster, "--services", "web")
 	l.Steady("web", 3)
+	l.waited("services-stable", "web")
 	if at := l.spread("web"); len(at) != 3 {
 		t.Errorf("three tasks spread over three hosts: %v", at)
 	}
@@ -87,7 +84,7 @@ func TestAReplicaServiceOnThreeHosts(t *testing.T) {
 		t.Errorf("deleting a service that is scaled above 0: %v %s", err, stderr)
 	}
 	l.Do("ecs", "delete-service", "--cluster", cluster, "--service", "web", "--force")
-	l.Do("ecs", "wait", "services-inactive", "--cluster", cluster, "--services", "web")
+	l.waited("services-inactive", "web")
 }
 
 // spread counts a service's tasks by container instance.

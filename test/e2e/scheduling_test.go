@@ -20,8 +20,10 @@ type timed struct {
 type seconds float64
 
 // TestWhatTheSchedulerDecidesOnTwoHosts walks through what is decided on hosts that join, are updated, drained and lost.
-func TestWhatTheSchedulerDecidesOnTwoHosts(t *testing.T) {
-	l := NewLab(t, "schd", 102, 2, "--rollout-wave-wait", "1s", "--replica-healthy-after", "1s")
+func TestWhatTheSchedulerDecidesOnTwoHosts(t *testing.T) { onEachEngine(t, whatTheSchedulerDecides) }
+
+func whatTheSchedulerDecides(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "schd"+engine[:1], 102, 2, "--rollout-wave-wait", "1s", "--replica-healthy-after", "1s")
 	serving := l.Push("serving:1", images.Serving())
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	for family, more := range map[string]string{"agent": "", "broken": `,"entryPoint":["/nothing"]`, "web": "", "job": ""} {
@@ -50,13 +52,13 @@ func TestWhatTheSchedulerDecidesOnTwoHosts(t *testing.T) {
 
 func (l *Lab) timed(ids ...string) []timed {
 	l.t.Helper()
-	return AWS[struct{ Tasks []timed }](l, append([]string{"ecs", "describe-tasks", "--cluster", cluster, "--tasks"}, ids...)...).Tasks
+	return Ask[struct{ Tasks []timed }](l, "describe-tasks", append([]string{"--cluster", cluster, "--tasks"}, ids...)...).Tasks
 }
 
 // timedOf are the tasks of a service, of a desired status.
 func (l *Lab) timedOf(service, status string) []timed {
 	l.t.Helper()
-	list := AWS[struct{ TaskArns []string }](l, "ecs", "list-tasks", "--cluster", cluster, "--service-name", service, "--desired-status", status).TaskArns
+	list := Ask[struct{ TaskArns []string }](l, "list-tasks", "--cluster", cluster, "--service-name", service, "--desired-status", status).TaskArns
 	if len(list) == 0 {
 		return nil
 	}
@@ -167,7 +169,7 @@ func (l *Lab) walkDrainOrder(instance string) {
 	t := l.t
 	t.Helper()
 	job := AWS[struct{ Tasks []timed }](l, "ecs", "start-task", "--cluster", cluster, "--task-definition", "job", "--container-instances", ID(instance)).Tasks[0].TaskArn
-	l.Do("ecs", "wait", "tasks-running", "--cluster", cluster, "--tasks", job)
+	l.waited("tasks-running", job)
 	here := AWS[struct{ TaskArns []string }](l, "ecs", "list-tasks", "--cluster", cluster, "--container-instance", ID(instance)).TaskArns
 	if err := has(l.asks("explain", "drain", ID(instance)), "1 of no service (waited for: ", "1 of service agent (a daemon, stopped when every other task is STOPPED)", "starts web:1 of service web", "would not be drained"); err != nil {
 		t.Error(err)
@@ -176,7 +178,7 @@ func (l *Lab) walkDrainOrder(instance string) {
 	l.Do("ecs", "update-container-instances-state", "--cluster", cluster, "--container-instances", ID(instance), "--status", "DRAINING")
 	reason := func(begins string) func() error {
 		return func() error {
-			out := AWS[struct{ ContainerInstances []Instance }](l, "ecs", "describe-container-instances", "--cluster", cluster, "--container-instances", ID(instance)).ContainerInstances[0]
+			out := Ask[struct{ ContainerInstances []Instance }](l, "describe-container-instances", "--cluster", cluster, "--container-instances", ID(instance)).ContainerInstances[0]
 			if !strings.Contains(out.StatusReason, begins) {
 				return fmt.Errorf("%+v", out.StatusReason)
 			}
@@ -236,12 +238,7 @@ func (l *Lab) walkAway(i int, instance string) {
 		return nil
 	})
 	l.StartAgent(i)
-	l.Until(30*time.Second, "the agent is back", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 2 {
-			return fmt.Errorf("%d", len(got))
-		}
-		return nil
-	})
+	l.Connected(2)
 	l.Steady("web", 2)
 	l.Steady("agent", 2)
 	if again := l.Running(i, "agent"); len(again) != 1 || again[0].ID != daemon[0].ID {

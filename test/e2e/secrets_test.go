@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io/fs"
 	"net/http/httptest"
@@ -14,8 +13,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/longshore-project/longshore/test/awsfake"
 	"github.com/longshore-project/longshore/test/images"
@@ -27,8 +24,12 @@ const awsPort = "4566"
 const rolesFile = `{"roles":{"arn:aws:iam::123456789012:role/execution":{"accessKeyId":"AKROLE","secretAccessKey":"planted-role-key","sessionToken":"planted-role-token"}}}`
 
 // TestSecretsReachTheContainerAndNothingElse goes the real way: a definition names a parameter, a secret's key, a file of
-// variables and a private registry; the control plane hands out the execution role; a container prints its environment.
+// variables and a private registry; the control plane hands out the execution role; a container's first process has it all in its environment.
 func TestSecretsReachTheContainerAndNothingElse(t *testing.T) {
+	onEachEngine(t, secretsReachTheContainer)
+}
+
+func secretsReachTheContainer(t *testing.T, engine string) {
 	store := &awsfake.Server{
 		Keys:       []aws.Credentials{{AccessKeyID: "AKROLE", SecretAccessKey: "planted-role-key", SessionToken: "planted-role-token"}},
 		Parameters: map[string]string{"/app/password": "planted-parameter"},
@@ -44,10 +45,10 @@ func TestSecretsReachTheContainerAndNothingElse(t *testing.T) {
 	if err := os.WriteFile(roles, []byte(rolesFile), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := NewLab(t, "sec", 93, 1, "--role-credentials", roles)
+	l := NewLabOn(t, engine, "sec"+engine[:1], 93, 1, "--role-credentials", roles)
 	l.forward(awsPort, strings.TrimPrefix(server.URL, "http://"))
 	l.Registry.RequireAuth("puller", "planted-registry")
-	image := l.Push("printer:1", images.Spec{Cmd: []string{"sh", "-c", "env; trap 'exit 0' TERM; sleep 3600 & wait $!"}})
+	image := l.Push("printer:1", images.Spec{Cmd: []string{"sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait $!"}})
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	l.StartAgent(1, "AWS_ENDPOINT_URL=http://"+l.Farm.LAN()+":"+awsPort)
 	instance := l.InstanceOf(1)
@@ -83,16 +84,15 @@ func TestSecretsReachTheContainerAndNothingElse(t *testing.T) {
 	if len(made) != 1 {
 		t.Fatalf("%d containers", len(made))
 	}
-	var printed string
-	l.Until(10*time.Second, "the container has printed its environment", func() error {
-		printed = l.output(1, made[0].ID)
-		for _, want := range []string{"PASSWORD=planted-parameter", "DB_USER=planted-user", "FROM_FILE=planted-file", "DEFINED=kept"} {
-			if !slices.Contains(strings.Split(printed, "\n"), want) {
-				return fmt.Errorf("%s is missing in %q", want, printed)
-			}
+	printed, err := l.in(1, made[0].ID, "tr '\\0' '\\n' </proc/1/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"PASSWORD=planted-parameter", "DB_USER=planted-user", "FROM_FILE=planted-file", "DEFINED=kept"} {
+		if !slices.Contains(strings.Split(printed, "\n"), want) {
+			t.Errorf("%s is missing in %q", want, printed)
 		}
-		return nil
-	})
+	}
 	for k, v := range made[0].Labels {
 		if strings.Contains(v, "planted") {
 			t.Errorf("the label %s shows a value: %s", k, v)
@@ -128,16 +128,11 @@ func TestSecretsReachTheContainerAndNothingElse(t *testing.T) {
 // output is what a container has written.
 func (l *Lab) output(i int, id string) string {
 	l.t.Helper()
-	logs, err := l.Engine(i).ContainerLogs(context.Background(), id, container.LogsOptions{ShowStdout: true, ShowStderr: true})
+	out, err := l.Seen(i).Output(l.t.Context(), id)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	defer logs.Close()
-	var out bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, &out, logs); err != nil {
-		l.t.Fatal(err)
-	}
-	return out.String()
+	return out
 }
 
 // nowhere looks for a text in files and directories, which must be there.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,8 +11,10 @@ import (
 )
 
 // TestTheWholeWayOnThreeHosts walks through what a person does, in order; each step builds on the one before.
-func TestTheWholeWayOnThreeHosts(t *testing.T) {
-	l := NewLab(t, "walk", 96, 4, "--instance-lost-after", "5s", "--rollout-wave-wait", "1s")
+func TestTheWholeWayOnThreeHosts(t *testing.T) { onEachEngine(t, theWholeWay) }
+
+func theWholeWay(t *testing.T, engine string) {
+	l := NewLabOn(t, engine, "walk"+engine[:1], 96, 4, "--instance-lost-after", "1m", "--rollout-wave-wait", "1s")
 	good := l.Push("logging-agent:1", images.LoggingAgent())
 	crash := l.Push("crash:1", images.Crashing())
 	version, _, _ := l.TryAWS("--version")
@@ -35,13 +36,7 @@ func TestTheWholeWayOnThreeHosts(t *testing.T) {
 			}
 			l.StartAgent(i)
 		}
-		l.Until(30*time.Second, "three instances are connected", func() error {
-			got := l.Instances("--filter", "agentConnected == true")
-			if len(got) != 3 {
-				return fmt.Errorf("%d", len(got))
-			}
-			return nil
-		})
+		l.Connected(3)
 		for i := 1; i <= 3; i++ {
 			instances[i] = l.InstanceOf(i)
 		}
@@ -53,7 +48,9 @@ func TestTheWholeWayOnThreeHosts(t *testing.T) {
 		if s.DesiredCount != 3 {
 			t.Errorf("create-service answers desiredCount %d", s.DesiredCount)
 		}
-		l.Do("ecs", "wait", "services-stable", "--cluster", cluster, "--services", "datadog-agent")
+		if engine == Docker { // from the first task on, as people do; it looks every 15 seconds
+			l.Do("ecs", "wait", "services-stable", "--cluster", cluster, "--services", "datadog-agent")
+		}
 		l.Steady("datadog-agent", 3)
 		for i := 1; i <= 3; i++ {
 			cs := l.Running(i, "datadog-agent-task")
@@ -72,6 +69,7 @@ func TestTheWholeWayOnThreeHosts(t *testing.T) {
 				return err
 			})
 		}
+		l.sameByCLI("datadog-agent", l.Tasks())
 		for _, task := range l.Tasks() {
 			if task.LastStatus != "RUNNING" || task.LaunchType != "EC2" || task.Group != "service:datadog-agent" || !strings.HasPrefix(task.Containers[0].ImageDigest, "sha256:") {
 				t.Errorf("%+v", task)
@@ -92,10 +90,16 @@ func TestTheWholeWayOnThreeHosts(t *testing.T) {
 	step("a crashing image reaches one host and no more", func(t *testing.T) { l.walkCrashingImage(crash) })
 	step("a drained host loses its daemon and gets it back", func(t *testing.T) { l.walkDrain(instances[2]) })
 	step("a killed agent leaves its container alone and adopts it", func(t *testing.T) { l.walkKilledAgent(1, instances[1]) })
+	if engine == Containerd {
+		step("a killed containerd leaves containers alone", func(t *testing.T) { l.walkKilledContainerd(1) })
+	}
 	step("a killed control plane touches nothing and comes back", func(t *testing.T) { l.walkKilledControl() })
 	step("standalone tasks run, stop and fail with reasons", func(t *testing.T) { l.walkStandalone(instances[3], good) })
 	step("a host that dies is given up after the limit", func(t *testing.T) { l.walkLostHost(4, instances[4]) })
 	step("a service and an instance are taken away", func(t *testing.T) { l.walkEnd(instances[1]) })
+	if engine == Containerd {
+		step("nothing of the containers' network is left", func(t *testing.T) { l.walkNoNetwork(3) })
+	}
 }
 
 func (l *Lab) walkAttributes(instances map[int]string, image string) {
@@ -129,7 +133,7 @@ func (l *Lab) walkAttributes(instances map[int]string, image string) {
 		return nil
 	})
 	l.Do("ecs", "delete-service", "--cluster", cluster, "--service", "prod-only")
-	l.Do("ecs", "wait", "services-inactive", "--cluster", cluster, "--services", "prod-only")
+	l.waited("services-inactive", "prod-only")
 }
 
 func (l *Lab) walkRollingUpdate(image string) {
@@ -200,13 +204,10 @@ func (l *Lab) walkCrashingImage(image string) {
 func (l *Lab) walkDrain(instance string) {
 	t := l.t
 	t.Helper()
-	l.Do("ecs", "update-container-instances-state", "--cluster", cluster, "--container-instances", ID(instance), "--status", "DRAINING")
-	l.Until(30*time.Second, "the drained host has no task", func() error {
-		if tasks := l.Tasks("--container-instance", ID(instance)); len(tasks) != 0 {
-			return fmt.Errorf("%+v", tasks)
-		}
-		return atMost(l.Service("datadog-agent").RunningCount, 3, "tasks")
-	})
+	l.drain(instance)
+	if err := atMost(l.Service("datadog-agent").RunningCount, 3, "tasks"); err != nil {
+		t.Error(err)
+	}
 	l.Do("ecs", "update-container-instances-state", "--cluster", cluster, "--container-instances", ID(instance), "--status", "ACTIVE")
 	l.Steady("datadog-agent", 4)
 }
@@ -217,7 +218,7 @@ func (l *Lab) walkKilledAgent(i int, instance string) {
 	before := l.Running(i, "datadog-agent-task")
 	task := l.Tasks("--container-instance", ID(instance))[0]
 	inspect := func() (pid int, started string) {
-		c, err := l.Engine(i).ContainerInspect(context.Background(), before[0].ID)
+		c, err := l.Seen(i).Inspect(t.Context(), before[0].ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +227,7 @@ func (l *Lab) walkKilledAgent(i int, instance string) {
 	pid, started := inspect()
 	l.KillAgent(i)
 	killed := time.Now()
-	l.Until(8*time.Second, "agentConnected is false", func() error {
+	l.Until(30*time.Second, "agentConnected is false", func() error {
 		for _, in := range l.Instances() {
 			if in.ContainerInstanceArn == instance && in.AgentConnected {
 				return errNotYet
@@ -236,12 +237,7 @@ func (l *Lab) walkKilledAgent(i int, instance string) {
 	})
 	t.Logf("agentConnected was false %v after the kill", time.Since(killed).Round(10*time.Millisecond))
 	l.StartAgent(i)
-	l.Until(20*time.Second, "the agent is back as the same instance", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 4 {
-			return fmt.Errorf("%d connected", len(got))
-		}
-		return nil
-	})
+	l.Connected(4)
 	if l.InstanceOf(i) != instance {
 		t.Errorf("the instance changed from %s to %s", instance, l.InstanceOf(i))
 	}
@@ -265,13 +261,8 @@ func (l *Lab) walkKilledControl() {
 		ids[i] = l.Running(i, "datadog-agent-task")[0].ID
 	}
 	l.KillControl()
-	l.StartControl("--instance-lost-after", "5s", "--rollout-wave-wait", "1s")
-	l.Until(30*time.Second, "every agent is connected again", func() error {
-		if got := l.Instances("--filter", "agentConnected == true"); len(got) != 4 {
-			return fmt.Errorf("%d connected", len(got))
-		}
-		return nil
-	})
+	l.StartControl("--instance-lost-after", "10s", "--rollout-wave-wait", "1s") // that a host is given up is seen soon
+	l.Connected(4)
 	l.Steady("datadog-agent", 4)
 	for i, id := range ids {
 		if cs := l.Running(i, "datadog-agent-task"); len(cs) != 1 || cs[0].ID != id {
@@ -296,16 +287,17 @@ func (l *Lab) walkStandalone(instance, image string) {
 		t.Fatalf("run-task: %+v", run)
 	}
 	ids := []string{run.Tasks[0].TaskArn, run.Tasks[1].TaskArn}
-	l.Do(append([]string{"ecs", "wait", "tasks-running", "--cluster", cluster, "--tasks"}, ids...)...)
+	l.waited("tasks-running", ids...)
 	for _, task := range l.DescribeTasks(ids...) {
 		if b := task.Containers[0].NetworkBindings; len(b) != 1 || b[0].ContainerPort != 80 || b[0].HostPort == 0 {
 			t.Errorf("network bindings %+v", b)
 		}
 	}
+	l.publishes(image)
 	for _, id := range ids {
 		l.Do("ecs", "stop-task", "--cluster", cluster, "--task", id, "--reason", "enough")
 	}
-	l.Do(append([]string{"ecs", "wait", "tasks-stopped", "--cluster", cluster, "--tasks"}, ids...)...)
+	l.waited("tasks-stopped", ids...)
 	for _, task := range l.DescribeTasks(ids...) {
 		if task.StoppedReason != "enough" || task.StopCode != "UserInitiated" || task.Containers[0].ExitCode == nil {
 			t.Errorf("%+v", task)
@@ -318,7 +310,7 @@ func (l *Lab) walkStandalone(instance, image string) {
 		if len(got.Tasks) != 1 {
 			t.Fatalf("start-task %s: %+v", what, got)
 		}
-		l.Do("ecs", "wait", "tasks-stopped", "--cluster", cluster, "--tasks", got.Tasks[0].TaskArn)
+		l.waited("tasks-stopped", got.Tasks[0].TaskArn)
 		task := l.DescribeTasks(got.Tasks[0].TaskArn)[0]
 		all := task.StoppedReason
 		for _, c := range task.Containers {
@@ -363,11 +355,7 @@ func (l *Lab) walkLostHost(i int, instance string) {
 	if len(lost) != 1 {
 		t.Fatalf("tasks on the host: %+v", lost)
 	}
-	if err := l.Farm.Cut(t.Context(), i); err != nil {
-		t.Fatal(err)
-	}
-	<-l.agents[i].done
-	delete(l.agents, i)
+	l.Cut(i)
 	l.Until(30*time.Second, "the host's task is STOPPED", func() error {
 		task := l.DescribeTasks(lost[0].TaskArn)[0]
 		if task.LastStatus != "STOPPED" {
@@ -389,7 +377,7 @@ func (l *Lab) walkEnd(instance string) {
 		t.Errorf("deregistering a busy instance: %v %s", err, stderr)
 	}
 	l.Do("ecs", "delete-service", "--cluster", cluster, "--service", "datadog-agent")
-	l.Do("ecs", "wait", "services-inactive", "--cluster", cluster, "--services", "datadog-agent")
+	l.waited("services-inactive", "datadog-agent")
 	l.Until(30*time.Second, "no container of the service runs", func() error {
 		for i := 1; i <= 3; i++ {
 			if n := len(l.Running(i, "datadog-agent-task")); n != 0 {

@@ -23,7 +23,7 @@ import (
 	"github.com/longshore-project/longshore/test/images"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { e2e.Cleanup() })) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const cluster = "daemonset"
 

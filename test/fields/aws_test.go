@@ -74,6 +74,7 @@ func (w *world) serveAWS(t *testing.T) {
 			}
 		})
 	}
+	w.lab.PlainRegistry(closedPort)
 	w.closed = net.JoinHostPort(w.lab.Farm.LAN(), closedPort) + "/secret:1"
 }
 

@@ -3,7 +3,7 @@
 // [Members] walks the SDK's types by reflection and names every member that a client can set: those of
 // RegisterTaskDefinition and of RunTask's overrides. The tests keep one registry, by member, of how each is shown:
 //
-//	proved      a task with it was registered through the SDK, went through the control plane, the agent and the engine,
+//	proved      on Docker and on containerd, a task with it was registered through the SDK, went through the control plane, the agent and the engine,
 //	            and the member was seen from inside its container or in the engine's own description of it
 //	kept        the control plane's own: shown in its answers while the task runs
 //	refused     registering it, or running with it, is refused, and the error names it

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/docker/docker/api/types/container"
+
+	"github.com/longshore-project/longshore/test/e2e"
 )
 
 // claim is how a member is shown.
@@ -113,7 +115,16 @@ func claimed(member string, covered map[string]bool) bool {
 }
 
 func TestWhatATaskDefinitionSaysIsSeenInRealContainers(t *testing.T) {
-	w := newWorld(t)
+	for _, engine := range []string{e2e.Docker, e2e.Containerd} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel() // most of the time is a minute that a container must have run before it may be restarted
+			isSeenInRealContainers(t, engine)
+		})
+	}
+}
+
+func isSeenInRealContainers(t *testing.T, engine string) {
+	w := newWorld(t, engine)
 	t.Run("what is refused is refused by name", func(t *testing.T) {
 		eachClaim(func(path string, c claim) {
 			if c.request != "" {

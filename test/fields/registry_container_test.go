@@ -15,7 +15,7 @@ var ofContainer = map[string][]claim{
 	"Name":                    one(engine("bridge", func(c inspected) any { return c.Config.Labels["com.amazonaws.ecs.container-name"] }, "main")),
 	"Image":                   one(engine("bridge", func(c inspected) any { return strings.HasSuffix(c.Config.Image, "/probe:1") }, true)),
 	"Command[]":               one(says("alone", "ready\n")),
-	"EntryPoint[]":            one(engine("bridge", func(c inspected) any { return c.Config.Entrypoint }, "[sh -c]")),
+	"EntryPoint[]":            one(engine("bridge", func(c inspected) any { return c.Path + " " + c.Args[0] }, "sh -c")),
 	"Cpu":                     one(engine("bridge", func(c inspected) any { return c.HostConfig.CPUShares }, 64)),
 	"Memory":                  one(engine("bridge", func(c inspected) any { return c.HostConfig.Memory >> 20 }, 96)),
 	"MemoryReservation":       one(engine("bridge", func(c inspected) any { return c.HostConfig.MemoryReservation >> 20 }, 32)),

@@ -52,7 +52,7 @@ var registry = map[string][]claim{
 	"InferenceAccelerators[]":               one(refused(definition(`,"inferenceAccelerators":[{"deviceName":"a","deviceType":"b"}]`, ""), "inferenceAccelerators")),
 	"ProxyConfiguration":                    one(refused(definition(`,"proxyConfiguration":{"containerName":"c","properties":[{"name":"a","value":"b"}]}`, ""), "proxyConfiguration")),
 
-	"Volumes[].Name":            one(engine("shared", func(c inspected) any { return c.Mounts[0].Name }, "lasting")),
+	"Volumes[].Name":            one(engine("shared", func(c inspected) any { return mount(c, "/data") }, "lasting")),
 	"Volumes[].Host.SourcePath": one(says("bridge", "from-host\n")),
 	"Volumes[].DockerVolumeConfiguration.Scope": both(
 		wants("shared", func(s *stage) any { return s.volumes["lasting"].Name }, "lasting"),

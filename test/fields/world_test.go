@@ -1,11 +1,10 @@
 package fields
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,17 +15,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/volume"
-	"github.com/docker/docker/client"
-	"github.com/docker/docker/pkg/stdcopy"
 	"go.uber.org/goleak"
 
 	"github.com/longshore-project/longshore/test/e2e"
 	"github.com/longshore-project/longshore/test/images"
+	"github.com/longshore-project/longshore/test/seen"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { e2e.Cleanup() })) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const cluster = "daemonset"
 
@@ -34,17 +31,17 @@ const cluster = "daemonset"
 type world struct {
 	lab    *e2e.Lab
 	api    *ecs.Client
-	engine *client.Client
+	engine seen.Engine
 	image  string
 	closed string // an image that needs credentials
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{lab: e2e.NewLab(t, "fld", 91, 1, "--role-credentials", roleFile(t))}
+func newWorld(t *testing.T, engine string) *world {
+	w := &world{lab: e2e.NewLabOn(t, engine, "fld"+engine[:1], 91, 1, "--role-credentials", roleFile(t))}
 	url, id, secret := w.lab.API()
 	w.api = ecs.New(ecs.Options{BaseEndpoint: &url, Region: "us-west-2", Credentials: credentials.NewStaticCredentialsProvider(id, secret, ""), RetryMaxAttempts: 1})
 	w.image = w.lab.Push("probe:1", images.Spec{Files: []images.File{images.Passwd, images.Group, {Path: "/srv/file", Data: "x"}}})
-	w.engine = w.lab.Engine(1)
+	w.engine = w.lab.Seen(1)
 	if _, err := w.api.CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String(cluster)}); err != nil {
 		t.Fatal(err)
 	}
@@ -113,10 +110,10 @@ func (w *world) play(ctx context.Context, scenes map[string]scene) map[string]*s
 }
 
 func (w *world) perform(ctx context.Context, name string, sc scene, st *stage) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	in := sc.definition
-	in.Family = aws.String(name)
+	in := sc.definition // which the other engine's world plays too
+	in.Family, in.ContainerDefinitions = aws.String(name), slices.Clone(in.ContainerDefinitions)
 	for i := range in.ContainerDefinitions {
 		switch c := &in.ContainerDefinitions[i]; aws.ToString(c.Image) {
 		case "":
@@ -178,23 +175,26 @@ func (w *world) look(ctx context.Context, sc scene, st *stage, arn string) error
 		return err
 	}
 	st.task = described.Tasks[0]
-	list, err := w.engine.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", "com.amazonaws.ecs.task-arn="+arn))})
+	list, err := w.engine.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, c := range list {
+		if c.Labels["com.amazonaws.ecs.task-arn"] != arn {
+			continue
+		}
 		name := c.Labels["com.amazonaws.ecs.container-name"]
-		if st.containers[name], err = w.engine.ContainerInspect(ctx, c.ID); err != nil {
+		if st.containers[name], err = w.engine.Inspect(ctx, c.ID); err != nil {
 			return err
 		}
-		if st.output[name], err = w.logs(ctx, c.ID, st.containers[name].Config.Tty); err != nil {
+		if st.output[name], err = w.engine.Output(ctx, c.ID); err != nil {
 			return err
 		}
 		for _, m := range st.containers[name].Mounts {
 			if m.Name == "" {
 				continue
 			}
-			if st.volumes[m.Name], err = w.engine.VolumeInspect(ctx, m.Name); err != nil {
+			if st.volumes[m.Name], err = w.engine.Volume(ctx, m.Name); err != nil {
 				return err
 			}
 		}
@@ -210,21 +210,6 @@ func (w *world) look(ctx context.Context, sc scene, st *stage, arn string) error
 		return fmt.Errorf("container main did not say %q", sc.ready)
 	}
 	return nil
-}
-
-func (w *world) logs(ctx context.Context, id string, tty bool) (string, error) {
-	r, err := w.engine.ContainerLogs(ctx, id, container.LogsOptions{ShowStdout: true, ShowStderr: true})
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	var b bytes.Buffer
-	if tty {
-		_, err = io.Copy(&b, r)
-	} else {
-		_, err = stdcopy.StdCopy(&b, &b, r)
-	}
-	return b.String(), err
 }
 
 // stop ends a task and waits until it is STOPPED.

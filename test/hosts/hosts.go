@@ -1,4 +1,4 @@
-// Package hosts runs several whole hosts on one machine, each with namespaces and a Docker engine of its own, for tests that
+// Package hosts runs several whole hosts on one machine, each with namespaces and an engine of its own, Docker or containerd, for tests that
 // need more than one host: hosts.sh does the work, and a person can use it directly.
 //
 // The machine's own network is not touched: the hosts' cables end in a bridge inside a namespace. What runs in the
@@ -8,6 +8,7 @@ package hosts
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Farm struct {
 	Dir  string // disks and sockets
 	Name string // prefix of namespaces and hostnames, at most 8 letters
 	Net  string // /24 prefix, such as 10.90.0
+	Runs string // docker, which is what empty means, containerd, or both
 }
 
 // LAN is the address at which the hosts reach what runs beside them.
@@ -56,7 +58,7 @@ func script() string {
 // Command is hosts.sh with arguments, not started.
 func (f *Farm) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "bash", append([]string{script()}, args...)...)
-	cmd.Env = append(os.Environ(), "HOSTS_DIR="+f.Dir, "HOSTS_NAME="+f.Name, "HOSTS_NET="+f.Net)
+	cmd.Env = append(os.Environ(), "HOSTS_DIR="+f.Dir, "HOSTS_NAME="+f.Name, "HOSTS_NET="+f.Net, "HOSTS_ENGINE="+cmp.Or(f.Runs, "docker"))
 	return cmd
 }
 
@@ -83,6 +85,11 @@ func (f *Farm) Cut(ctx context.Context, i int) error { return f.run(ctx, "cut", 
 
 // Boot starts host i again.
 func (f *Farm) Boot(ctx context.Context, i int) error { return f.run(ctx, "boot", strconv.Itoa(i)) }
+
+// Engines starts those of host i's engines that have ended, and waits until they answer.
+func (f *Farm) Engines(ctx context.Context, i int) error {
+	return f.run(ctx, "engines", strconv.Itoa(i))
+}
 
 // Unplug takes host i's cable out.
 func (f *Farm) Unplug(ctx context.Context, i int) error { return f.run(ctx, "unplug", strconv.Itoa(i)) }

@@ -1,27 +1,31 @@
 #!/bin/bash
 # hosts.sh: several whole hosts on one machine. Each has its own network, mount, PID, UTS and IPC namespaces, its own
-# machine-id, boot id, /run, /tmp/host, engine data and agent directories, and its own dockerd. Their eth0s hang on one bridge that
+# machine-id, boot id, /run, /tmp/host, engine data and agent directories, and its own engine. Their eth0s hang on one bridge that
 # lives in a namespace of its own, so nothing is added to the machine's own network. Needs root, iproute2, util-linux, tini
-# and docker.io.
+# and docker.io or containerd.
 #
-#   hosts.sh up N             make hosts 1..N (those that exist stay) and start dockerd in each
+#   hosts.sh up N             make hosts 1..N (those that exist stay) and start their engine in each
 #   hosts.sh exec I CMD...    run CMD in host I
 #   hosts.sh docker I ARGS... its docker, for people who look
 #   hosts.sh lan CMD...       run CMD beside the hosts, at $NET.254
 #   hosts.sh cut I            power cut: every process of host I dies at once; disks stay
 #   hosts.sh boot I           start host I again
+#   hosts.sh engines I        start the engines of host I that have ended, and wait for them
 #   hosts.sh unplug I | plug I   take host I's cable out of the bridge, put it back
 #   hosts.sh status           a line for each host
 #   hosts.sh down             kill all, unmount, delete
 #
 # HOSTS_DIR   where their disks and sockets lie (default /tmp/longshore-hosts); the engine of host I is at $HOSTS_DIR/hI/docker.sock
 # HOSTS_NAME  prefix of names (default lh)     HOSTS_NET  /24 prefix (default 10.90.0)
-# HOSTS_DOCKERD  further flags of dockerd
+# HOSTS_ENGINE  docker (default), containerd, or both: then dockerd uses that containerd, as Debian's does
+# HOSTS_DOCKERD  further flags of dockerd   HOSTS_CONTAINERD  the program to start as containerd (default containerd)
 set -euo pipefail
 D=${HOSTS_DIR:-/tmp/longshore-hosts} P=${HOSTS_NAME:-lh} NET=${HOSTS_NET:-10.90.0} SW=${P}lan
+ENGINE=${HOSTS_ENGINE:-docker}
 OWN="/var/lib/docker /var/lib/containerd /var/lib/ecs /var/log/ecs /etc/ecs /tmp/host"
 
 need() { command -v "$1" >/dev/null || { echo "hosts.sh: $1 is missing: apt-get install -y --no-install-recommends $2" >&2; exit 1; }; }
+has() { [ "$ENGINE" = "$1" ] || [ "$ENGINE" = both ]; }
 netns_exists() { ip netns list | grep -qE "^$1( |\$)"; }
 pid_of() { local p; p=$(cat "$D/h$1/init.pid" 2>/dev/null) && kill -0 "$p" 2>/dev/null && echo "$p"; }
 inside() { local p; p=$(pid_of "$1") || { echo "hosts.sh: host $1 is not up" >&2; return 1; }; shift; nsenter -t "$p" -n -m -p -u -i --wdns="$PWD" -- "$@"; }
@@ -75,18 +79,42 @@ boot() {
   rm -f "$h/mounted"
   echo "$first" >"$h/init.pid"
   disown "$keeper"
-  inside "$i" setsid -f sh -c "exec dockerd -H unix://$h/docker.sock -H unix:///run/docker.sock \
-    --insecure-registry $NET.0/24 --cgroup-parent /$P$i ${HOSTS_DOCKERD:-} >>$h/dockerd.log 2>&1 </dev/null"
+  engines "$i"
+}
+
+contained='test -S /run/containerd/containerd.sock && ctr version' # without a socket ctr waits for one
+
+# engines starts those of a host that are not there
+engines() {
+  local i=$1 h=$D/h$1
+  if has containerd && ! inside "$i" sh -c "$contained" >/dev/null 2>&1; then
+    cat >"$h/containerd.toml" <<END
+version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+END
+    inside "$i" setsid -f sh -c "echo \$\$ >/run/containerd.pid; exec ${HOSTS_CONTAINERD:-containerd} -c $h/containerd.toml >>$h/containerd.log 2>&1 </dev/null"
+  fi
+  if has docker && ! docker -H "unix://$h/docker.sock" version >/dev/null 2>&1; then
+    ! has containerd || wait_for "$h/containerd.log" inside "$i" sh -c "$contained"
+    inside "$i" setsid -f sh -c "exec dockerd -H unix://$h/docker.sock -H unix:///run/docker.sock \
+      --insecure-registry $NET.0/24 --cgroup-parent /$P$i ${HOSTS_DOCKERD:-} >>$h/dockerd.log 2>&1 </dev/null"
+  fi
+}
+
+wait_for() { # a command that is to succeed; first the log that says why it does not
+  local log=$1
+  shift
+  for _ in $(seq 500); do
+    "$@" >/dev/null 2>&1 && return
+    sleep .02
+  done
+  echo "hosts.sh: $* fails: $(tail -3 "$log")" >&2
+  return 1
 }
 
 ready() {
-  local i=$1
-  for _ in $(seq 500); do
-    docker -H "unix://$D/h$i/docker.sock" version >/dev/null 2>&1 && return
-    sleep .02
-  done
-  echo "hosts.sh: host $i's engine does not answer: $(tail -3 "$D/h$i/dockerd.log")" >&2
-  return 1
+  ! has containerd || wait_for "$D/h$1/containerd.log" inside "$1" sh -c "$contained"
+  ! has docker || wait_for "$D/h$1/dockerd.log" docker -H "unix://$D/h$1/docker.sock" version
 }
 
 cut_host() { # PID 1 of the namespace dies, and everything in it
@@ -121,7 +149,9 @@ cmd=${1:-help}
 shift || true
 case $cmd in
 up)
-  need ip iproute2; need tini tini; need dockerd docker.io; need docker docker.io; need iptables iptables
+  need ip iproute2; need tini tini; need iptables iptables
+  ! has docker || { need dockerd docker.io; need docker docker.io; }
+  ! has containerd || { need containerd containerd; need runc runc; need nft nftables; }
   mkdir -p "$D"
   lan_up
   for i in $(seq "$1"); do mkdir -p "$D/h$i"; boot "$i"; done
@@ -131,9 +161,10 @@ docker) i=$1; shift; exec docker -H "unix://$D/h$i/docker.sock" "$@" ;;
 lan) exec nsenter --net="/run/netns/$SW" "$@" ;;
 cut) cut_host "$1" ;;
 boot) boot "$1"; ready "$1" ;;
+engines) engines "$1"; ready "$1" ;;
 unplug) ip -n "$SW" link set "p$1" nomaster ;;
 plug) ip -n "$SW" link set "p$1" master br0 ;;
 status) for h in "$D"/h[0-9]*; do [ -d "$h" ] || continue; i=${h##*/h}; echo "$P$i $NET.$i pid=$(pid_of "$i" || echo down)"; done ;;
 down) down ;;
-*) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
