@@ -67,7 +67,7 @@ func TestWhatCanNotBeServedIsRefusedByName(t *testing.T) {
 		"serve them now: " + engine.ErrNotReady.Error() + ": address already in use":       down.addLogCredentials(asking(), "web", &log),
 		"can't be served to containers, and this is tried again: address":                  (&Agent{asked: down}).ready(asking(), "web"),
 		"can't be told from others on this host":                                           blind.addCredentials(asking(), "web", &log),
-		"DOCKER_HOST must be a local socket":                                               alone.addLogCredentials(asking(), "web", &log),
+		"it must be a Docker behind a local socket (DOCKER_HOST)":                          alone.addLogCredentials(asking(), "web", &log),
 		"the control plane has sent none":                                                  newAsked(t).addLogCredentials(late, "web", &log),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -34,7 +34,7 @@ func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
 	var astray error
 	if a.client, astray = httpClient(cfg, opt.AnyTLS); astray == nil {
 		defer a.client.CloseIdleConnections()
-		made, ok := a.client.Transport.(*http.Transport)
+		made, ok := a.client.Transport.(*clocked)
 		if !ok {
 			return nil, fmt.Errorf("the control plane is reached by a %T", a.client.Transport)
 		}

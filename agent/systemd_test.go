@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -32,9 +33,13 @@ func (h *testHost) reloading() (change func(text string), ended <-chan error) {
 
 func (h *testHost) untilLogged(want string) {
 	h.t.Helper()
-	for end := time.Now().Add(patience); !strings.Contains(h.log(), want); {
+	log := ""
+	for end := time.Now().Add(patience); !strings.Contains(log, want); {
+		if data, err := os.ReadFile(filepath.Join(h.dir, "agent.log")); err == nil { // it is not there at first
+			log = string(data)
+		}
 		if time.Now().After(end) {
-			h.t.Fatalf("the log does not say %q:\n%s", want, h.log())
+			h.t.Fatalf("the log does not say %q:\n%s", want, log)
 		}
 		<-time.After(5 * time.Millisecond)
 	}
