@@ -102,7 +102,7 @@ type verdict int
 
 const (
 	giveUp        verdict = iota // the error is final
-	nextKey                      // the control plane does not know the key
+	nextKey                      // the control plane does not take the key
 	retryLater                   // the service puts us off: try for an hour
 	retryForever                 // the control plane can't be reached: nothing is wrong with us
 	makeCluster                  // the implicit cluster "default" does not exist
@@ -122,7 +122,7 @@ func (r *registration) judge(err error) verdict {
 	switch {
 	case r.cfg.Cluster == "" && (api.Code == "ClusterNotFoundException" || strings.Contains(api.Message, "Cluster not found.")):
 		return makeCluster
-	case api.Code == "UnrecognizedClientException":
+	case api.Code == "UnrecognizedClientException", r.keys != nil && api.Code == "AccessDeniedException":
 		return nextKey
 	case r.arn != "" && (api.Code == "InactiveInstanceException" || api.Code == "InvalidInstanceException"):
 		return registerAnew
@@ -167,7 +167,7 @@ func (r *registration) register(ctx context.Context, api session.API, log *zap.L
 		verdict := r.judge(err)
 		if verdict == nextKey {
 			if r.keys != nil && r.keys.Next() {
-				log.Warn("The control plane does not know this host's access key; trying with the one before it, or the configured one", zap.Error(err))
+				log.Warn("The control plane does not take this host's access key; trying with the one before it, or the configured one", zap.Error(err))
 				continue
 			}
 			if verdict = giveUp; r.known { // somebody ended the key: tasks are looked after, as long as nobody says otherwise

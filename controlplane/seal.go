@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/certs"
@@ -67,6 +69,37 @@ func (p *ControlPlane) openSeal(ctx context.Context) error {
 const sealRemedy = "put the store's own there, from a backup or from another replica; if it is lost for good, start once with --forget-sealed, " +
 	"which ends every access key but those of admin.env and host.env, and the control plane's own CA"
 
+// forgetSpeakers has no key speak for any instance, so that the hosts can register again.
+func (p *ControlPlane) forgetSpeakers(ctx context.Context) error {
+	return store.Retry(ctx, func() error {
+		var next []*store.Instance
+		if err := p.store.Read(ctx, func(v *store.View) error {
+			for c := range v.Clusters() {
+				for i := range v.Instances(aws.ToString(c.Object.ClusterName)) {
+					if i.RegisteredBy != "" {
+						free := *i
+						free.RegisteredBy = ""
+						next = append(next, &free)
+					}
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for part := range slices.Chunk(next, 100) {
+			txn := p.store.Txn()
+			for _, i := range part {
+				txn.Update(i)
+			}
+			if err := txn.Commit(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // forgetSealed deletes what only a lost seal key opens, and the files with it. Running tasks are not concerned.
 func (p *ControlPlane) forgetSealed(ctx context.Context) error {
 	deleted := 0
@@ -97,6 +130,9 @@ func (p *ControlPlane) forgetSealed(ctx context.Context) error {
 		}
 		return nil
 	})
+	if err == nil {
+		err = p.forgetSpeakers(ctx)
+	}
 	if err != nil {
 		return err
 	}

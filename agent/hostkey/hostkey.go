@@ -139,7 +139,7 @@ func (r *Ring) Next() bool {
 	return false
 }
 
-// Keep makes k the own key, which signs from then on, and the own one that signed until now the one before it. It is
+// Keep makes k the own key, which signs from then on, and the own one before it the one that was used last. It is
 // durable when Keep returns nil; otherwise nothing has changed.
 func (r *Ring) Keep(k Key) error {
 	if !k.whole() {
@@ -148,11 +148,13 @@ func (r *Ring) Keep(k Key) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	own := []Key{k}
-	if r.next < len(r.own) {
-		if r.own[r.next] == k {
-			return nil
-		}
+	switch {
+	case r.next < len(r.own) && r.own[r.next] == k:
+		return nil
+	case r.next < len(r.own):
 		own = append(own, r.own[r.next])
+	case len(r.own) > 0: // which is not known now, and may be after a restore
+		own = append(own, r.own[0])
 	}
 	kept := file{Version: version, Current: &own[0]}
 	if len(own) > 1 {

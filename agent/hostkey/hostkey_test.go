@@ -71,8 +71,8 @@ func TestTheOwnKeySignsBeforeTheOneBeforeItAndTheConfiguredOne(t *testing.T) {
 	for r.Own() {
 		r.Next()
 	}
-	keep(t, r, "THREE") // in exchange for the configured key: those before are unknown
-	if got := order(t, open(t, dir)); got != "THREE JOIN" {
+	keep(t, r, "THREE") // in exchange for the configured key
+	if got := order(t, open(t, dir)); got != "THREE TWO JOIN" {
 		t.Errorf("after another exchange %s sign", got)
 	}
 }

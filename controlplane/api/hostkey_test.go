@@ -239,3 +239,35 @@ func TestAHostIsGivenTheKeyThatReplacesItsOwn(t *testing.T) {
 	_, err = p.exchange(keys[0], arn, "")
 	p.deny(err, "expired at")
 }
+
+func TestAnInstanceWhoseKeyWasForgottenIsTakenByTheNextHostKeyThatRegistersIt(t *testing.T) {
+	p := newPlane(t)
+	arn, err := p.join(p.key(store.Key{Role: store.RoleHost}), "", "a")
+	p.must(err)
+	p.must(store.Retry(p.ctx, func() error {
+		var next store.Instance
+		p.must(p.store.Read(p.ctx, func(v *store.View) error { next = *v.Instance(testCluster, arn[len(arn)-32:]); return nil }))
+		next.RegisteredBy = ""
+		return p.store.Txn().Update(&next).Commit(p.ctx)
+	}))
+	_, err = p.join(p.key(store.Key{Role: store.RoleHost, Enrolment: true}), arn, "b")
+	p.deny(err, arn) // its own key still counts
+	p.must(p.store.Read(p.ctx, func(v *store.View) error {
+		txn := p.store.Txn()
+		for k := range v.Keys() {
+			if k.Instance == arn {
+				txn.Delete(k)
+			}
+		}
+		return txn.Commit(p.ctx)
+	}))
+	joining := p.key(store.Key{Role: store.RoleHost, Enrolment: true})
+	if same, err := p.join(joining, arn, "c"); err != nil || same != arn {
+		t.Fatalf("registered again it is %s, %v", same, err)
+	}
+	if own, err := p.exchange(joining, arn, "c"); err != nil || own == nil || own.Instance != arn {
+		t.Errorf("its new key is %v, %v", own, err)
+	}
+	_, err = p.join(p.key(store.Key{Role: store.RoleHost, Enrolment: true}), arn, "d")
+	p.deny(err, arn)
+}

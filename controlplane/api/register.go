@@ -114,6 +114,9 @@ func (s *Server) registered(v *store.View, c *call, r *registration) (*store.Ins
 		if c.exchanged(v, i, r.token) != nil { // the answer to the exchange may have been lost
 			return i, nil
 		}
+		if i.RegisteredBy == "" && c.identity.MayClaim(v, s.instanceARN(i.Cluster, i.ID)) { // its key was forgotten
+			return i, nil
+		}
 		return i, c.speaksFor(i)
 	}
 	return nil, nil
@@ -171,6 +174,9 @@ func (s *Server) registerAgain(c *call, old *store.Instance, r *registration) (*
 	}
 	i := *old
 	i.ClientToken = r.token
+	if i.RegisteredBy == "" {
+		i.RegisteredBy = c.identity.AccessKeyID
+	}
 	if boot := attributeValue(r.attributes, attributeBoot); boot == "" || boot != attributeValue(old.Object.Attributes, attributeBoot) {
 		i.JoinedAt = s.cfg.Now().UTC().Truncate(time.Millisecond)
 	}

@@ -75,7 +75,8 @@ func RenewFiles(ctx context.Context, s *store.Store, sealed *seal.Key, dir strin
 		}
 		var named, other *store.Key
 		if err := s.Read(ctx, func(v *store.View) error {
-			named, other = v.Key(filed.AccessKeyID), oldest(v, k.like, now)
+			named = v.Key(filed.AccessKeyID)
+			other = heir(v, named, k.like, now)
 			return nil
 		}); err != nil {
 			return fmt.Errorf("look for the key of %s: %w", path, err)
@@ -112,7 +113,7 @@ func (e ensuring) ensure(ctx context.Context, path string, like store.Key) error
 		if filed != nil {
 			named = v.Key(filed.AccessKeyID)
 		}
-		stored = oldest(v, like, e.now)
+		stored = heir(v, named, like, e.now)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("look for the key of %s: %w", path, err)
@@ -139,6 +140,16 @@ func (e ensuring) ensure(ctx context.Context, path string, like store.Key) error
 
 // lasting tells whether a key counts and has no end in sight.
 func lasting(k *store.Key, now time.Time) bool { return k.Usable(now) && k.Expires.IsZero() }
+
+// heir is the key that a file is to have whose key has ended: the one that replaces it, or else the oldest of its kind.
+func heir(v *store.View, ended *store.Key, like store.Key, now time.Time) *store.Key {
+	for seen := map[string]bool{}; ended != nil && !seen[ended.AccessKeyID]; ended = v.Key(ended.Successor) {
+		if seen[ended.AccessKeyID] = true; lasting(ended, now) && ofKind(ended, like) {
+			return ended
+		}
+	}
+	return oldest(v, like, now)
+}
 
 // oldest is the first key of a kind that lasts, nil if there is none.
 func oldest(v *store.View, like store.Key, now time.Time) *store.Key {

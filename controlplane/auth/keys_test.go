@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/seal"
@@ -153,6 +154,44 @@ func TestReplicasThatAreFirstStartedTogetherHaveOneKeyOfAKind(t *testing.T) {
 	for _, dir := range dirs[1:] {
 		if files(t, dir) != files(t, dirs[0]) {
 			t.Error("two replicas hand out different keys")
+		}
+	}
+}
+
+func TestAFileGetsTheKeyThatReplacesItsOwnAndNotSomebodyElses(t *testing.T) {
+	s, dir := storetest.New(t), t.TempDir()
+	ensure(t, s, dir)
+	first, err := auth.ReadKey(filepath.Join(dir, auth.AdminFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	another := auth.NewKey(sealed, store.Key{Role: store.RoleAdmin, Name: "bob"}, now)
+	heir := auth.NewKey(sealed, store.Key{Role: store.RoleAdmin}, now.Add(time.Hour))
+	ending := func(v *store.View) *store.Key {
+		k := *v.Key(first.AccessKeyID)
+		k.Successor, k.Expires = heir.AccessKeyID, now.Add(2*time.Hour)
+		return &k
+	}
+	var old *store.Key
+	if err := s.Read(t.Context(), func(v *store.View) error { old = ending(v); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Txn().Create(another.Key).Create(heir.Key).Update(old).Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	renew := map[string]func() error{
+		"at once":           func() error { return auth.RenewFiles(t.Context(), s, sealed, dir, now) },
+		"at the next start": func() error { return auth.EnsureKeys(t.Context(), s, sealed, dir, now) },
+	}
+	for name, renew := range renew {
+		if err := os.WriteFile(filepath.Join(dir, auth.AdminFile), []byte(first.Lines()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := renew(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := auth.ReadKey(filepath.Join(dir, auth.AdminFile)); err != nil || got.Secret != heir.Secret {
+			t.Errorf("%s the file has the key %v, %v", name, got, err)
 		}
 	}
 }

@@ -120,7 +120,8 @@ type Instance struct {
 	Cluster string
 	ID      string // 32 hex digits
 	Object  types.ContainerInstance
-	// RegisteredBy is the access key id that registered the instance; no other host key may speak for it.
+	// RegisteredBy is the access key that speaks for the instance: the one that registered it, or that one was exchanged for.
+	// Empty: it was forgotten, and the next host key that registers the instance does.
 	RegisteredBy string
 	// ClientToken is that of the last registration: a repeated call with the same one gets the same instance.
 	ClientToken string
