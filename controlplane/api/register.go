@@ -73,6 +73,11 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 		}
 		switch {
 		case i != nil:
+			if i.RegisteredBy == "" {
+				if err := c.identity.Take(v, txn, *i.Object.ContainerInstanceArn, c.now); err != nil {
+					return err
+				}
+			}
 			if conn, boot := v.Connection(i.Cluster, i.ID), attributeValue(r.attributes, attributeBoot); conn != nil && conn.Boot != "" && boot != "" && boot != conn.Boot {
 				return exception("ConflictException", "%s", task.OtherMachine(i.ID, conn.Boot))
 			}

@@ -26,6 +26,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/certs"
+	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/engine/enginetest"
 )
@@ -45,18 +46,12 @@ type world struct {
 	state        string // the agent's data directory
 	engine       *enginetest.Fake
 	web          *http.Client
+	forget       bool // what is sealed
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, dir: t.TempDir(), address: "127.0.0.1:0", state: t.TempDir(), engine: enginetest.NewFake()}
 	w.start()
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(w.plane.CA()) {
-		t.Fatal("there is no CA")
-	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	w.web = &http.Client{Transport: transport}
 	if _, err := w.admin().CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String("daemonset")}); err != nil {
 		t.Fatal(err)
 	}
@@ -67,12 +62,19 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() {
 	w.Helper()
 	var err error
-	if w.plane, err = controlplane.Start(w.Context(), controlplane.Config{DataDir: w.dir, Listen: w.address, TLS: true, Log: zaptest.NewLogger(w.T)}); err != nil {
+	if w.plane, err = controlplane.Start(w.Context(), controlplane.Config{DataDir: w.dir, Listen: w.address, TLS: true, ForgetSealed: w.forget, Log: zaptest.NewLogger(w.T)}); err != nil {
 		w.Fatal(err)
 	}
 	plane := w.plane
 	w.Cleanup(func() { _ = plane.Close() })
 	w.address = w.plane.Addr().String()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(w.plane.CA()) {
+		w.Fatal("there is no CA")
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}
+	w.Cleanup(transport.CloseIdleConnections)
+	w.web = &http.Client{Transport: transport}
 }
 
 func (w *world) admin() *ecs.Client {
@@ -233,6 +235,26 @@ func TestAHostExchangesItsJoinKeyAndFollowsRotationsUntilItIsRevoked(t *testing.
 }
 
 func TestAHostWhoseOwnKeyIsForgottenGetsAnotherOneWithItsJoinKey(t *testing.T) {
+	for name, forget := range map[string]func(w *world){
+		"the store is lost": func(w *world) {
+			if err := os.RemoveAll(filepath.Join(w.dir, "etcd")); err != nil {
+				w.Fatal(err)
+			}
+			w.start()
+		},
+		"the seal key is lost": func(w *world) { // and the CA with it, of which the host is given the new one
+			if err := os.Remove(filepath.Join(w.dir, seal.FileName)); err != nil {
+				w.Fatal(err)
+			}
+			w.forget = true
+			w.start()
+		},
+	} {
+		t.Run(name, func(t *testing.T) { forgotten(t, forget) })
+	}
+}
+
+func forgotten(t *testing.T, forget func(w *world)) {
 	w := newWorld(t)
 	leave, join, instance := w.joined()
 	first := w.kept()
@@ -242,10 +264,7 @@ func TestAHostWhoseOwnKeyIsForgottenGetsAnotherOneWithItsJoinKey(t *testing.T) {
 	if err := w.plane.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := os.RemoveAll(filepath.Join(w.dir, "etcd")); err != nil {
-		t.Fatal(err)
-	}
-	w.start()
+	forget(w)
 	w.agent(join.AccessKeyID, join.Secret)
 	w.until("it is the same container instance", func() bool { return w.instance() == instance })
 	w.until("it has another key of its own", func() bool { return w.kept() != first })
