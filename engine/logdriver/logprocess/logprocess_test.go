@@ -29,11 +29,19 @@ import (
 // logKeys are the host's credentials.
 var logKeys = aws.Credentials{AccessKeyID: "AKIDLOGS", SecretAccessKey: "s3cret"}
 
+// programs is a folder that is removed at the end.
+var programs string
+
 func TestMain(m *testing.M) {
-	if err := errors.Join(os.Setenv("AWS_ACCESS_KEY_ID", logKeys.AccessKeyID), os.Setenv("AWS_SECRET_ACCESS_KEY", logKeys.SecretAccessKey)); err != nil {
+	dir, err := os.MkdirTemp("", "logprocess")
+	if err = errors.Join(err, os.Setenv("AWS_ACCESS_KEY_ID", logKeys.AccessKeyID), os.Setenv("AWS_SECRET_ACCESS_KEY", logKeys.SecretAccessKey)); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m)
+	programs = dir
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
 }
 
 var container = logdriver.Container{
