@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X github.com/longshore-project/longshore/internal/version.Version=$(VERSION)"
 GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build up down test test-unit test-engines test-replicas test-containerd test-vm test-packages packages lint fuzz bench need clean
+.PHONY: help build up down test test-unit test-engines test-loss test-replicas test-containerd test-vm test-packages packages lint fuzz bench need clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ test-engines: need ## the tests that build and run a current dockerd: minutes of
 
 test-containerd: need ## what must hold with containerd, on a current containerd and runc (built the first time), and on Debian's with crun
 	PATH=$$(test/engines/build.sh containerd):$$PATH $(GO) test -race -count=1 -timeout 10m ./engine/containerd
+	PATH=$$(test/engines/build.sh containerd):$$PATH $(GO) test -race -count=1 -timeout 10m -run '^TestTheWholeWayOnThreeHosts$$/^containerd$$' ./test/e2e
 	TEST_OCI_RUNTIME=$(CURDIR)/engine/containerd/testdata/crun $(GO) test -race -count=1 -timeout 10m ./engine/containerd
 
 packages: ## deb and rpm of both programs, for amd64 and arm64, in dist/
@@ -47,6 +48,9 @@ test-vm: ## the tests that need control groups v2 and systemd, on an emulated ma
 
 test-kill: ## kill the agent ROUNDS times (default 10000) with 50 tasks on their way, on an engine in memory; some 15 minutes
 	STORM_KILLS=$(or $(ROUNDS),10000) $(GO) test -count=1 -timeout 10h -v ./test/kill/storm
+
+test-loss: ## records deleted and restored under twenty daemons on a real engine
+	$(GO) test -race -tags loss -count=1 -timeout 20m -run TestTheControlPlanesRecordsAreLost ./test/e2e
 
 test-replicas: ## three control planes on three members of etcd under load for FOR (default 10m), processes killed and links cut; histories checked
 	REPLICAS_FOR=$(or $(FOR),10m) $(GO) test -count=1 -timeout 2h -v -run "TestForLong|Quota" ./test/replicas
