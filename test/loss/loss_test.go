@@ -41,25 +41,24 @@ const (
 	cluster  = "daemonset"
 )
 
-// world is a control plane that speaks TLS.
+// world is a control plane.
 type world struct {
 	*testing.T
-	dir   string
-	plane *controlplane.ControlPlane
-	logs  *observer.ObservedLogs
-	api   *ecs.Client
+	dir, address, scheme string
+	plane                *controlplane.ControlPlane
+	logs                 *observer.ObservedLogs
+	api                  *ecs.Client
 }
 
-func newWorld(t *testing.T) *world {
-	core, logs := observer.New(zapcore.WarnLevel)
-	w := &world{T: t, dir: t.TempDir(), logs: logs}
-	var err error
-	if w.plane, err = controlplane.Start(t.Context(), controlplane.Config{DataDir: w.dir, Listen: "127.0.0.1:0", TLS: true, Log: zap.New(core)}); err != nil {
-		t.Fatal(err)
+// newWorld is a control plane that speaks TLS, or else in clear.
+func newWorld(t *testing.T, secure bool) *world {
+	w := &world{T: t, dir: t.TempDir(), address: "127.0.0.1:0", scheme: "http"}
+	if secure {
+		w.scheme = "https"
 	}
-	t.Cleanup(func() { _ = w.plane.Close() })
+	w.start()
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(w.plane.CA()) {
+	if secure && !pool.AppendCertsFromPEM(w.plane.CA()) {
 		t.Fatal("there is no CA")
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}
@@ -68,12 +67,32 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.api = ecs.New(ecs.Options{Region: "us-west-2", BaseEndpoint: aws.String("https://" + w.plane.Addr().String()), HTTPClient: &http.Client{Transport: transport},
+	w.api = ecs.New(ecs.Options{Region: "us-west-2", BaseEndpoint: aws.String(w.scheme + "://" + w.address), HTTPClient: &http.Client{Transport: transport},
 		Credentials: credentials.NewStaticCredentialsProvider(key.AccessKeyID, key.Secret, "")})
 	if _, err := w.api.CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String(cluster)}); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// start starts the control plane, at the address that it had before.
+func (w *world) start() {
+	w.Helper()
+	core, logs := observer.New(zapcore.WarnLevel)
+	plane, err := controlplane.Start(w.Context(), controlplane.Config{DataDir: w.dir, Listen: w.address, TLS: w.scheme == "https", Log: zap.New(core)})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = plane.Close() })
+	w.plane, w.logs, w.address = plane, logs, plane.Addr().String()
+}
+
+// bundle is the file that agents trust; none in clear.
+func (w *world) bundle() string {
+	if w.scheme == "http" {
+		return ""
+	}
+	return filepath.Join(w.dir, certs.CAFile)
 }
 
 // host is a machine with an engine in memory.
@@ -143,7 +162,7 @@ func (h *host) start() {
 	off := h.clock
 	options := agent.Options{
 		Config: config.Options{File: file, Environ: []string{
-			"ECS_CLUSTER=" + cluster, "ECS_BACKEND_HOST=https://" + h.w.plane.Addr().String(), "AWS_CA_BUNDLE=" + filepath.Join(h.w.dir, certs.CAFile), "AWS_DEFAULT_REGION=us-west-2",
+			"ECS_CLUSTER=" + cluster, "ECS_BACKEND_HOST=" + h.w.scheme + "://" + h.w.address, "AWS_CA_BUNDLE=" + h.w.bundle(), "AWS_DEFAULT_REGION=us-west-2",
 			"AWS_ACCESS_KEY_ID=" + key.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + key.Secret, "ECS_DATADIR=" + h.state, "ECS_LOGFILE=" + filepath.Join(h.state, "agent.log"),
 			"AWS_EC2_METADATA_DISABLED=true", "ECS_DISABLE_TASK_ENDPOINTS=true", "ECS_ENABLE_TASK_CPU_MEM_LIMIT=false", "ECS_IMAGE_PULL_BEHAVIOR=prefer-cached",
 		}},
@@ -214,7 +233,7 @@ func (w *world) connected() (n int) {
 }
 
 func TestHostsWhoseClocksAreWrongJoinAndRunTheirDaemonsAndSaySoOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, true)
 	_, err := w.api.RegisterTaskDefinition(t.Context(), &ecs.RegisterTaskDefinitionInput{Family: aws.String("web"), NetworkMode: types.NetworkModeHost,
 		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("web"), Image: aws.String("web:1"), Memory: aws.Int32(16)}}})
 	if err == nil {
@@ -250,7 +269,7 @@ func TestHostsWhoseClocksAreWrongJoinAndRunTheirDaemonsAndSaySoOnce(t *testing.T
 }
 
 func TestOfTwoMachinesWithOneIdentityTheSecondIsRefusedAndBothSidesSaySo(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, true)
 	first := w.machine(1)
 	first.start()
 	w.until("the first machine is connected", func() bool { return w.connected() == 1 }, first)
