@@ -48,11 +48,13 @@ type Server struct {
 	mux  *http.ServeMux
 	log  *zap.Logger
 	work sync.WaitGroup // what is being answered
+
+	patience time.Duration // for a request to be read
 }
 
 // New makes a server without paths but the profiles.
 func New(log *zap.Logger) *Server {
-	s := &Server{mux: http.NewServeMux(), log: log}
+	s := &Server{mux: http.NewServeMux(), log: log, patience: 10 * time.Second}
 	s.profiles()
 	return s
 }
@@ -179,7 +181,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.work.Wait()
 	server := &http.Server{
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, peerKey{}, c) },
-		Handler:     http.MaxBytesHandler(s, maxRequest), ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler:     http.MaxBytesHandler(s, maxRequest), ReadTimeout: s.patience, WriteTimeout: 10 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: zap.NewStdLog(s.log.With(zap.String("source", "local"))), BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
