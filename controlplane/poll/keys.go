@@ -3,6 +3,7 @@ package poll
 import (
 	"time"
 
+	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -52,11 +53,14 @@ func (s *Server) endKey(id string, code status, reason string) {
 // ends the socket then.
 func (s *Server) recheck(c *socket) {
 	var k *store.Key
-	s.cfg.Store.Peek(func(v *store.View) { k = v.Key(c.key) })
+	var i *store.Instance
+	s.cfg.Store.Peek(func(v *store.View) { k, i = v.Key(c.key), v.Instance(c.at.cluster, c.at.id) })
 	now := time.Now()
 	switch {
 	case k == nil || !k.Usable(now):
 		c.end(statusRefused, "the access key does not count any more")
+	case i != nil && !(&auth.Identity{AccessKeyID: k.AccessKeyID, Role: k.Role, Instance: k.Instance}).SpeaksFor(i):
+		c.end(statusGoingAway, "another access key speaks for the container instance now")
 	case !k.Expires.Equal(c.expires):
 		c.end(statusGoingAway, "the access key has another end now")
 	case !k.Expires.IsZero():

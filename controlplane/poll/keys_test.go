@@ -106,6 +106,17 @@ func TestAKeyThatEndedBeforeItsSocketWasAddedEndsIt(t *testing.T) {
 	}
 }
 
+func TestASocketThatWasAddedAfterItsInstanceGotAnotherKeyEnds(t *testing.T) {
+	w := newWorld(t)
+	for key, ends := range map[string]bool{"HOST": false, "OTHER": true} {
+		c := newSocketFor(&w.server.cfg)
+		c.key, c.at = key, place{cluster, instance}
+		if w.server.recheck(c); (c.ctx.Err() != nil) != ends {
+			t.Errorf("with the key %s: %v", key, c.ctx.Err())
+		}
+	}
+}
+
 func TestTheSocketsOfAJoinKeyEndWhenTheInstanceHasAKeyOfItsOwn(t *testing.T) {
 	w := newWorld(t)
 	w.create(w.key("OWN", "own-secret", store.RoleHost))
