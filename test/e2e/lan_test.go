@@ -289,6 +289,10 @@ func TestHostsOnALANJoinWithATokenAndLeave(t *testing.T) {
 		t.Errorf("%d instances are connected", n)
 	}
 	for host := 1; host <= 3; host++ {
+		l.until(time.Minute, "host "+strconv.Itoa(host)+" has a key of its own", func() error {
+			_, err := os.Stat(l.farm.Disk(host, "/var/lib/ecs/data/host-key.json"))
+			return err
+		})
 		if got := l.on(host, "stat", "-c", "%a", "/etc/ecs/ecs.config"); got != "600\n" {
 			t.Errorf("host %d: ecs.config has the mode %s", host, got)
 		}
