@@ -182,23 +182,19 @@ func (k *Keeper) pause(ctx context.Context, t *kept, err error) (wanted, alive b
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false, false
-	case <-t.now:
-		return true, true
-	case <-timer.C:
-		return false, true
-	case <-t.hints:
-	}
-	timer.Reset(settleTime)
-	select {
-	case <-ctx.Done():
-		return false, false
-	case <-t.now:
-		return true, true
-	case <-timer.C:
-		return false, true
+	hints := t.hints
+	for {
+		select {
+		case <-ctx.Done():
+			return false, false
+		case <-t.now:
+			return true, true
+		case <-timer.C:
+			return false, true
+		case <-hints: // more of them come at once, and are looked at together
+			hints = nil
+			timer.Reset(settleTime)
+		}
 	}
 }
 
