@@ -54,7 +54,7 @@ func LogsOf(r *http.Request) (Logs, error) {
 // [Client.Logs] returns it.
 func Stream(w http.ResponseWriter, f func(io.Writer) error) {
 	control := http.NewResponseController(w)
-	// It may take as long as it is wanted. The deadline of the request would end it, too: the server reads on, to see who leaves.
+	// It may take as long as it is wanted.
 	_ = errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{}))
 	out := &flushed{w: w, flush: control.Flush}
 	switch err := f(out); {
