@@ -215,6 +215,9 @@ func Read(from io.Reader) (*Backup, error) {
 			return nil, fmt.Errorf("its part %.100q: %w", h.Name, err)
 		}
 	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(z, maxPart)); err != nil { // its checksum comes last
+		return nil, fmt.Errorf("it is damaged or cut off: %w", err)
+	}
 	return b, b.whole(last, sums)
 }
 
