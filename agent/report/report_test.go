@@ -252,6 +252,46 @@ func TestAChangeIsSentUntilItIsAcceptedAndTheNextWaitsForIt(t *testing.T) {
 	})
 }
 
+func TestAfterAnHourWithoutAControlPlaneEachChangeArrivesOnceAndInOrder(t *testing.T) {
+	q := &queue{}
+	var mu sync.Mutex
+	var back time.Time
+	accepted := map[string]int{}
+	a := &api{}
+	a.answers = func(_ int, task, status string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Now().Before(back) {
+			return errors.New("connection refused")
+		}
+		accepted[task+" "+status]++
+		return nil
+	}
+	for _, task := range []string{"t1", "t2", "t3"} {
+		q.add(task, "RUNNING")
+		q.add(task, "STOPPED")
+	}
+	run(t, q, a, func(r *Reporter) {
+		mu.Lock()
+		back = time.Now().Add(time.Hour)
+		mu.Unlock()
+		r.Wake()
+		pass(time.Hour)
+		r.Hurry() // there is a connection again
+		pass(5 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, change := range []string{"t1 RUNNING", "t1 STOPPED", "t2 RUNNING", "t2 STOPPED", "t3 RUNNING", "t3 STOPPED"} {
+			if accepted[change] != 1 {
+				t.Errorf("%s arrived %d times", change, accepted[change])
+			}
+		}
+		if q.len() != 0 {
+			t.Errorf("%d changes are left", q.len())
+		}
+	})
+}
+
 func TestATaskThatCannotBeReportedHoldsUpNoOther(t *testing.T) {
 	q := &queue{}
 	a := &api{answers: func(_ int, task, _ string) error {
