@@ -132,6 +132,8 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("%w: --region %q is not like us-west-2", ErrConfig, c.Region)
 	case !accountForm.MatchString(c.AccountID):
 		return c, fmt.Errorf("%w: --account-id %q is not 12 digits", ErrConfig, c.AccountID)
+	case c.AuditSize < 0 || c.RateLimit < 0 || c.EnrolmentRateLimit < 0 || c.KeyConnections < 0 || c.PendingConnections < 0:
+		return c, fmt.Errorf("%w: --audit-size, --rate-limit, --enrolment-rate-limit, --connections-per-key and --pending-connections can't be negative", ErrConfig)
 	case c.InstanceLostAfter < 0 || c.RolloutWaveWait < 0 || c.ReplicaHealthyAfter < 0:
 		return c, fmt.Errorf("%w: --instance-lost-after, --rollout-wave-wait and --replica-healthy-after can't be negative", ErrConfig)
 	}
