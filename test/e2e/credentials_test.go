@@ -202,10 +202,7 @@ func theSDKInAContainer(t *testing.T, engine string) {
 			return 0, ""
 		}
 	})
-	other, onhost, noneArn, logs := w.start(1, "other"), w.start(1, "onhost"), w.start(1, "none"), ""
-	if engine == Docker {
-		logs = w.start(1, "logs")
-	}
+	other, onhost, noneArn, logs := w.start(1, "other"), w.start(1, "onhost"), w.start(1, "none"), w.start(1, "logs")
 	monitoring := w.start(2, "monitor", "--tags", "key=owner,value=ops")
 	w.Until(60*time.Second, "it is said which role STS does not give", func() error {
 		return has(w.asks("explain", "task", ID(other)), "STS did not give the role "+roleOther, "the next call is at")
@@ -263,9 +260,7 @@ func theSDKInAContainer(t *testing.T, engine string) {
 	w.protection(t, tasks[1], app, otherID)
 	t.Run("a monitoring agent finds itself, and another machine finds nothing", func(t *testing.T) { w.monitoring(t, 2, monitoring) })
 	t.Run("a container in host mode finds itself", func(t *testing.T) { w.asksFromHostMode(t, onhostID, onhost) })
-	if engine == Docker {
-		w.awslogs(t, logs)
-	}
+	w.awslogs(t, logs)
 	t.Run("the rules and the address are put back", func(t *testing.T) {
 		for _, damage := range []string{"nft flush ruleset", "ip addr del 169.254.170.2/32 dev lo"} {
 			if out, err := w.OnHost(1, "sh", "-c", damage).CombinedOutput(); err != nil {
@@ -474,7 +469,8 @@ func (w *askedWorld) leavesNothing(t *testing.T) {
 		t.Errorf("while the agent runs: %v, %s", err, out)
 	}
 	w.StopAgent(1)
-	if out, err := w.OnHost(1, w.Agent(), "cleanup").CombinedOutput(); err != nil || strings.Count(string(out), "removed: ") != 2 {
+	things := map[string]int{Docker: 2, Containerd: 3}[w.engineOf(1)] // the table, the address, and with containerd the bridge
+	if out, err := w.OnHost(1, w.Agent(), "cleanup").CombinedOutput(); err != nil || strings.Count(string(out), "removed: ") != things {
 		t.Errorf("%v, %s", err, out)
 	}
 	out, err := w.OnHost(1, "sh", "-c", "nft list tables; ip addr show dev lo").CombinedOutput()
