@@ -281,7 +281,7 @@ func (l *Lab) walkStandalone(instance, image string) {
 		Tasks    []Task
 		Failures []Failure
 	}
-	once("sleeper", `"containerDefinitions":[{"name":"main","image":"`+image+`","memory":32,"entryPoint":["/bin/sleep"],"command":["600"],"portMappings":[{"containerPort":80}]}]`)
+	once("sleeper", `"containerDefinitions":[{"name":"main","image":"`+image+`","memory":32,"stopTimeout":2,"entryPoint":["/bin/sleep"],"command":["600"],"portMappings":[{"containerPort":80}]}]`)
 	run := AWS[started](l, "ecs", "run-task", "--cluster", cluster, "--task-definition", "sleeper", "--count", "2")
 	if len(run.Tasks) != 2 || len(run.Failures) != 0 {
 		t.Fatalf("run-task: %+v", run)
