@@ -159,7 +159,7 @@ func TestTheStoresErrorsAskForPatience(t *testing.T) {
 	}{
 		{fmt.Errorf("write: %w", store.ErrFull), "ThrottlingException", 400},
 		{fmt.Errorf("write: %w", store.ErrConflict), "ThrottlingException", 400},
-		{fmt.Errorf("write: %w", store.ErrUnavailable), "ServerException", 500},
+		{fmt.Errorf("write: %w", store.ErrUnavailable), "ServerException", 503},
 		{fmt.Errorf("anything else"), "ServerException", 500},
 		{&auth.Error{Code: "InvalidSignatureException", Message: "m"}, "InvalidSignatureException", 400},
 		{ecsapi.Errorf(ecsapi.ServerException, "m"), "ServerException", 500},
