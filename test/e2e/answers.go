@@ -150,7 +150,7 @@ func (l *Lab) Connected(n int) {
 func (l *Lab) InstanceOf(i int) string {
 	l.t.Helper()
 	var arn string
-	l.Until(20*time.Second, fmt.Sprintf("host %d's agent names its container instance", i), func() error {
+	l.Until(60*time.Second, fmt.Sprintf("host %d's agent names its container instance", i), func() error {
 		out, err := l.OnHost(i, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:51678/v1/metadata").Output()
 		if err != nil {
 			return err

@@ -75,7 +75,7 @@ func threeHostsRebooted(t *testing.T, engine string) {
 		}
 		begun := time.Now()
 		l.StartAgent(i)
-		l.Until(5*time.Second, fmt.Sprintf("host %d's daemon runs", i), func() error {
+		l.Until(30*time.Second, fmt.Sprintf("host %d's daemon runs", i), func() error {
 			if n := len(l.Running(i, "datadog-agent-task")); n != 1 {
 				return fmt.Errorf("%d run", n)
 			}
