@@ -140,7 +140,7 @@ func (w *world) withoutMajority(c *client, agents []*agent) {
 func (w *world) fill(etcd *clientv3.Client) {
 	w.Helper()
 	value := strings.Repeat("x", 1<<20)
-	w.until(time.Minute, "the quota is reached", func(ctx context.Context) error {
+	w.until(3*time.Minute, "the quota is reached", func(ctx context.Context) error {
 		for {
 			if _, err := etcd.Put(ctx, "/filler", value); errors.Is(err, rpctypes.ErrNoSpace) {
 				return nil
@@ -170,7 +170,7 @@ func (w *world) fullAndBack(c *client, agents []*agent) {
 	etcd := w.etcd()
 	taken := func(name string) {
 		t.Helper()
-		w.until(time.Minute, "there is room for "+name, func(ctx context.Context) error {
+		w.until(3*time.Minute, "there is room for "+name, func(ctx context.Context) error {
 			if a := c.call(ctx, "CreateCluster", object{"clusterName": name}, nil); !a.done() {
 				return errors.New(a.String())
 			}
