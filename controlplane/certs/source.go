@@ -48,13 +48,13 @@ func Own(a *Authority, names func() []string, log *zap.Logger) (*Source, error) 
 // Files is a source of the certificate chain and key in two files in PEM.
 func Files(certFile, keyFile string, log *zap.Logger) (*Source, error) {
 	s := &Source{log: log}
-	var seen [2]stamp
+	var seen *[2]stamp // nil: never looked; files that are not there have stamps as well
 	s.next = func(now time.Time) (*tls.Certificate, error) {
 		is := [2]stamp{stampOf(certFile), stampOf(keyFile)}
-		if is == seen {
+		if seen != nil && is == *seen {
 			return nil, nil
 		}
-		seen = is
+		seen = &is
 		return load(certFile, keyFile, now)
 	}
 	s.ca = func() []byte { return trusted(s.current.Load()) }
