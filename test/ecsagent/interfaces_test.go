@@ -202,7 +202,8 @@ func TestInterfaceSlotsAndAddressesRunOutAndComeBack(t *testing.T) {
 	p.until("the service says why it waits", func() bool {
 		o := must(p.admin.DescribeServices(t.Context(), &ecs.DescribeServicesInput{Cluster: aws.String("daemonset"), Services: []string{"late"}}))(t)
 		return slices.ContainsFunc(o.Services[0].Events, func(e types.ServiceEvent) bool {
-			return strings.Contains(aws.ToString(e.Message), "2 instances refused it: 2 RESOURCE:ENI.") // one for its slots, one for the subnet
+			m := aws.ToString(e.Message) // one for its slots, one for the subnet
+			return strings.Contains(m, "2 instances refused it: ") && strings.Contains(m, "1 short of 1 network interfaces") && strings.Contains(m, "1 RESOURCE:ENI")
 		})
 	})
 	gone := out.Tasks[2]
