@@ -71,18 +71,19 @@ func (s *Store) Space() Space {
 	return p.last
 }
 
-// watchSpace looks at etcd's size from time to time.
+// watchSpace looks at etcd's size from time to time, replicas at different times.
 func (s *Store) watchSpace() {
-	ticker := time.NewTicker(s.cfg.SpaceInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(jitter(s.cfg.SpaceInterval))
+	defer timer.Stop()
 	for {
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		case <-s.space.look:
 		}
 		s.checkSpace()
+		timer.Reset(jitter(s.cfg.SpaceInterval))
 	}
 }
 
@@ -205,12 +206,9 @@ func (s *Store) makeRoom(now Space, inUse, limit int64) error {
 	return nil
 }
 
-// defragment has the members that have many free pages give them back, one after the other. Replicas come at different times,
-// and each looks anew before each member: what another one has done is not done again.
+// defragment has the members that have many free pages give them back, one after the other. It looks anew before each member: what
+// another replica has done is not done again.
 func (s *Store) defragment(ctx context.Context) error {
-	if s.cfg.Revision == nil {
-		s.sleep(jitter(s.cfg.SpaceInterval))
-	}
 	for _, endpoint := range s.endpoints() {
 		status, err := s.client.Status(ctx, endpoint)
 		if err != nil {

@@ -61,14 +61,19 @@ func (g *SecurityGroup) validate(known map[string]bool) error {
 			return fmt.Errorf("members[%d] is %q, not an address", i, envelope.Clip(a))
 		}
 	}
-	for direction, rules := range map[string][]*SecurityGroupRule{"ingress": g.Ingress, "egress": g.Egress} {
-		for i, r := range rules {
-			if err := r.Validate(); err != nil {
-				return fmt.Errorf("%s[%d]: %w", direction, i, err)
-			}
-			if j := slices.IndexFunc(r.Groups, func(id string) bool { return !known[id] }); j >= 0 {
-				return fmt.Errorf("%s[%d].groups has %q, which the message does not describe", direction, i, envelope.Clip(r.Groups[j]))
-			}
+	if err := validateRules("ingress", g.Ingress, known); err != nil {
+		return err
+	}
+	return validateRules("egress", g.Egress, known)
+}
+
+func validateRules(direction string, rules []*SecurityGroupRule, known map[string]bool) error {
+	for i, r := range rules {
+		if err := r.Validate(); err != nil {
+			return fmt.Errorf("%s[%d]: %w", direction, i, err)
+		}
+		if j := slices.IndexFunc(r.Groups, func(id string) bool { return !known[id] }); j >= 0 {
+			return fmt.Errorf("%s[%d].groups has %q, which the message does not describe", direction, i, envelope.Clip(r.Groups[j]))
 		}
 	}
 	return nil
