@@ -174,11 +174,11 @@ func (e *examination) signature(ctx context.Context) {
 	case err == nil:
 		e.add(OK, "credentials", "", "a signed call is answered")
 	case !errors.As(err, &refused):
-		e.add(Fail, "credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "+e.File+"; longshore-control key create --role host makes a key.", "%v", err)
+		e.add(Fail, "credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "+e.File+"; longshore-control host add NAME makes one, and longshore-agent join does it all.", "%v", err)
 	case refused.Code == "AccessDeniedException" && strings.Contains(refused.Message, "another access key"):
 		e.add(Fail, "credentials", "Use the key that this host was registered with, or remove "+e.Config.DataDir+" to register anew.", "%s: %s", refused.Code, refused.Message)
 	case strings.Contains(refused.Code, "Signature") || strings.Contains(refused.Code, "Token") || strings.Contains(refused.Code, "AccessDenied") || strings.Contains(refused.Code, "Unrecognized"):
-		e.add(Fail, "credentials", "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "+e.File+" against \"longshore-control key list\", and the clock above.", "the control plane refuses the signature: %s: %s", refused.Code, refused.Message)
+		e.add(Fail, "credentials", "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "+e.File+" against \"longshore-control keys list\", and the clock above.", "the control plane refuses the signature: %s: %s", refused.Code, refused.Message)
 	default:
 		e.add(Warn, "credentials", "The signature was accepted; the agent's log says what it makes of this answer.", "a signed call is answered with %s: %s", refused.Code, refused.Message)
 	}

@@ -175,10 +175,10 @@ func TestEachThingThatIsNotWellIsNamedWithHowToMendIt(t *testing.T) {
 		{func(p *Patient) { p.Endpoint = strings.Replace(p.Endpoint, "https", "http", 1) }, "OK    HTTP", "", ""},
 		{at(-10 * time.Minute), "FAIL  clock", "10m0s behind", "chrony"},
 		{at(time.Minute), "WARN  clock", "ahead of", "chrony"},
-		{refused("InvalidSignatureException", "expired"), "FAIL  credentials", "InvalidSignatureException", "longshore-control key list"},
+		{refused("InvalidSignatureException", "expired"), "FAIL  credentials", "InvalidSignatureException", "longshore-control keys list"},
 		{refused("AccessDeniedException", "it was registered with another access key."), "FAIL  credentials", "another access key", "register anew"},
 		{refused("ServerException", "later"), "WARN  credentials", "ServerException", "log"},
-		{func(p *Patient) { p.Sign = func(context.Context) error { return errors.New("no key") } }, "FAIL  credentials", "no key", "key create --role host"},
+		{func(p *Patient) { p.Sign = func(context.Context) error { return errors.New("no key") } }, "FAIL  credentials", "no key", "longshore-control host add"},
 		{func(p *Patient) { p.Introspection = closed(t) }, "FAIL  introspection", "refused", "ss -ltnp"},
 		{func(p *Patient) { p.Credentials = closed(t) }, "FAIL  link-local", "refused", "nft list table"},
 		{func(p *Patient) {
