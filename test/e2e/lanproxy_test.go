@@ -58,7 +58,7 @@ func (l *lan) connectProxy(address string) *connectProxy {
 			})
 		}
 	}))
-	l.ends = append(l.ends, func() { end(); cancel(); all.Wait() })
+	l.ends = append(l.ends, func() { cancel(); end(); all.Wait() })
 	return p
 }
 
@@ -99,20 +99,17 @@ func (l *lan) reverseProxy(address, target string, limit time.Duration) *reverse
 	}}
 	secure := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(l.t.Context()))
-	var all sync.WaitGroup
 	end := l.serve(address, &serving{tls: secure, limit: limit, idle: &p.idle}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
 			p.opened.Add(1)
 			r.Context().Value(connection{}).(*idling).socket.Store(true)
 		}
-		all.Add(1)
-		defer all.Done()
 		gone, stop := context.WithCancel(r.Context())
 		defer stop()
 		defer context.AfterFunc(ctx, stop)()
 		proxy.ServeHTTP(w, r.WithContext(gone))
 	}))
-	l.ends = append(l.ends, func() { cancel(); end(); all.Wait(); transport.CloseIdleConnections() })
+	l.ends = append(l.ends, func() { cancel(); end(); transport.CloseIdleConnections() })
 	return p
 }
 
@@ -123,13 +120,27 @@ type serving struct {
 	idle  *atomic.Int64
 }
 
-// serve serves at an address of the LAN, until the function that it returns is called.
+// serve serves at an address of the LAN, until the function that it returns is called, which waits for requests under way.
 func (l *lan) serve(address string, how *serving, h http.Handler) (end func()) {
 	listener, err := hosts.Listen(l.farm.LANNamespace(), address)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	var all sync.WaitGroup
+	var entry sync.Mutex // nobody comes in any more when it is closed
+	closed := false
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		entry.Lock()
+		if closed {
+			entry.Unlock()
+			return
+		}
+		all.Add(1)
+		entry.Unlock()
+		defer all.Done()
+		h.ServeHTTP(w, r)
+	})
+	s := &http.Server{Handler: counted, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
 	if how != nil {
 		listener = tls.NewListener(limited{listener, how}, how.tls)
 		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -138,7 +149,14 @@ func (l *lan) serve(address string, how *serving, h http.Handler) (end func()) {
 	}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(listener) }()
-	return func() { _ = s.Close(); <-done }
+	return func() {
+		_ = s.Close()
+		<-done
+		entry.Lock()
+		closed = true
+		entry.Unlock()
+		all.Wait()
+	}
 }
 
 // connection is the key of a request's connection in its context.
