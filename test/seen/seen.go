@@ -56,6 +56,9 @@ func (d docker) Output(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if c.HostConfig.LogConfig.Type == "none" {
+		return "", nil
+	}
 	r, err := d.ContainerLogs(ctx, id, container.LogsOptions{ShowStdout: true, ShowStderr: true})
 	if err != nil {
 		return "", err
