@@ -147,6 +147,7 @@ ECS_LOGFILE=%[2]s/agent.log
 AWS_EC2_METADATA_DISABLED=true
 ECS_AUDIT_LOGFILE=%[2]s/audit.log
 ECS_RESERVED_MEMORY=0
+ECS_DISK_PRESSURE_PERCENT=0
 DOCKER_HOST=unix://%[2]s/docker.sock
 `, c.URL, env.WorkDir), 0o600)
 		},
