@@ -256,7 +256,7 @@ func Leave(ctx context.Context, opt LeaveOptions) error {
 		},
 		Stop:  a.endAgent,
 		Parts: []join.Part{{Name: "containers", Remove: a.removeContainers(opt.Force || opt.Alone)}, {Name: "network", Remove: a.removeNetwork}, {Name: "groups", Remove: a.removeGroups}},
-		Files: stateFiles, Left: func(ctx context.Context) []string { return a.whatStays(ctx, file) },
+		Files: stateFiles, Folders: stateFolders, Left: func(ctx context.Context) []string { return a.whatStays(ctx, file) },
 		Wait: opt.Wait, Poll: membershipPoll, Now: time.Now, Out: opt.Out,
 	}
 	return l.Run(ctx)
@@ -265,8 +265,11 @@ func Leave(ctx context.Context, opt LeaveOptions) error {
 // stateFiles are what the agent keeps in its state directory.
 var stateFiles = []string{
 	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", hostkey.FileName + "*", pulledName + "*", imagesName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
-	local.SocketName + "*", "firelens", "metadata", "containerd", statemgr.IdentityName + "*",
+	local.SocketName + "*", "firelens", "metadata", statemgr.IdentityName + "*",
 }
+
+// stateFolders are those of engine/containerd. Its containers take their own folders with them; volumes stay.
+var stateFolders = []string{"containerd/containers", "containerd/volumes", "containerd"}
 
 // endAgent ends the agent, which has the process id unless that is 0, and waits until it is gone.
 func (a *Agent) endAgent(ctx context.Context, pid int) (string, error) {
@@ -394,6 +397,9 @@ func (a *Agent) whatStays(ctx context.Context, file string) (all []string) {
 		if images, err := r.Images(ctx); err == nil && len(images) > 0 {
 			all = append(all, fmt.Sprintf("%d images of the engine, and its volumes: they may be somebody else's too", len(images)))
 		}
+	}
+	if volumes, _ := filepath.Glob(filepath.Join(containerdRoot(a.cfg), "volumes", "*")); len(volumes) > 0 {
+		all = append(all, fmt.Sprintf("the data of %d volumes in %s", len(volumes), filepath.Join(containerdRoot(a.cfg), "volumes")))
 	}
 	if a.cfg.Log.File != "" {
 		all = append(all, "the logs in "+filepath.Dir(a.cfg.Log.File))

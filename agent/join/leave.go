@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/longshore-project/longshore/agent/local"
@@ -80,8 +81,9 @@ type Leaving struct {
 	Stop func(ctx context.Context, pid int) (string, error)
 	// Parts go when the agent is gone, in order.
 	Parts []Part
-	// Files are the names, as patterns, of what the agent keeps in Dir.
-	Files []string
+	// Files are the names, as patterns, of what the agent keeps in Dir. Folders go after them, and only those that are empty by then:
+	// what tasks have written into volumes is theirs, and may be on another machine's disk.
+	Files, Folders []string
 	// Left says what stays on the host, at the end.
 	Left func(ctx context.Context) []string
 	// Wait bounds the drain, Poll is how often it is looked at.
@@ -293,6 +295,11 @@ func (l *Leaving) state(context.Context) (string, error) {
 			removed++
 		}
 		l.hit("state")
+	}
+	for _, name := range l.Folders {
+		if err := os.Remove(filepath.Join(l.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+			return "", err
+		}
 	}
 	switch err := os.Remove(l.Dir); {
 	case err == nil:
