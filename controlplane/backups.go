@@ -22,6 +22,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/etcd"
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // Backups are made once a day in BackupDir, and the last few kept.
@@ -214,7 +215,7 @@ func Restore(ctx context.Context, cfg Config, path string) (*backup.Backup, erro
 	} else {
 		err = restoreEmbedded(ctx, cfg, b)
 	}
-	return b, err
+	return b, errors.Join(err, keepOwner(cfg.DataDir))
 }
 
 func restoreExternal(ctx context.Context, cfg Config, b *backup.Backup) error {
@@ -274,7 +275,7 @@ func restoreFiles(cfg Config, b *backup.Backup) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, f.Data, 0o600); err != nil {
+		if err := durable.Write(path, f.Data, 0o600); err != nil {
 			return err
 		}
 	}

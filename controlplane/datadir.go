@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,4 +41,27 @@ func lockDir(dir string) (unlock func(), err error) {
 		_, _ = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return func() { _ = file.Close() }, nil
+}
+
+// keepOwner gives everything in the data directory to whom the directory belongs: root may have made something there for a control plane that
+// runs as another user, and could not read it. Whoever is not root owns what they made.
+func keepOwner(dir string) error {
+	root, err := os.OpenRoot(dir) // whom it belongs to can't lead us out of it
+	if errors.Is(err, fs.ErrNotExist) || os.Geteuid() != 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	var is unix.Stat_t
+	if err := unix.Stat(dir, &is); err != nil || is.Uid == 0 {
+		return err
+	}
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return root.Lchown(path, int(is.Uid), int(is.Gid))
+	})
 }

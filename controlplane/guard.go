@@ -19,7 +19,7 @@ func (p *ControlPlane) openGuard() (err error) {
 	}
 	p.onClose("audit log", p.audit.Close)
 	p.limits = limits.New(limits.Config{Rate: p.cfg.RateLimit, EnrolmentRate: p.cfg.EnrolmentRateLimit, ConnectionsPerKey: p.cfg.KeyConnections,
-		Pending: p.cfg.PendingConnections, Log: p.log.Named("limits")})
+		Pending: p.cfg.PendingConnections})
 	return nil
 }
 

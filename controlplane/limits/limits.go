@@ -29,7 +29,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
@@ -69,7 +68,6 @@ type Config struct {
 	Rate, EnrolmentRate float64
 	// ConnectionsPerKey bounds a key's connections beside its web sockets. Default 1000; a key for enrolment has no bound.
 	ConnectionsPerKey int
-	Log               *zap.Logger
 	Now               func() time.Time
 }
 
@@ -123,9 +121,6 @@ func New(cfg Config) *Limits {
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, 1<<20)
 	cfg.Rate, cfg.EnrolmentRate = cmp.Or(cfg.Rate, DefaultRate), cmp.Or(cfg.EnrolmentRate, DefaultEnrolmentRate)
 	cfg.ConnectionsPerKey = cmp.Or(cfg.ConnectionsPerKey, DefaultConnectionsPerKey)
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
