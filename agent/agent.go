@@ -89,6 +89,7 @@ type Agent struct {
 	key        ownKey
 	guard      *policy.Guard
 	identity   *statemgr.Identity // nil before the first registration
+	lastSeen   uint64             // transaction of a predecessor's state
 	runtime    engine.Runtime
 	network    netns.HostNetwork // the host's own
 	bridge     *netns.Bridge     // of an engine that leaves networking to us; nil otherwise
@@ -244,7 +245,13 @@ func (a *Agent) openState() (func(), error) {
 		return nil, err
 	}
 	a.state.reserve = a.reserve
+	letGo, err := a.takeOver()
+	if err != nil {
+		_ = db.Close()
+		return nil, err
+	}
 	return func() {
+		letGo()
 		if err := db.Close(); err != nil {
 			a.log.Error("The state database could not be closed", zap.Error(err))
 		}

@@ -105,7 +105,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	if err != nil {
 		return err
 	}
-	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID, Engine: engineNamed(a.cfg)}
+	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID, Engine: engineNamed(a.cfg), Predecessor: a.lastSeen}
 	if ec2 != nil {
 		identity.InstanceID = ec2.InstanceID
 	}

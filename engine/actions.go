@@ -169,7 +169,7 @@ func (w *worker) idOf(c *Container) string {
 	if cr.RuntimeID != "" {
 		return cr.RuntimeID
 	}
-	return containerName(w.task, c.Name, cr.Attempt)
+	return cr.nameOf(w.task)
 }
 
 func (w *worker) pull(c *Container) deed {

@@ -92,6 +92,7 @@ func (v *view) lostInReboot(cr *ContainerRecord) bool {
 // makeAgain begins another attempt at a container. The control plane hears of it when it runs.
 func (v *view) makeAgain(cr *ContainerRecord) {
 	cr.Attempt++
+	cr.RuntimeName, cr.EndpointID = "", ""
 	cr.Restarts++
 	cr.Intent, cr.RuntimeID, cr.StartedAt, cr.Reported = nil, "", time.Time{}, ""
 }

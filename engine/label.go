@@ -160,6 +160,14 @@ func containerName(t *Task, container string, attempt int) string {
 	return allowed(fmt.Sprintf("ecs-%s-%s-%s-%s", t.Family, t.Version, container, hex.EncodeToString(sum[:10])))
 }
 
+// nameOf is what the container is called on the engine.
+func (cr *ContainerRecord) nameOf(t *Task) string {
+	if cr.RuntimeName != "" {
+		return cr.RuntimeName
+	}
+	return containerName(t, cr.Name, cr.Attempt)
+}
+
 // volumeName is the name of a task's anonymous volume on the engine.
 func volumeName(t *Task, volume string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00volume\x00%s", t.Arn, volume))

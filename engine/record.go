@@ -36,9 +36,14 @@ type TaskRecord struct {
 
 // ContainerRecord is the durable part of one container.
 type ContainerRecord struct {
-	Name        string `json:"name"`
-	Attempt     int    `json:"attempt"` // counts containers made for it; part of the container's name
-	RuntimeID   string `json:"runtimeId,omitempty"`
+	Name      string `json:"name"`
+	Attempt   int    `json:"attempt"` // counts containers made for it; part of the container's name
+	RuntimeID string `json:"runtimeId,omitempty"`
+	// RuntimeName is the container's name on the engine where another agent made it; empty: the one that is made of task, container
+	// and attempt.
+	RuntimeName string `json:"runtimeName,omitempty"`
+	// EndpointID is the id in the URLs that another agent gave the container; empty: this agent's own.
+	EndpointID  string `json:"endpointId,omitempty"`
 	ImageDigest string `json:"imageDigest,omitempty"`
 	// Intent is durable before the container is started: from then on an absent container is a lost one.
 	Intent *StartIntent `json:"intent,omitempty"`

@@ -19,7 +19,7 @@ func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports
 		return Spec{}, err
 	}
 	s := Spec{
-		Name: containerName(t, c.Name, cr.Attempt), Labels: labels, Image: c.Image, ImageConfig: &img.Config,
+		Name: cr.nameOf(t), Labels: labels, Image: c.Image, ImageConfig: &img.Config,
 		EntryPoint: c.payload.EntryPoint, Command: c.command, Env: environmentOf(c, img, host.Region),
 		CPUShares: max(c.payload.CPU, leastShares), Memory: memoryOf(t, c), NetworkMode: c.NetworkMode,
 		Mounts: mountsOf(t, c), Config: c.config, HostConfig: c.hostConfig,
@@ -51,7 +51,7 @@ func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports
 }
 
 func nameOf(t *Task, rec *TaskRecord, container string) string {
-	return containerName(t, container, rec.container(container).Attempt)
+	return rec.container(container).nameOf(t)
 }
 
 // memoryOf is the container's hard limit in bytes: its own, else the task's.

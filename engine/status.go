@@ -33,6 +33,7 @@ type ContainerStatus struct {
 	Name        string
 	RuntimeID   string
 	RuntimeName string
+	EndpointID  string // in the URLs that another agent gave the container; empty: this agent's own
 	Image       string
 	ImageID     string
 	ImageDigest string

@@ -360,7 +360,7 @@ func (w *worker) compare(list []State) {
 	}
 	for _, c := range w.task.Containers {
 		cr, co := w.rec.container(c.Name), w.obs.Containers[c.Name]
-		st := find(list, containerName(w.task, c.Name, cr.Attempt))
+		st := find(list, cr.nameOf(w.task))
 		switch {
 		case cr.Final != nil && co.Gone && st != nil && st.ID == co.State.ID:
 			co.Stale = co.Stale || st.Status != StatusRunning // the engine has noticed
@@ -490,7 +490,7 @@ func statusOf(t *Task, rec *TaskRecord, obs *Observed) *TaskStatus {
 }
 
 func containerStatus(t *Task, c *Container, cr *ContainerRecord, co *ContainerObserved) ContainerStatus {
-	s := ContainerStatus{Name: c.Name, RuntimeID: cr.RuntimeID, RuntimeName: containerName(t, c.Name, cr.Attempt), Image: c.Image, ImageDigest: cr.ImageDigest,
+	s := ContainerStatus{Name: c.Name, RuntimeID: cr.RuntimeID, RuntimeName: cr.nameOf(t), EndpointID: cr.EndpointID, Image: c.Image, ImageDigest: cr.ImageDigest,
 		Essential: c.Essential, Known: "NONE", Restarts: cr.Restarts, Bindings: cr.Bindings, StartedAt: cr.StartedAt, Removed: co.Removed, Log: cr.Log}
 	if co.Image != nil {
 		s.ImageID, s.Known = co.Image.ID, "PULLED"

@@ -42,6 +42,12 @@ func check(path string) error {
 	if err != nil {
 		return fmt.Errorf("open the state database: %w", err)
 	}
+	_, err = checkPages(raw)
+	return err
+}
+
+// checkPages checks a database's bytes, and returns the meta page that counts.
+func checkPages(raw []byte) (meta, error) {
 	m, ok := readMeta(raw, 0)
 	size := uint64(os.Getpagesize())
 	if ok {
@@ -51,16 +57,16 @@ func check(path string) error {
 		m, ok = second, true
 	}
 	if !ok {
-		return damaged("neither of its meta pages can be read (it has %d bytes)", len(raw))
+		return meta{}, damaged("neither of its meta pages can be read (it has %d bytes)", len(raw))
 	}
 	if want := m.highWater * m.pageSize; uint64(len(raw)) < want {
-		return damaged("it is truncated: it has %d bytes and should have at least %d", len(raw), want)
+		return meta{}, damaged("it is truncated: it has %d bytes and should have at least %d", len(raw), want)
 	}
 	c := &checker{raw: raw, meta: m, seen: map[uint64]bool{0: true, 1: true}}
 	if err := c.tree(m.root, 0); err != nil {
-		return err
+		return meta{}, err
 	}
-	return c.freelist()
+	return m, c.freelist()
 }
 
 func damaged(format string, args ...any) error {

@@ -30,6 +30,7 @@ type Identity struct {
 	BootID               string `json:"bootId,omitempty"`        // of the last start of the agent
 	InstanceID           string `json:"ec2InstanceId,omitempty"` // the id the instance registered with
 	Engine               string `json:"engine,omitempty"`        // on which its tasks are: docker or containerd
+	Predecessor          uint64 `json:"predecessor,omitempty"`   // the last transaction of an amazon-ecs-agent's state that was looked at
 }
 
 // LoadIdentity reads the identity kept in a directory. It is nil if there is none yet. A file that can't be read is an

@@ -1,11 +1,11 @@
-// Package statemgr keeps what the agent must remember over a crash: a database, agent.db, and apart from it the small
+// Package statemgr keeps what the agent must remember over a crash: a database, longshore.db, and apart from it the small
 // file of the instance's identity. It knows how things are kept, not what they mean.
 //
 // # The database
 //
 // A bbolt file of mode 0600. Keys are text, values JSON:
 //
-//	agent.db
+//	longshore.db
 //	├── longshore                     what the file is; plain text, so that every version can read it
 //	│   └── version                   "1"
 //	├── tasks                         by task ARN: the engine's record of the task, and for a while of what is left of one that was cleaned up
@@ -19,7 +19,7 @@
 // another one is being written are written together. When the disk is full an update fails as a whole, the old state
 // stays, and the next update may succeed.
 //
-// A file that is truncated or damaged is set aside as agent.db.corrupt-<time> and a new one is begun; [Open] tells its
+// A file that is truncated or damaged is set aside as longshore.db.corrupt-<time> and a new one is begun; [Open] tells its
 // caller, who rebuilds what can be rebuilt. A file written by a newer version is refused and left alone. Only one process
 // can have the database open.
 //
@@ -50,8 +50,9 @@ import (
 // Version is the version of the database's layout that this package writes.
 const Version = 1
 
-// DatabaseName is the database's file name in the data directory.
-const DatabaseName = "agent.db"
+// DatabaseName is the database's file name in the data directory. An agent.db there is an amazon-ecs-agent's, which this agent never
+// writes (agent/dropin).
+const DatabaseName = "longshore.db"
 
 const (
 	metaBucket = "longshore"

@@ -115,6 +115,7 @@ type Config struct {
 	VolumePlugin           []string // capabilities of the EFS volume plugin
 	ResumeOnBoot           string
 	OrphanPolicy           string
+	Predecessor            string // adopt or leave
 	DiskPressurePercent    int64
 	ContainerLogMaxSize    string
 	ContainerLogCopy       bool

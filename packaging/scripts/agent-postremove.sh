@@ -11,7 +11,7 @@ purge)
 	# With containerd, containers outlive the package, and their folders and the data of volumes are in the state directory: what is not
 	# empty there stays.
 	for f in /var/lib/ecs/data/*; do
-		[ "$f" = /var/lib/ecs/data/containerd ] || rm -rf --one-file-system "$f"
+		[ "$f" = /var/lib/ecs/data/containerd ] || [ "$f" = /var/lib/ecs/data/agent.db ] || rm -rf --one-file-system "$f"
 	done
 	for d in data/containerd/containers data/containerd/volumes data/containerd data; do
 		rmdir "/var/lib/ecs/$d" 2>/dev/null || true

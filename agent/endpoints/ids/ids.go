@@ -107,7 +107,7 @@ func (i *IDs) Of(taskArn, container string) string {
 func (i *IDs) Find(id string, tasks []engine.TaskStatus) (task *engine.TaskStatus, container *engine.ContainerStatus) {
 	for t := range tasks {
 		for c := range tasks[t].Containers {
-			if i.Of(tasks[t].Arn, tasks[t].Containers[c].Name) == id {
+			if theirs := tasks[t].Containers[c].EndpointID; theirs == id && id != "" || theirs == "" && i.Of(tasks[t].Arn, tasks[t].Containers[c].Name) == id {
 				i.know(id, named{tasks[t].Arn, tasks[t].Containers[c].Name})
 				return &tasks[t], &tasks[t].Containers[c]
 			}

@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/dropin"
+	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/statemgr"
+)
+
+// Where an amazon-ecs-agent has run on this host, its state says who the host is and what its tasks are (package dropin). It is looked at
+// before anything else is done, and what counts is what was written to it since it was last looked at: a host may go there and back again. The
+// tasks are on record first and the identity last, so that an agent which is killed between the two begins again.
+
+// predecessorAdopt is the value of ECS_PREDECESSOR that takes over.
+const predecessorAdopt = "adopt"
+
+// takeOver takes over what another agent has left. While this process lives the other agent waits at its start; the function that is returned
+// lets it go on.
+func (a *Agent) takeOver() (letGo func(), err error) {
+	other, err := dropin.Open(a.cfg.DataDir, filepath.Join(a.opt.Root, "proc"))
+	if err != nil || other == nil {
+		return func() {}, err
+	}
+	letGo = func() { _ = other.Close() }
+	defer func() {
+		if err != nil {
+			letGo()
+		}
+	}()
+	left, err := other.Read()
+	switch {
+	case err != nil && a.cfg.Predecessor == predecessorAdopt && a.identity == nil:
+		return nil, &TerminalError{fmt.Errorf("%w; to register this host as a new container instance and leave that agent's containers alone, set ECS_PREDECESSOR=leave", err)}
+	case err != nil:
+		a.log.Warn("What an amazon-ecs-agent has left can't be read, and is left alone", zap.Error(err))
+		return letGo, nil
+	case left == nil:
+		return letGo, nil
+	}
+	a.lastSeen = left.Transaction
+	if a.identity != nil && a.identity.Predecessor == left.Transaction {
+		return letGo, nil
+	}
+	if a.cfg.Predecessor != predecessorAdopt {
+		a.log.Info("An amazon-ecs-agent has run on this host; its containers are left alone (ECS_PREDECESSOR)", zap.String("instance", left.InstanceArn), zap.Int("tasks", len(left.Tasks)))
+		return letGo, a.remember(left)
+	}
+	if left.Cluster != a.cfg.ClusterOrDefault() {
+		return nil, &TerminalError{fmt.Errorf("an amazon-ecs-agent has registered this host with the cluster %q, and the configuration says %q: set ECS_CLUSTER back, or set ECS_PREDECESSOR=leave to join the other cluster as a new container instance and leave that agent's containers alone", left.Cluster, a.cfg.ClusterOrDefault())}
+	}
+	if err := obstacles(left.Tasks, a.cfg); err != nil {
+		return nil, &TerminalError{err}
+	}
+	return letGo, a.adopt(left)
+}
+
+// obstacles are the tasks that can't be taken over and have not ended: to take over the others alone would start those a second time as soon as the
+// control plane sends them.
+func obstacles(tasks []dropin.Task, cfg *config.Config) error {
+	var names []string
+	for _, t := range tasks {
+		if t.Obstacle != "" && (t.Record == nil || t.Record.StoppedAt.IsZero()) {
+			names = append(names, t.Arn+": "+t.Obstacle)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d tasks of an amazon-ecs-agent can't be taken over: %s. Start that agent again and stop them (drain the instance), or set ECS_PREDECESSOR=leave to leave all of its containers alone and register this host as a new container instance of %s",
+		len(names), strings.Join(names[:min(len(names), 5)], "; "), cfg.ClusterOrDefault())
+}
+
+// adopt puts the tasks on record and makes this host the container instance that it was.
+func (a *Agent) adopt(left *dropin.State) error {
+	records, err := a.state.Load()
+	if err != nil {
+		return err
+	}
+	alive, ended := 0, 0
+	for _, t := range left.Tasks {
+		if t.Obstacle != "" {
+			a.log.Warn("A stopped task of an amazon-ecs-agent can't be taken over; its containers stay until somebody removes them", zap.String("task", t.Arn), zap.String("why", t.Obstacle))
+			continue
+		}
+		i := slices.IndexFunc(records, func(r *engine.TaskRecord) bool { return r.Task.Arn == t.Arn })
+		if i >= 0 && !fresher(t.Record, records[i]) {
+			continue
+		}
+		if err := a.state.Save(t.Record); err != nil {
+			return fmt.Errorf("take over task %s: %w", t.Arn, err)
+		}
+		if t.Record.StoppedAt.IsZero() {
+			alive++
+		} else {
+			ended++
+		}
+	}
+	if known, err := a.state.LoadSequence(); err == nil && known < left.Sequence {
+		if err := a.state.SaveSequence(left.Sequence); err != nil {
+			return err
+		}
+	}
+	if err := a.remember(left); err != nil {
+		return err
+	}
+	a.log.Info("What an amazon-ecs-agent has left is taken over; its containers run on, and its state file stays as it is", zap.String("instance", left.InstanceArn),
+		zap.String("version", left.AgentVersion), zap.Int("tasks", alive), zap.Int("stopped", ended))
+	return nil
+}
+
+// fresher reports whether the other agent knows more of a task than is on record here: it had the host since. What has ended has ended, and a task that
+// was made here is not the other agent's.
+func fresher(theirs, ours *engine.TaskRecord) bool {
+	made := slices.ContainsFunc(ours.Containers, func(c *engine.ContainerRecord) bool { return c.RuntimeName == "" && c.Intent != nil })
+	return ours.StoppedAt.IsZero() && !made
+}
+
+// remember keeps that the state was looked at, and with adopt who this host is.
+func (a *Agent) remember(left *dropin.State) error {
+	next := statemgr.Identity{}
+	switch {
+	case a.identity != nil:
+		next = *a.identity
+	case a.cfg.Predecessor != predecessorAdopt:
+		return nil // the registration will
+	}
+	next.Predecessor = left.Transaction
+	if a.cfg.Predecessor == predecessorAdopt && next.ContainerInstanceArn != left.InstanceArn {
+		next = statemgr.Identity{Cluster: left.Cluster, ContainerInstanceArn: left.InstanceArn, MachineID: a.host.MachineID, BootID: a.host.BootID,
+			InstanceID: left.EC2InstanceID, Engine: config.EngineDocker, Predecessor: left.Transaction}
+		if next.InstanceID == "" {
+			next.InstanceID = a.host.MachineID
+		}
+	}
+	if err := a.saveIdentity(next); err != nil {
+		return err
+	}
+	a.identity = &next
+	a.arn.Store(&next.ContainerInstanceArn)
+	return nil
+}
