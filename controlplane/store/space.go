@@ -179,7 +179,11 @@ func (s *Store) endpoints() []string {
 func (s *Store) makeRoom(now Space, inUse, limit int64) error {
 	ctx, cancel := context.WithTimeout(s.ctx, 10*s.cfg.Timeout)
 	defer cancel()
-	// The view's revision is the last that this process needs; another replica's watch reloads if it is behind.
+	// The view is brought up to what others have written to keys that are not ours: their history takes room too. Its revision
+	// is the last that this process needs; another replica's watch reloads if it is behind.
+	if err := s.Read(ctx, func(*View) error { return nil }); err != nil {
+		return err
+	}
 	if revision := s.view.Load().revision; revision > s.space.compacted {
 		if _, err := s.client.Compact(ctx, revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 			return fmt.Errorf("compact: %w", err)
