@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/imagecache"
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // newCache joins the image cache to its parts.
@@ -191,14 +190,9 @@ type imageJournal struct {
 
 // Load reads it. One that can't be read is as good as none: images stay longer.
 func (j *imageJournal) Load() (t imagecache.Tracks) {
-	f, err := os.Open(j.path)
+	data, err := durable.Read(j.path, maxImages)
 	if errors.Is(err, fs.ErrNotExist) {
 		return t
-	}
-	var data []byte
-	if err == nil {
-		data, err = io.ReadAll(io.LimitReader(f, maxImages))
-		_ = f.Close()
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &t)

@@ -39,7 +39,7 @@ const (
 func (p *ControlPlane) writeBackup(ctx context.Context, to io.Writer) (backup.About, error) {
 	var files []backup.File
 	for name, path := range p.backedUpFiles() {
-		data, err := readBounded(path)
+		data, err := durable.Read(path, maxBackupFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -59,19 +59,6 @@ func (p *ControlPlane) backedUpFiles() map[string]string {
 		files[name] = filepath.Join(p.cfg.DataDir, name)
 	}
 	return files
-}
-
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxBackupFile+1))
-	if err == nil && len(data) > maxBackupFile {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxBackupFile)
-	}
-	return data, err
 }
 
 // serveBackup answers with a backup. One that can't be finished is cut off, which whoever reads it sees.

@@ -6,14 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // DockerConfig has the credentials that Docker's own file names (~/.docker/config.json): in "auths", and those that a
@@ -85,7 +85,7 @@ func (d *DockerConfig) find(ctx context.Context, repository string, stale *Crede
 
 // load reads the file, and forgets what helpers said when it is another than before.
 func (d *DockerConfig) load() (*dockerFile, error) {
-	data, err := readRegular(d.path)
+	data, err := durable.Read(d.path, maxDockerConfig)
 	if errors.Is(err, fs.ErrNotExist) {
 		data, err = []byte("{}"), nil
 	}
@@ -105,26 +105,6 @@ func (d *DockerConfig) load() (*dockerFile, error) {
 	d.sum, d.file = sum, f
 	d.helpers.forget()
 	return f, nil
-}
-
-func readRegular(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is no regular file")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxDockerConfig+1))
-	if err == nil && len(data) > maxDockerConfig {
-		err = fmt.Errorf("it has more than %d bytes", maxDockerConfig)
-	}
-	return data, err
 }
 
 // dockerFile is what the file says, the longest scopes first.

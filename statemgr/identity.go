@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,17 +36,9 @@ type Identity struct {
 // error and stays as it is: registering without it would make a second instance of the host.
 func LoadIdentity(dir string) (*Identity, error) {
 	path := filepath.Join(dir, IdentityName)
-	f, err := os.Open(path)
+	raw, err := durable.Read(path, maxIdentity)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the instance's identity: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(f, maxIdentity+1))
-	if err == nil && len(raw) > maxIdentity {
-		err = fmt.Errorf("it is larger than %d bytes", maxIdentity)
 	}
 	id := &Identity{}
 	if err == nil {

@@ -30,6 +30,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/longshore-project/longshore/internal/durable"
 	"github.com/longshore-project/longshore/internal/nearest"
 	"github.com/longshore-project/longshore/protocol/awsapi"
 )
@@ -290,7 +291,7 @@ func (l *loader) readFile(name string) {
 	if !named {
 		name = DefaultFile
 	}
-	data, err := readBounded(name)
+	data, err := durable.Read(name, maxFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !named:
 		return
@@ -411,18 +412,6 @@ func hostPath(p string) string {
 		}
 	}
 	return p
-}
-
-// readBounded reads a file of at most maxFile bytes.
-func readBounded(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is %d bytes long, more than the %d that a configuration may have", name, info.Size(), maxFile)
-	}
-	return os.ReadFile(name)
 }
 
 // The values of Engine.

@@ -141,7 +141,7 @@ func TestAConfigurationFileThatIsNamedMustBeThereAndHaveASize(t *testing.T) {
 	if _, _, err := Load(Options{Environ: []string{}, File: "/does/not/exist"}); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
 		t.Errorf("%v", err)
 	}
-	if _, _, err := load(t, nil, strings.Repeat("# x\n", maxFile/4+1)); err == nil || !strings.Contains(err.Error(), "more than the 1048576") {
+	if _, _, err := load(t, nil, strings.Repeat("# x\n", maxFile/4+1)); err == nil || !strings.Contains(err.Error(), "more than 1048576") {
 		t.Errorf("%v", err)
 	}
 }

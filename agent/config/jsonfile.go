@@ -8,13 +8,15 @@ import (
 	"sort"
 	"strconv"
 	"time"
+
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // readJSON reads the JSON file: an object whose members are the settings' JSON names (Knob.JSON), in any case. A duration
 // is a number of nanoseconds or a string such as "3h". A missing file is no error, since the variable that names it is
 // often set by packaging; one that can't be understood is.
 func (l *loader) readJSON(name string) {
-	data, err := readBounded(name)
+	data, err := durable.Read(name, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		l.warnf("ECS_AGENT_CONFIG_FILE_PATH names %s, which does not exist: it is ignored", name)
 		return

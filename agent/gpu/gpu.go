@@ -11,7 +11,6 @@ package gpu
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/internal/durable"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -96,12 +96,7 @@ func Discover(directories []string, hooks bool) (gpus map[string]engine.GPU, war
 }
 
 func read(name string) (map[string]engine.GPU, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
+	data, err := durable.Read(name, maxSpec)
 	if err != nil {
 		return nil, err
 	}

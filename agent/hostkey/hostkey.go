@@ -15,9 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -68,14 +66,9 @@ func Open(dir string, configured aws.CredentialsProvider, write func(func() erro
 		write = func(f func() error) error { return f() }
 	}
 	r := &Ring{path: filepath.Join(dir, FileName), configured: configured, write: write}
-	f, err := os.Open(r.path)
+	data, err := durable.Read(r.path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
-	}
-	var data []byte
-	if err == nil {
-		data, err = io.ReadAll(io.LimitReader(f, maxFile+1))
-		_ = f.Close()
 	}
 	if err == nil {
 		r.own, err = parse(data)

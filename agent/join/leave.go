@@ -36,13 +36,12 @@ type Mark struct {
 // LoadMark reads the mark in a state directory; nil if no leave was begun. One that can't be read is a leave about which nothing
 // else is known.
 func LoadMark(dir string) *Mark {
-	f, err := os.Open(filepath.Join(dir, MarkName))
-	if err != nil {
+	raw, err := durable.Read(filepath.Join(dir, MarkName), maxMark)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
-	defer func() { _ = f.Close() }()
 	m := &Mark{}
-	if raw, err := io.ReadAll(io.LimitReader(f, maxMark)); err != nil || json.Unmarshal(raw, m) != nil {
+	if err != nil || json.Unmarshal(raw, m) != nil {
 		return &Mark{}
 	}
 	return m

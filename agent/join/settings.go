@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // The lines around what join writes into ecs.config. A later assignment of a key wins there, so the block goes before whatever the
@@ -110,14 +110,9 @@ func quote(value string) string {
 
 // read reads a configuration file; one that is not there is empty.
 func read(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	data, err := durable.Read(file, maxFile)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	case err != nil:
-		return nil, err
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s has %d bytes, more than the %d that a configuration may have", file, info.Size(), maxFile)
 	}
-	return os.ReadFile(file)
+	return data, err
 }

@@ -29,7 +29,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/big"
 	"net"
@@ -175,14 +174,14 @@ func open(kept *store.Secret, sealed *seal.Key) (*Authority, error) {
 
 // readCopies is what the files in dir have, nil where there are none.
 func readCopies(dir string) (*store.Secret, error) {
-	certificate, err := readFile(filepath.Join(dir, CAFile))
+	certificate, err := durable.Read(filepath.Join(dir, CAFile), maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	key, err := readFile(filepath.Join(dir, CAKeyFile))
+	key, err := durable.Read(filepath.Join(dir, CAKeyFile), maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("%s is there, and its key is not to be had: %w; restore it, or move %s away to have both written again", CAFile, err, CAFile)
 	}
@@ -251,17 +250,4 @@ func earlier(a, b time.Time) time.Time {
 
 func encodePEM(kind string, data []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data})
-}
-
-func readFile(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return data, err
 }

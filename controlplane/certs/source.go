@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // DefaultInterval is how often a [Source] looks whether there is another certificate.
@@ -120,7 +122,7 @@ func load(certFile, keyFile string, now time.Time) (*tls.Certificate, error) {
 	var pems [2][]byte
 	for i, path := range []string{certFile, keyFile} {
 		var err error
-		if pems[i], err = readFile(path); err != nil {
+		if pems[i], err = durable.Read(path, maxFile); err != nil {
 			return nil, err
 		}
 	}

@@ -22,7 +22,7 @@ package network
 import (
 	"context"
 	"fmt"
-	"io"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -34,6 +34,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // DefaultInterval is how often the file is looked at.
@@ -199,23 +200,10 @@ func (n *Network) Set(config *Config) {
 
 func (n *Network) read() (*Config, error) {
 	n.seen = nil
-	f, err := os.Open(n.file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	n.seen = info
-	switch {
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", n.file)
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s has %d bytes, more than %d", n.file, info.Size(), maxFile)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile))
+	data, err := durable.Read(n.file, maxFile, func(info fs.FileInfo) error {
+		n.seen = info
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}

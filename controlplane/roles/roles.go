@@ -13,7 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // Lifetime is how long credentials without an end are said to live, so that whoever has them asks again.
@@ -141,25 +143,13 @@ func (r *Roles) refresh() {
 
 func (r *Roles) load() error {
 	r.seen = nil
-	f, err := os.Open(r.file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	r.seen = info
-	switch {
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is not a regular file", r.file)
-	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s has the mode %04o, so that others than its owner have rights to the secrets in it: chmod 600 it", r.file, info.Mode().Perm())
-	case info.Size() > maxFile:
-		return fmt.Errorf("%s has %d bytes, more than %d", r.file, info.Size(), maxFile)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile))
+	data, err := durable.Read(r.file, maxFile, func(info fs.FileInfo) error {
+		r.seen = info
+		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+			return fmt.Errorf("%s has the mode %04o, so that others than its owner have rights to the secrets in it: chmod 600 it", r.file, mode)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -27,6 +26,8 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // Settings are what longshore-log is told.
@@ -74,12 +75,7 @@ const maxSettings = 1 << 20
 
 // ReadSettings reads a file of settings.
 func ReadSettings(name string) (Settings, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return Settings{}, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxSettings))
+	b, err := durable.Read(name, maxSettings)
 	if err != nil {
 		return Settings{}, err
 	}

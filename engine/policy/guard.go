@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // Options configures a [Guard].
@@ -62,7 +61,7 @@ func NewGuard(opt Options) *Guard {
 
 // Load is the policy as the file says it now, nil if there is none. It logs whenever that has changed.
 func (g *Guard) Load() (*Policy, error) {
-	data, err := readFile(g.opt.File)
+	data, err := durable.Read(g.opt.File, maxSize, notOthers)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	missing := errors.Is(err, fs.ErrNotExist)
@@ -94,23 +93,12 @@ func (g *Guard) Load() (*Policy, error) {
 	return g.last, nil
 }
 
-// readFile reads the policy. A file that others can write is nobody's word.
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
+// notOthers refuses a policy that others can write, which is nobody's word.
+func notOthers(info fs.FileInfo) error {
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("the host policy %s has mode %04o, so that others than its owner can write it; chmod 644 it", info.Name(), mode)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	case info.Mode().Perm()&0o022 != 0:
-		return nil, fmt.Errorf("%s has mode %04o, so that others than its owner can write it; chmod 644 %s", name, info.Mode().Perm(), name)
-	}
-	return io.ReadAll(io.LimitReader(f, maxSize+1))
+	return nil
 }
 
 // errorName begins every reason of a denial.

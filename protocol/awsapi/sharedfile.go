@@ -5,13 +5,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 const (
@@ -23,20 +23,12 @@ const (
 
 // FileKey reads the access key of a profile from a file in the form of ~/.aws/credentials.
 func FileKey(name, profile string) (aws.Credentials, error) {
-	f, err := os.Open(name)
+	data, err := durable.Read(name, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return aws.Credentials{}, fmt.Errorf("there is no %s", name)
 	}
 	if err != nil {
 		return aws.Credentials{}, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return aws.Credentials{}, err
-	}
-	if len(data) > maxFile {
-		return aws.Credentials{}, fmt.Errorf("%s has more than the %d bytes that a file of credentials may have", name, maxFile)
 	}
 	keys := parseProfile(data, profile)
 	out := aws.Credentials{
