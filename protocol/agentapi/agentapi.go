@@ -236,6 +236,30 @@ func (c *Client) Get(ctx context.Context, operation, url string, limit int64) (a
 	return answer, nil
 }
 
+// Query calls an operation of a service that speaks the Query protocol, as EC2 does: form has Action and Version among its parameters. The
+// answer, at most limit bytes, is XML; retries and errors are those of [Client.Call].
+func (c *Client) Query(ctx context.Context, form url.Values, limit int64) (answer []byte, err error) {
+	operation, body := form.Get("Action"), []byte(form.Encode())
+	err = c.retry(ctx, operation, func(ctx context.Context, _ int) (err error) {
+		answer, err = c.attempt(ctx, operation, limit, func() (*http.Request, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
+			if err != nil {
+				return nil, err
+			}
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+			return req, c.sign(ctx, req, hash(body))
+		})
+		if err == nil && int64(len(answer)) > limit {
+			err = &answerError{fmt.Errorf("it has more than the %d bytes that are allowed", limit)}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
 // retry makes attempts until one succeeds, another one is of no use, or there were enough.
 func (c *Client) retry(ctx context.Context, operation string, once func(ctx context.Context, attempt int) error) error {
 	for attempt := 1; ; attempt++ {
@@ -327,9 +351,18 @@ func apiError(operation string, resp *http.Response, answer []byte) *APIError {
 		Message   string
 		RequestID string `xml:"RequestId"`
 	}
-	if xml.Unmarshal(answer, &document) == nil { // S3
+	var query struct { // EC2
+		XMLName   xml.Name `xml:"Response"`
+		Code      string   `xml:"Errors>Error>Code"`
+		Message   string   `xml:"Errors>Error>Message"`
+		RequestID string
+	}
+	switch {
+	case xml.Unmarshal(answer, &document) == nil: // S3
 		e.Code, e.Message, e.RequestID = document.Code, document.Message, document.RequestID
-	} else {
+	case xml.Unmarshal(answer, &query) == nil:
+		e.Code, e.Message, e.RequestID = query.Code, query.Message, query.RequestID
+	default:
 		e.Code, e.Message = awsjson.DecodeError(resp.Header, answer)
 	}
 	if e.Code == "" {

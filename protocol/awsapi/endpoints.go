@@ -9,18 +9,18 @@ import (
 )
 
 // Endpoints says where the services are, under the SDK's own rules: a service's URL (AWS_ENDPOINT_URL_SSM,
-// AWS_ENDPOINT_URL_SECRETS_MANAGER, AWS_ENDPOINT_URL_ECR, AWS_ENDPOINT_URL_S3), else that of all (AWS_ENDPOINT_URL), else
+// AWS_ENDPOINT_URL_SECRETS_MANAGER, AWS_ENDPOINT_URL_ECR, AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL_EC2), else that of all (AWS_ENDPOINT_URL), else
 // the region's own, of the kind that FIPS (AWS_USE_FIPS_ENDPOINT) and DualStack (AWS_USE_DUALSTACK_ENDPOINT) ask for.
 type Endpoints struct {
-	All, SSM, SecretsManager, ECR, S3 string
-	FIPS, DualStack                   bool
+	All, SSM, SecretsManager, ECR, S3, EC2 string
+	FIPS, DualStack                        bool
 }
 
 // Check finds a URL that can't be one.
 func (e *Endpoints) Check() error {
 	for _, x := range []struct{ name, url string }{
 		{"AWS_ENDPOINT_URL", e.All}, {"AWS_ENDPOINT_URL_SSM", e.SSM}, {"AWS_ENDPOINT_URL_SECRETS_MANAGER", e.SecretsManager},
-		{"AWS_ENDPOINT_URL_ECR", e.ECR}, {"AWS_ENDPOINT_URL_S3", e.S3},
+		{"AWS_ENDPOINT_URL_ECR", e.ECR}, {"AWS_ENDPOINT_URL_S3", e.S3}, {"AWS_ENDPOINT_URL_EC2", e.EC2},
 	} {
 		if x.url == "" {
 			continue
@@ -50,6 +50,7 @@ var (
 	ecr = service{name: "ecr", target: "AmazonEC2ContainerRegistry_V20150921.", host: "api.ecr", fips: "ecr-fips", dualStack: "ecr",
 		given: func(e *Endpoints) string { return e.ECR }}
 	logs = service{name: "logs", target: "Logs_20140328.", host: "logs", fips: "logs-fips", dualStack: "logs", given: func(*Endpoints) string { return "" }}
+	ec2  = service{name: "ec2", host: "ec2", fips: "ec2-fips", dualStack: "ec2", given: func(e *Endpoints) string { return e.EC2 }}
 	s3   = service{name: "s3", host: "s3", fips: "s3-fips", dualStack: "s3.dualstack", given: func(e *Endpoints) string { return e.S3 }}
 )
 

@@ -1,5 +1,5 @@
 // Package awsfake is a stand-in for the few AWS services that tasks need: SSM Parameter Store, Secrets Manager, S3, the tokens
-// of Amazon ECR, AssumeRole of STS, and what Docker's awslogs driver asks of CloudWatch Logs. It is strict: a request must be signed, exactly as the SDK's signer does it,
+// of Amazon ECR, AssumeRole of STS, the tags of EC2 instances, and what Docker's awslogs driver asks of CloudWatch Logs. It is strict: a request must be signed, exactly as the SDK's signer does it,
 // with a key that it knows.
 package awsfake
 
@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/xml"
 	"fmt"
 	"io"
 	"net/http"
@@ -39,6 +40,7 @@ type Server struct {
 	Parameters map[string]string // by name
 	Secrets    map[string]string // by SecretId, VersionStage and VersionId joined with "|"
 	Objects    map[string]string // by bucket/key
+	Tags       map[string]string // of EC2 instances, by the instance's id and the tag's key joined with "|"
 	Password   string            // of registries
 	Expires    time.Time         // of Password
 	// Roles are those that STS gives sessions of, with their life; 0 is what was asked for. Their keys are then among Keys.
@@ -106,6 +108,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message><RequestId>req-1</RequestId></Error>`)
+	case "DescribeTags":
+		s.tags(w, call.Body)
 	case "CreateLogGroup", "CreateLogStream", "PutLogEvents":
 		s.logs(w, call.Operation, body)
 	default:
@@ -157,6 +161,25 @@ func (s *Server) secret(w http.ResponseWriter, body []byte) {
 	answer(w, map[string]any{"ARN": in.SecretID, "SecretString": value, "VersionStages": []string{"AWSCURRENT"}})
 }
 
+// tags answers as the Query API of EC2 does.
+func (s *Server) tags(w http.ResponseWriter, instance string) {
+	type item struct {
+		Resource string `xml:"resourceId"`
+		Key      string `xml:"key"`
+		Value    string `xml:"value"`
+	}
+	var out struct {
+		XMLName xml.Name `xml:"DescribeTagsResponse"`
+		Items   []item   `xml:"tagSet>item"`
+	}
+	for name, value := range s.Tags {
+		if id, key, _ := strings.Cut(name, "|"); id == instance {
+			out.Items = append(out.Items, item{id, key, value})
+		}
+	}
+	_ = xml.NewEncoder(w).Encode(out)
+}
+
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	_ = json.NewEncoder(w).Encode(v)
@@ -187,7 +210,9 @@ func (s *Server) verify(r *http.Request, body []byte) (call Call, err error) {
 		if err != nil {
 			return call, err
 		}
-		call.Operation = values.Get("Action")
+		if call.Operation = values.Get("Action"); call.Operation == "DescribeTags" {
+			service, call.Body = "ec2", values.Get("Filter.1.Value.1")
+		}
 	}
 	call.service = service
 	if service == "s3" {
