@@ -172,6 +172,7 @@ func (p *ControlPlane) serveKeys() error {
 	mux.HandleFunc("POST /keys/{id}/revoke", p.revokeKey)
 	mux.HandleFunc("POST /tokens", p.createToken)
 	mux.HandleFunc("POST /hosts", p.createHost)
+	mux.HandleFunc("POST /seal/rotate", p.serveSealRotation)
 	mux.HandleFunc("GET /backup", p.serveBackup)
 	mux.HandleFunc("GET /check", p.serveCheck)
 	server := p.httpServer(p.audited(mux))

@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +53,7 @@ func (p *ControlPlane) writeBackup(ctx context.Context, to io.Writer) (backup.Ab
 
 // backedUpFiles are the files that go into a backup, by their names in it: without the seal key its records can't be used.
 func (p *ControlPlane) backedUpFiles() map[string]string {
-	files := map[string]string{seal.FileName: cmp.Or(p.cfg.SealKeyFile, filepath.Join(p.cfg.DataDir, seal.FileName))}
+	files := map[string]string{seal.FileName: p.sealPath()}
 	for _, name := range []string{auth.AdminFile, auth.HostFile, certs.CAFile, certs.CAKeyFile} {
 		files[name] = filepath.Join(p.cfg.DataDir, name)
 	}
@@ -202,7 +201,7 @@ func Restore(ctx context.Context, cfg Config, path string) (*backup.Backup, erro
 	} else {
 		err = restoreEmbedded(ctx, cfg, b)
 	}
-	return b, errors.Join(err, keepOwner(cfg.DataDir))
+	return b, errors.Join(err, keepOwner(cfg.DataDir, cfg.SealKeyFile))
 }
 
 func restoreExternal(ctx context.Context, cfg Config, b *backup.Backup) error {

@@ -101,6 +101,8 @@ type Config struct {
 	BackupDir string
 	// Purge says how long what has ended stays describable.
 	Purge store.PurgeConfig
+	// ReplicasWait is how long it is waited for what all replicas do by themselves when something that they share is replaced. Default 10 s.
+	ReplicasWait time.Duration
 	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.
 	ShutdownGrace time.Duration
 
@@ -121,6 +123,7 @@ func (c Config) complete() (Config, error) {
 	c.Region = cmp.Or(c.Region, "us-west-2")
 	c.AccountID = cmp.Or(c.AccountID, "000000000000")
 	c.BackupDir = cmp.Or(c.BackupDir, filepath.Join(c.DataDir, "backups"))
+	c.ReplicasWait = cmp.Or(c.ReplicasWait, 10*time.Second)
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
 	if c.Log == nil {
 		c.Log = zap.NewNop()

@@ -71,6 +71,7 @@ type ControlPlane struct {
 	network *network.Network
 
 	seal      *seal.Key
+	rotating  sync.Mutex // held while the seal key or the own CA is replaced
 	authority *certs.Authority
 	certs     *certs.Source // nil: TLS is spoken nowhere
 
@@ -296,6 +297,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	}
 	p.background("purge", func(ctx context.Context) error { p.store.Purge(ctx, p.cfg.Purge); return nil })
 	p.background("backups", p.keepBackups)
+	p.background("presence", p.keepPresence)
 	p.background("scheduler", sched.Run)
 	p.background("poll", sockets.Run)
 	calls := api.New(api.Config{

@@ -43,9 +43,9 @@ func lockDir(dir string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-// keepOwner gives everything in the data directory to whom the directory belongs: root may have made something there for a control plane that
-// runs as another user, and could not read it. Whoever is not root owns what they made.
-func keepOwner(dir string) error {
+// keepOwner gives everything in the data directory, and a file outside it, to whom the directory belongs: root may have made something there for
+// a control plane that runs as another user, and could not read it. Whoever is not root owns what they made.
+func keepOwner(dir, outside string) error {
 	root, err := os.OpenRoot(dir) // whom it belongs to can't lead us out of it
 	if errors.Is(err, fs.ErrNotExist) || os.Geteuid() != 0 {
 		return nil
@@ -58,10 +58,40 @@ func keepOwner(dir string) error {
 	if err := unix.Stat(dir, &is); err != nil || is.Uid == 0 {
 		return err
 	}
+	if err := giveAway(outside, is.Uid, is.Gid); err != nil {
+		return err
+	}
 	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		return root.Lchown(path, int(is.Uid), int(is.Gid))
 	})
+}
+
+// giveAway gives a file of root's to somebody else. Nothing is done for what may be another file than it looks: one behind a symbolic link,
+// or with further names.
+func giveAway(path string, uid, gid uint32) error {
+	if path == "" {
+		return nil
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var is unix.Stat_t
+	if err := unix.Fstat(fd, &is); err != nil {
+		return fmt.Errorf("look at %s: %w", path, err)
+	}
+	if is.Mode&unix.S_IFMT != unix.S_IFREG || is.Nlink != 1 || is.Uid != 0 {
+		return nil
+	}
+	if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
+		return fmt.Errorf("give %s to whom the data directory belongs: %w", path, err)
+	}
+	return nil
 }

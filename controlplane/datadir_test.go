@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,11 +22,12 @@ func TestWhatRootMakesInADataDirectoryBelongsToWhomTheDirectoryDoes(t *testing.T
 	if err := os.Chown(dir, uid, gid); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Init(t.Context(), Config{DataDir: dir, Listen: "127.0.0.1:8480"}, Key{Role: store.RoleHost}); err != nil {
+	outside := filepath.Join(t.TempDir(), "longshore.seal")
+	if _, err := Init(t.Context(), Config{DataDir: dir, Listen: "127.0.0.1:8480", SealKeyFile: outside}, Key{Role: store.RoleHost}); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0
-	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	look := func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -37,8 +39,24 @@ func TestWhatRootMakesInADataDirectoryBelongsToWhomTheDirectoryDoes(t *testing.T
 			t.Errorf("%s belongs to %d:%d", path, is.Uid, is.Gid)
 		}
 		return nil
-	})
+	}
+	err := errors.Join(filepath.WalkDir(dir, look), filepath.WalkDir(outside, look))
 	if err != nil || seen < 5 {
 		t.Errorf("%d files, %v", seen, err)
+	}
+}
+
+// A directory that is somebody else's could lead root to give away any file of the machine.
+func TestNoFileIsGivenAwayThatMayBeAnotherThanItLooks(t *testing.T) {
+	dir := t.TempDir()
+	file, link, second := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "second")
+	for _, err := range []error{os.WriteFile(file, nil, 0o600), os.Symlink(file, link), giveAway(link, 12345, 12346), os.Link(file, second), giveAway(second, 12345, 12346), giveAway(filepath.Join(dir, "none"), 1, 1)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var is unix.Stat_t
+	if err := unix.Lstat(file, &is); err != nil || is.Uid != 0 || is.Gid != 0 {
+		t.Errorf("it belongs to %d:%d, %v", is.Uid, is.Gid, err)
 	}
 }

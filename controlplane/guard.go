@@ -91,6 +91,7 @@ var localOperations = map[string]string{
 	"POST /keys/{id}/revoke": "RevokeKey",
 	"POST /tokens":           "CreateToken",
 	"GET /backup":            "Backup",
+	"POST /seal/rotate":      "RotateSealKey",
 }
 
 // audited writes what is asked over this machine's own socket into the audit log.

@@ -25,10 +25,15 @@ const (
 	sealCheckName = "secret/" + sealCheck
 )
 
+// sealPath is the seal key's file.
+func (p *ControlPlane) sealPath() string {
+	return cmp.Or(p.cfg.SealKeyFile, filepath.Join(p.cfg.DataDir, seal.FileName))
+}
+
 // openSeal loads the key that the store's secrets are sealed with, or makes one for a store that has none. A key that is not
 // the store's is refused before anything is sealed with it.
 func (p *ControlPlane) openSeal(ctx context.Context) error {
-	path := cmp.Or(p.cfg.SealKeyFile, filepath.Join(p.cfg.DataDir, seal.FileName))
+	path := p.sealPath()
 	if p.cfg.ForgetSealed {
 		if err := p.forgetSealed(ctx); err != nil {
 			return fmt.Errorf("--forget-sealed: %w", err)
@@ -48,7 +53,7 @@ func (p *ControlPlane) openSeal(ctx context.Context) error {
 		case check != nil && p.seal == nil:
 			return fmt.Errorf("%w: there is no seal key %s, and the store has secrets that are sealed: %s", ErrConfig, path, sealRemedy)
 		case check != nil:
-			if _, err := p.seal.Open(sealCheckName, check.Sealed); err != nil {
+			if err := p.seal.SealWith(sealCheckName, check.Sealed); err != nil {
 				return fmt.Errorf("%w: %s is not the seal key of the store: %s", ErrConfig, path, sealRemedy)
 			}
 			return nil

@@ -37,7 +37,7 @@ func Init(ctx context.Context, cfg Config, like Key) (t JoinToken, err error) {
 		return t, err
 	}
 	p := &ControlPlane{cfg: cfg, log: cfg.Log, failed: make(chan error, 4), figures: newFigures(), replica: replicaName()}
-	defer func() { err = errors.Join(err, p.Close(), keepOwner(cfg.DataDir)) }()
+	defer func() { err = errors.Join(err, p.Close(), keepOwner(cfg.DataDir, cfg.SealKeyFile)) }()
 	if err := p.openCerts(); err != nil {
 		return t, err
 	}

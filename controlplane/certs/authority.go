@@ -192,6 +192,15 @@ func readCopies(dir string) (*store.Secret, error) {
 	return &store.Secret{Name: SecretName, Public: certificate, Sealed: block.Bytes}, nil
 }
 
+// WriteCopies has the copies in dir be what the store has.
+func WriteCopies(ctx context.Context, st *store.Store, dir string) error {
+	var kept *store.Secret
+	if err := st.Read(ctx, func(v *store.View) error { kept = v.Secret(SecretName); return nil }); err != nil || kept == nil {
+		return err
+	}
+	return writeCopies(dir, kept)
+}
+
 // writeCopies writes the key first: the certificate says that both are there.
 func writeCopies(dir string, kept *store.Secret) error {
 	if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(CAFile)), 0o700); err != nil {

@@ -29,6 +29,7 @@ const (
 	kindAddress        = "address"
 	kindDeparted       = "departed"
 	kindSecret         = "secret"
+	kindReplica        = "replica"
 
 	kindServiceDeployment = "service-deployment"
 	kindServiceRevision   = "service-revision"
@@ -54,6 +55,7 @@ var kinds = map[string]func() Record{
 	kindAddress:        func() Record { return new(Address) },
 	kindDeparted:       func() Record { return new(Departed) },
 	kindSecret:         func() Record { return new(Secret) },
+	kindReplica:        func() Record { return new(Replica) },
 
 	kindServiceDeployment: func() Record { return new(ServiceDeployment) },
 	kindServiceRevision:   func() Record { return new(ServiceRevision) },
@@ -97,6 +99,7 @@ func (p *Preparation) key() string { return join(kindPreparation, p.Cluster, p.S
 func (k *Key) key() string         { return join(kindKey, k.AccessKeyID) }
 func (k *TaskKey) key() string     { return join(kindTaskKey, k.AccessKeyID) }
 func (s *Secret) key() string      { return join(kindSecret, s.Name) }
+func (r *Replica) key() string     { return join(kindReplica, r.Name) }
 
 func (d *ServiceDeployment) key() string {
 	return join(kindServiceDeployment, d.Cluster, d.Service, d.ID)

@@ -357,3 +357,13 @@ type Secret struct {
 	// Sealed is the other part, sealed under "secret/" and the name (package seal).
 	Sealed []byte
 }
+
+// Replica is a process of the control plane that lives, and what it has ready of what all must have before it is replaced.
+type Replica struct {
+	Meta
+	Name string
+	// SealKeys are the ids of the seal keys that it can open with, the one it seals with first (package seal).
+	SealKeys []string
+	// Authorities are the fingerprints of the own CAs that it tells hosts to trust, the one that has signed its certificate first.
+	Authorities []string
+}

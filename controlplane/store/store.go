@@ -43,6 +43,7 @@
 //	<prefix>/service-revision/<cluster>/<service>/<id>   ServiceRevision: what it runs
 //	<prefix>/key/<access key id>                         Key
 //	<prefix>/secret/<name>                               Secret: the control plane's own CA
+//	<prefix>/replica/<name>                              Replica: a process of the control plane, under its lease
 //	<prefix>/setting/<name>/<principal>                  AccountSetting (principal "default": the account; an ARN is escaped)
 //	<prefix>/leader/<name>                               leadership of a reconciler, under a replica's lease
 //

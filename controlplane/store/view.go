@@ -328,6 +328,12 @@ func (v *View) Keys() iter.Seq[*Key] { return scan[*Key](v, under(kindKey)) }
 // Secret returns what replicas share under a name.
 func (v *View) Secret(name string) *Secret { return get[*Secret](v, placeOf(kindSecret, name)) }
 
+// Secrets are in order of their names.
+func (v *View) Secrets() iter.Seq[*Secret] { return scan[*Secret](v, under(kindSecret)) }
+
+// Replicas are the processes of the control plane that live, in order of their names.
+func (v *View) Replicas() iter.Seq[*Replica] { return scan[*Replica](v, under(kindReplica)) }
+
 // TaskKey returns what is kept of a key that was issued for a task.
 func (v *View) TaskKey(accessKeyID string) *TaskKey {
 	return get[*TaskKey](v, placeOf(kindTaskKey, accessKeyID))

@@ -93,14 +93,19 @@ func TestTheControlPlanesRecordsAreLostAndRestoredUnderTwentyDaemons(t *testing.
 	l.stop(l.control, syscall.SIGTERM) // what is adopted is a task like any other
 	l.StartControl()
 	l.Until(60*time.Second, "the host is connected again", func() error { return l.same(tasks, instance) })
-	last := l.Tasks("--service-name", "daemon-19", "--desired-status", "RUNNING")
-	if len(last) != 1 {
-		t.Fatalf("of the last daemon there are %+v", last)
-	}
 	unchanged("after a restart")
-	Ask[any](l, "stop-task", "--cluster", cluster, "--task", last[0].TaskArn)
+	var last []string // the tasks of a service that nobody has created again
+	for task, group := range tasks {
+		if group == "service:daemon-19" {
+			last = append(last, task)
+		}
+	}
+	if len(last) != 1 {
+		t.Fatalf("of the last daemon there are %v", last)
+	}
+	Ask[any](l, "stop-task", "--cluster", cluster, "--task", last[0])
 	l.Until(60*time.Second, "an adopted task can be stopped", func() error {
-		if got := l.DescribeTasks(last[0].TaskArn)[0]; got.LastStatus != "STOPPED" {
+		if got := l.DescribeTasks(last...)[0]; got.LastStatus != "STOPPED" {
 			return fmt.Errorf("%+v", got)
 		}
 		return nil
