@@ -251,7 +251,7 @@ func TestAFullStoreTakesDeletesAndStateChangesAndRecoversByItself(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = server.Close() }()
+	t.Cleanup(func() { _ = server.Close() }) // after the store
 	// Looks at the size when told to only: until then nothing makes room. It is full long before etcd refuses: etcd's size grows by
 	// leaps of several records.
 	s := storetest.OpenWith(t, store.Config{Client: server.Client(), Log: zap.NewNop(), Maintain: true, SpaceInterval: time.Hour, FullAt: 0.7})
@@ -318,6 +318,7 @@ func TestAFullStoreTakesDeletesAndStateChangesAndRecoversByItself(t *testing.T) 
 	for i, c := range records[:len(records)/2] {
 		again := cluster(fmt.Sprint("again-", i))
 		again.Object.Tags = c.Object.Tags
+		s.CheckSpace() // as it is done from time to time
 		commit(t, s.Txn().Create(again))
 	}
 }
