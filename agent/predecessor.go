@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -50,7 +51,7 @@ func (a *Agent) takeOver() (letGo func(), err error) {
 	}
 	if a.cfg.Predecessor != predecessorAdopt {
 		a.log.Info("An amazon-ecs-agent has run on this host; its containers are left alone (ECS_PREDECESSOR)", zap.String("instance", left.InstanceArn), zap.Int("tasks", len(left.Tasks)))
-		return letGo, a.remember(left)
+		return letGo, a.seen(left)
 	}
 	if left.Cluster != a.cfg.ClusterOrDefault() {
 		return nil, &TerminalError{fmt.Errorf("an amazon-ecs-agent has registered this host with the cluster %q, and the configuration says %q: set ECS_CLUSTER back, or set ECS_PREDECESSOR=leave to join the other cluster as a new container instance and leave that agent's containers alone", left.Cluster, a.cfg.ClusterOrDefault())}
@@ -59,6 +60,12 @@ func (a *Agent) takeOver() (letGo func(), err error) {
 		return nil, &TerminalError{err}
 	}
 	return letGo, a.adopt(left)
+}
+
+// mayGoBack reports whether the other agent can come back to what was taken over of it. Then it needs the access key that it had, which a control plane
+// of Longshore no longer takes once the host has one of its own. Whoever does not go back removes that agent's state file.
+func (a *Agent) mayGoBack() bool {
+	return a.lastSeen != 0 && a.cfg.Predecessor == predecessorAdopt
 }
 
 // obstacles are the tasks that can't be taken over and have not ended: to take over the others alone would start those a second time as soon as the
@@ -107,7 +114,7 @@ func (a *Agent) adopt(left *dropin.State) error {
 			return err
 		}
 	}
-	if err := a.remember(left); err != nil {
+	if err := a.become(left); err != nil {
 		return err
 	}
 	a.log.Info("What an amazon-ecs-agent has left is taken over; its containers run on, and its state file stays as it is", zap.String("instance", left.InstanceArn),
@@ -122,23 +129,23 @@ func fresher(theirs, ours *engine.TaskRecord) bool {
 	return ours.StoppedAt.IsZero() && !made
 }
 
-// remember keeps that the state was looked at, and with adopt who this host is.
-func (a *Agent) remember(left *dropin.State) error {
-	next := statemgr.Identity{}
-	switch {
-	case a.identity != nil:
-		next = *a.identity
-	case a.cfg.Predecessor != predecessorAdopt:
-		return nil // the registration will
+// become makes this host the container instance that it was for the other agent.
+func (a *Agent) become(left *dropin.State) error {
+	if a.identity != nil && a.identity.ContainerInstanceArn == left.InstanceArn {
+		return a.seen(left)
 	}
+	a.identity = &statemgr.Identity{Cluster: left.Cluster, ContainerInstanceArn: left.InstanceArn, MachineID: a.host.MachineID, BootID: a.host.BootID,
+		InstanceID: cmp.Or(left.EC2InstanceID, a.host.MachineID), Engine: config.EngineDocker}
+	return a.seen(left)
+}
+
+// seen keeps that the state was looked at; where this host is not registered yet, its registration will.
+func (a *Agent) seen(left *dropin.State) error {
+	if a.identity == nil {
+		return nil
+	}
+	next := *a.identity
 	next.Predecessor = left.Transaction
-	if a.cfg.Predecessor == predecessorAdopt && next.ContainerInstanceArn != left.InstanceArn {
-		next = statemgr.Identity{Cluster: left.Cluster, ContainerInstanceArn: left.InstanceArn, MachineID: a.host.MachineID, BootID: a.host.BootID,
-			InstanceID: left.EC2InstanceID, Engine: config.EngineDocker, Predecessor: left.Transaction}
-		if next.InstanceID == "" {
-			next.InstanceID = a.host.MachineID
-		}
-	}
 	if err := a.saveIdentity(next); err != nil {
 		return err
 	}
