@@ -13,6 +13,7 @@
 //	host.go        what a process gets of the host, made and taken away: namespaces, its place on the bridge, shared memory
 //	run.go         what is remembered of a container's process: one small file, written before and after it runs
 //	keep.go        what must be done though nobody asks: ends are written down and their shims released
+//	shim.go        how processes end while containerd is away: its shims know
 //	group.go       what the kernel knows of a container: its processes, whether it had too little memory
 //	health.go      health checks, by programs run in containers
 //	spec.go        engine.Spec → the OCI runtime's configuration; pure
@@ -107,6 +108,7 @@ type Runtime struct {
 	client *client.Client
 	log    *zap.Logger
 	known  known
+	shims  shims
 	names  names
 	health publisher
 	images imageFacts

@@ -39,6 +39,9 @@ func OCIRuntime(setting string) (string, error) {
 // CompileAppArmor has the AppArmor profile compiled and loads it nowhere.
 func CompileAppArmor() error { return loadAppArmor("--skip-kernel-load") }
 
+// ShimAddress reads what containerd writes of a shim.
+var ShimAddress = parseAddress
+
 // Remembered is how many manifests a Runtime remembers, and how many users.
 func (r *Runtime) Remembered() (manifests, users int) {
 	r.images.mu.Lock()

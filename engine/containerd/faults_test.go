@@ -127,6 +127,11 @@ func TestContainersLiveThroughARestartOfContainerdAndOfTheAgent(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}
+	w.connect()
+	w.until("the shim to say how it ended", func() bool { return w.told(talks) })
+	if err := w.Close(); err != nil { // what was said is known to the next agent
+		t.Error(err)
+	}
 	w.d.up(t)
 	w.connect()
 	w.retry("containerd", func(ctx context.Context) error { _, err := w.List(ctx); return err })
@@ -134,7 +139,7 @@ func TestContainersLiveThroughARestartOfContainerdAndOfTheAgent(t *testing.T) {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
 	w.until("the end to be known", func() bool { return w.look(talks).Status == engine.StatusExited })
-	if st := w.look(talks); st.FinishedAt.IsZero() || (st.ExitCode != 3 || st.Error != "") && !(w.forgets() && st.ExitCode == 255 && strings.Contains(st.Error, "ended while containerd was away")) {
+	if st := w.look(talks); st.FinishedAt.IsZero() || st.ExitCode != 3 || st.Error != "" {
 		t.Errorf("ended as %+v", st)
 	}
 	lines := strings.Fields(w.output(talks))
@@ -148,14 +153,43 @@ func TestContainersLiveThroughARestartOfContainerdAndOfTheAgent(t *testing.T) {
 	}
 }
 
-// forgets reports whether containerd does away with a shim that it finds without a process when it comes up, as every one does since 1.7:
-// with it goes how the process ended.
-func (w *world) forgets() bool {
-	info, err := w.Info(context.WithoutCancel(w.t.Context()))
-	if err != nil {
-		w.t.Fatal(err)
+// told reports whether a container's end was written down that its shim has told.
+func (w *world) told(id string) bool {
+	b, err := os.ReadFile(filepath.Join(w.root, "containers", id, "run.json"))
+	return err == nil && strings.Contains(string(b), `"end":`)
+}
+
+func TestAnEndWhileContainerdIsAwayIsHeardFromTheShim(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	waits := "while [ ! -e /dir/now ]; do sleep 0.02; done; "
+	shared := func(s *engine.Spec) {
+		s.Memory, s.Mounts = 16<<20, []engine.Mount{{Type: "bind", Source: dir, Target: "/dir"}}
 	}
-	return !strings.HasPrefix(info.Version, "1.6.")
+	fails, hungry := w.run(waits+"exit 7", shared), w.run(waits+"x=x; while :; do x=$x$x; done", shared)
+	w.d.down()
+	if err := os.WriteFile(filepath.Join(dir, "now"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{fails, hungry} {
+		w.until("the shim to say how it ended", func() bool { return w.told(id) })
+	}
+	w.d.up(t)
+	for id, code := range map[string]int{fails: 7, hungry: 137} {
+		w.retry("the end to be known", func(ctx context.Context) error {
+			st, err := w.Inspect(ctx, id)
+			if err == nil && st.Status != engine.StatusExited {
+				err = errors.New("not yet")
+			}
+			return err
+		})
+		if st := w.look(id); st.ExitCode != code || st.Error != "" || st.OOMKilled != (id == hungry) || st.FinishedAt.IsZero() || st.Pid != 0 {
+			t.Errorf("ended as %+v", st)
+		}
+	}
+	if err := w.Restart(t.Context(), fails); err != nil {
+		t.Error(err)
+	}
 }
 
 // parent is the process that a process was made by.

@@ -18,8 +18,7 @@ const cgroups = "/sys/fs/cgroup"
 
 // killedForMemory asks the kernel whether it has ended a process of the container for want of memory. The control group is there as
 // long as the task is.
-func killedForMemory(b box) bool {
-	at := cgroupOf(b.rec, b.ID)
+func killedForMemory(at string) bool {
 	for _, file := range []string{filepath.Join(cgroups, "memory", at, "memory.oom_control"), filepath.Join(cgroups, at, "memory.events")} {
 		b, err := os.ReadFile(file)
 		if err != nil {

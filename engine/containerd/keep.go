@@ -19,6 +19,7 @@ import (
 // settle writes down the end of a container's process if it has ended, and releases what it had. It returns the task that is left, and
 // what is remembered now.
 func (r *Runtime) settle(ctx context.Context, b box) (*tasktypes.Process, run, error) {
+	r.shims.await(ctx, b.ID)
 	unlock, err := r.known.lock(ctx, b.ID)
 	if err != nil {
 		return nil, run{}, err
@@ -51,14 +52,17 @@ func (r *Runtime) note(ctx context.Context, b box, was run, t *tasktypes.Process
 			return was, nil
 		}
 		was.FinishedAt, was.ExitCode = now(), 255
-		was.Error = "how the process ended is not known: containerd has lost it, because its shim was killed, the host was restarted, or it ended while containerd was away"
+		was.Error = "how the process ended is not known: containerd has lost it, because its shim was killed, the host was restarted, or it ended while containerd and the agent were away"
+		if e := was.End; e != nil {
+			was.FinishedAt, was.ExitCode, was.OOMKilled, was.Error = e.At, e.Code, e.OOM, ""
+		}
 	case t.Status == tasktypes.Status_STOPPED && !was.StartedAt.IsZero():
 		was.FinishedAt, was.ExitCode = t.ExitedAt.AsTime(), int(t.ExitStatus)
-		was.OOMKilled = was.ExitCode != 0 && killedForMemory(b)
+		was.OOMKilled = was.ExitCode != 0 && killedForMemory(cgroupOf(b.rec, b.ID))
 	default: // it was made and never ran
 		was = run{}
 	}
-	was.Pid, was.Network = 0, nil
+	was.Pid, was.Network, was.Bundle, was.Group, was.End = 0, nil, "", "", nil
 	if was.FinishedAt.Before(was.StartedAt) {
 		was.FinishedAt = was.StartedAt
 	}
@@ -83,15 +87,26 @@ const (
 // keep follows containerd until ctx ends: what happened while nobody followed is found by looking at everything.
 func (r *Runtime) keep(ctx context.Context) {
 	defer r.health.end()
+	var asked func() // ends what asks the shims
+	back := func() {
+		if asked != nil {
+			asked()
+		}
+		asked = nil
+	}
+	defer back()
 	pause := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := r.follow(ctx)
+		err := r.follow(ctx, back)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(began) > lastPause {
 			pause = firstPause
+		}
+		if asked == nil {
+			asked = r.askShims(ctx)
 		}
 		r.log.Debug("containerd's events are not heard; they are asked for again", zap.Duration("after", pause), zap.Error(err))
 		t := time.NewTimer(pause)
@@ -104,14 +119,15 @@ func (r *Runtime) keep(ctx context.Context) {
 	}
 }
 
-// follow subscribes, looks at everything, and then at what events speak of.
-func (r *Runtime) follow(ctx context.Context) error {
+// follow subscribes, looks at everything, says that containerd is there, and looks then at what events speak of.
+func (r *Runtime) follow(ctx context.Context, back func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	heard, failed := r.client.Subscribe(ctx, `topic=="/tasks/exit"`)
 	if err := r.lookAtAll(ctx); err != nil {
 		return err
 	}
+	back()
 	for {
 		select {
 		case e := <-heard:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/internal/durable"
 )
 
 // run is what is remembered of a container's process. It is a file in the container's folder, replaced as a whole.
@@ -22,6 +23,10 @@ type run struct {
 	Error      string        `json:"error,omitempty"`
 	Health     engine.Health `json:"health,omitzero"`
 	Network    *Connection   `json:"network,omitempty"`
+	// While it runs: its shim's folder, its control group, and how it has ended if the shim alone could say so.
+	Bundle string `json:"bundle,omitempty"`
+	Group  string `json:"group,omitempty"`
+	End    *end   `json:"end,omitempty"`
 }
 
 // running reports whether the process was started and its end is not known.
@@ -37,17 +42,10 @@ const maxRun = 1 << 20
 func (r *Runtime) readRun(id string) (run, error) {
 	var was run
 	f := filepath.Join(r.dir(id), "run.json")
-	info, err := os.Stat(f)
+	b, err := durable.Read(f, maxRun)
 	if errors.Is(err, fs.ErrNotExist) {
 		return was, nil
 	}
-	if err == nil && info.Size() > maxRun {
-		err = fmt.Errorf("%s has %d bytes, more than %d", f, info.Size(), maxRun)
-	}
-	if err != nil {
-		return was, err
-	}
-	b, err := os.ReadFile(f)
 	if err != nil {
 		return was, err
 	}

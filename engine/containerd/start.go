@@ -30,6 +30,7 @@ func (r *Runtime) start(ctx context.Context, ref string, again bool) error {
 	if err != nil {
 		return err
 	}
+	r.shims.await(ctx, b.ID)
 	unlock, err := r.known.lock(ctx, b.ID)
 	if err != nil {
 		return err
@@ -107,7 +108,7 @@ func (r *Runtime) tryBegin(ctx context.Context, b box) error {
 		return err
 	}
 	// From here on there may be a process. That it was started is written before it runs.
-	next.StartedAt, next.Pid = now(), pid
+	next.StartedAt, next.Pid, next.Bundle, next.Group = now(), pid, bundleOf(pid), cgroupOf(b.rec, b.ID)
 	if err := r.writeRun(b.ID, next); err != nil {
 		return err
 	}
