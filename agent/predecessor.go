@@ -32,7 +32,7 @@ func (a *Agent) takeOver() (letGo func(), err error) {
 	letGo = func() { _ = other.Close() }
 	defer func() {
 		if err != nil {
-			letGo()
+			_ = other.Close()
 		}
 	}()
 	left, err := other.Read()
