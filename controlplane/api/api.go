@@ -41,6 +41,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/controlplane/telemetry"
 	"github.com/longshore-project/longshore/protocol/arn"
 	"github.com/longshore-project/longshore/protocol/awsjson"
@@ -92,6 +93,9 @@ type Config struct {
 	Audit *audit.Log
 	// MaxBody bounds a request's body in bytes; default 1 MiB.
 	MaxBody int64
+	// Overlap is how long the connection of an agent that does not say in which boot its machine is may stand when another one registers as
+	// the same instance: then it is refused. Default task.Overlap.
+	Overlap time.Duration
 	// CallTimeout bounds a call; default 30 s.
 	CallTimeout time.Duration
 }
@@ -129,6 +133,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
+	}
+	if cfg.Overlap == 0 {
+		cfg.Overlap = task.Overlap
 	}
 	if cfg.CallTimeout == 0 {
 		cfg.CallTimeout = defaultCallTimeout

@@ -464,6 +464,7 @@ func TestANearlyFullStoreLetsHostsComeBackAndThingsGo(t *testing.T) {
 	p.serve(full)
 	_, err = p.host.RegisterContainerInstance(p.ctx, &ecs.RegisterContainerInstanceInput{Cluster: cluster})
 	p.refused(err, "ThrottlingException", "Rate exceeded")
+	p.disconnect(id)
 	_, err = p.host.RegisterContainerInstance(p.ctx, &ecs.RegisterContainerInstanceInput{Cluster: cluster, ContainerInstanceArn: &id})
 	p.must(err)
 	_, err = p.admin.UpdateContainerInstancesState(p.ctx, &ecs.UpdateContainerInstancesStateInput{Cluster: cluster, ContainerInstances: []string{id}, Status: "DRAINING"})

@@ -60,6 +60,9 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 	if err != nil {
 		return nil, err
 	}
+	if err := s.alone(ctx, c, r); err != nil {
+		return nil, err
+	}
 	var object types.ContainerInstance
 	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
 		cluster := v.Cluster(r.cluster)
@@ -77,9 +80,6 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 				if err := c.identity.Take(v, txn, *i.Object.ContainerInstanceArn, c.now); err != nil {
 					return err
 				}
-			}
-			if conn, boot := v.Connection(i.Cluster, i.ID), attributeValue(r.attributes, attributeBoot); conn != nil && conn.Boot != "" && boot != "" && boot != conn.Boot {
-				return exception("ConflictException", "%s", task.OtherMachine(i.ID, conn.Boot))
 			}
 			if i, err = s.registerAgain(c, i, r); err != nil {
 				return err
@@ -104,6 +104,49 @@ func (s *Server) registerContainerInstance(ctx context.Context, c *call, in *ecs
 		return nil
 	})
 	return &ecs.RegisterContainerInstanceOutput{ContainerInstance: &object}, err
+}
+
+// alone refuses an agent while another one is connected as the same instance: one of a machine in another boot, or, where one of the two does
+// not say in which it is, one whose connection does not end.
+func (s *Server) alone(ctx context.Context, c *call, r *registration) error {
+	boot := attributeValue(r.attributes, attributeBoot)
+	var i *store.Instance
+	var other *store.Connection
+	err := s.cfg.Store.Read(ctx, func(v *store.View) (err error) {
+		if i, err = s.registered(v, c, r); i != nil {
+			other = v.Connection(i.Cluster, i.ID)
+		}
+		return err
+	})
+	if err != nil || other == nil || boot != "" && other.Boot == boot {
+		return err
+	}
+	address := task.AddressOf(c.request.RemoteAddr)
+	says := task.OtherMachine(i.ID, other.Boot)
+	if boot == "" || other.Boot == "" {
+		if other, err = task.Outlives(ctx, s.cfg.Store, i.Cluster, i.ID, s.cfg.Overlap); err != nil || other == nil {
+			return err
+		}
+		says = task.OtherAgent(i.ID, other.Address, address)
+	}
+	s.log.Warn("two machines have the identity of one container instance; the second one is refused: give it an identity of its own",
+		zap.String("containerInstance", i.Cluster+"/"+i.ID), zap.String("connected", other.Address), zap.String("refused", address))
+	err = s.change(ctx, func(v *store.View, txn *store.Txn) error {
+		i, err := s.registered(v, c, r)
+		if err != nil || i == nil {
+			return err
+		}
+		n := task.Rivalled(i, other.Address, address, c.now)
+		if n == nil {
+			return errNothingToDo
+		}
+		txn.Update(n).StateChange()
+		return nil
+	})
+	if err != nil {
+		s.log.Warn("that could not be noted at the container instance", zap.String("containerInstance", i.Cluster+"/"+i.ID), zap.Error(err))
+	}
+	return exception("ConflictException", "%s", says)
 }
 
 // registered finds the instance that a registration is about, nil for none.
@@ -190,6 +233,7 @@ func (s *Server) registerAgain(c *call, old *store.Instance, r *registration) (*
 	if instanceStatus(old) == task.Registering {
 		o.Status, o.StatusReason = aws.String(instanceActive), nil
 	}
+	o.StatusReason = task.Alone(o.StatusReason)
 	o.Tags, o.RegisteredResources = tags, r.resources
 	if r.ec2ID != nil {
 		o.Ec2InstanceId = r.ec2ID

@@ -65,6 +65,7 @@ func TestAHostSpeaksOnlyForItself(t *testing.T) {
 			}
 		}
 	}
+	p.disconnect(theirs[len(theirs)-32:])
 	for operation, in := range calls { // the host itself may
 		if operation == "DeregisterContainerInstance" {
 			continue // the last thing that it does

@@ -201,6 +201,14 @@ func (p *plane) register(client *ecs.Client, cpu, memory int32, more ...types.At
 	return id
 }
 
+// disconnect ends an instance's connection, as an agent's end does: one that is connected does not register.
+func (p *plane) disconnect(instance string) {
+	p.t.Helper()
+	var c *store.Connection
+	p.must(p.store.Read(p.ctx, func(v *store.View) error { c = v.Connection(testCluster, instance); return nil }))
+	p.must(p.store.Txn().Delete(c).Commit(p.ctx))
+}
+
 func (p *plane) connect(instance string) {
 	p.t.Helper()
 	txn := p.store.Txn()

@@ -68,7 +68,7 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion")), bootOf(r)}
+	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion")), bootOf(r), strings.Clone(task.AddressOf(r.RemoteAddr))}
 	c := &acsSession{
 		socket: socket, server: s, received: make(chan any, 4),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), attachments: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},

@@ -159,18 +159,26 @@ func TestAfterAReconnectEverythingIsSentAgainWithHigherNumbers(t *testing.T) {
 	}
 }
 
-func TestTheNewestConnectionWinsOnOneReplicaAndAcrossReplicas(t *testing.T) {
+func TestTheNewestConnectionOfAMachineWinsOnOneReplicaAndAcrossReplicas(t *testing.T) {
 	w := newWorld(t)
 	_, second, _ := w.replica()
-	a := w.connect(instance)
-	next[*acs.TaskManifestMessage](a)
-	b := w.connect(instance)
-	next[*acs.TaskManifestMessage](b)
+	connect := func(base string) *agent {
+		t.Helper()
+		conn, _, err := w.dial(base, "/acs/ws", acsQuery(instance), "HOST", acs.BootHeader, "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &agent{w, conn}
+		a.send(&acs.TaskListMessage{})
+		next[*acs.TaskManifestMessage](a)
+		return a
+	}
+	a := connect(w.url)
+	b := connect(w.url)
 	if code := a.closed(); code != websocket.StatusPolicyViolation {
 		t.Error(code)
 	}
-	c := w.connectTo(second, instance)
-	next[*acs.TaskManifestMessage](c)
+	c := connect(second)
 	if code := b.closed(); code != websocket.StatusPolicyViolation {
 		t.Error(code)
 	}
@@ -181,6 +189,47 @@ func TestTheNewestConnectionWinsOnOneReplicaAndAcrossReplicas(t *testing.T) {
 	if i := w.instance(instance); !w.connected(instance) || !i.DisconnectedSince.IsZero() {
 		t.Errorf("%+v", i)
 	}
+}
+
+// An agent that does not say in which boot its machine is has one connection: while that answers, another one is a second agent's.
+func TestWhileTheConnectionOfAnAgentAnswersAnotherAgentIsRefusedOnEachReplica(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Overlap = 300 * time.Millisecond })
+	_, second, _ := w.replica(func(c *Config) { c.Overlap = 300 * time.Millisecond })
+	a := w.connect(instance)
+	next[*acs.TaskManifestMessage](a)
+	ended := make(chan websocket.StatusCode, 1)
+	go func() { ended <- a.closed() }() // reads, and so answers pings
+	for what, dial := range map[string]func() (*websocket.Conn, *http.Response, error){
+		"the same replica": func() (*websocket.Conn, *http.Response, error) {
+			return w.dial(w.url, "/acs/ws", acsQuery(instance), "HOST")
+		},
+		"another replica": func() (*websocket.Conn, *http.Response, error) {
+			return w.dial(second, "/acs/ws", acsQuery(instance), "HOST")
+		},
+		"one that says its boot": func() (*websocket.Conn, *http.Response, error) {
+			return w.dial(w.url, "/acs/ws", acsQuery(instance), "HOST", acs.BootHeader, "one")
+		},
+	} {
+		_, resp, err := dial()
+		if err == nil || resp == nil {
+			t.Fatalf("%s: it is let in, or there is no answer: %v", what, err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		if !strings.Contains(string(body), "Another agent is connected") || !strings.Contains(string(body), "127.0.0.1") || strings.Contains(string(body), acs.InactiveInstanceException) {
+			t.Errorf("%s: it is told %s", what, body)
+		}
+	}
+	if said := aws.ToString(w.instance(instance).Object.StatusReason); !strings.Contains(said, "has the same identity") || strings.Count(said, "127.0.0.1") != 2 {
+		t.Errorf("the instance says %q", said)
+	}
+	select {
+	case code := <-ended:
+		t.Fatalf("the first one was closed with %d", code)
+	default:
+	}
+	_ = a.conn.CloseNow()
+	<-ended
+	next[*acs.TaskManifestMessage](w.connect(instance))
 }
 
 func TestADeadSocketIsNoticedByItsSilence(t *testing.T) {

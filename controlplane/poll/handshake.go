@@ -129,13 +129,15 @@ func (s *Server) mayConnect(r *http.Request, identity *auth.Identity, at place) 
 	var instance *store.Instance
 	var cluster *store.Cluster
 	var forgotten, departed bool
+	var conn *store.Connection
 	var other string
 	boot, lists := bootOf(r), listsTasks(r)
 	err := s.cfg.Store.Read(r.Context(), func(v *store.View) error {
 		cluster, instance = v.Cluster(at.cluster), v.Instance(at.cluster, at.id)
 		departed = v.Departed(at.cluster, at.id) != nil
 		forgotten = task.Forgotten(v, at.cluster, at.id) && identity.MayClaim(v, s.cfg.Owner.ContainerInstance(at.cluster, at.id))
-		other = s.otherMachine(instance, v.Connection(at.cluster, at.id), boot, time.Now())
+		conn = v.Connection(at.cluster, at.id)
+		other = s.otherMachine(instance, conn, boot, time.Now())
 		return nil
 	})
 	const bad = http.StatusBadRequest
@@ -158,11 +160,52 @@ func (s *Server) mayConnect(r *http.Request, identity *auth.Identity, at place) 
 	case !registered(instance):
 		return refuse(bad, acs.InactiveInstanceException, "The container instance "+at.id+" has been deregistered.")
 	case other != "":
-		s.log.Warn("two machines have the identity of one container instance; the second one is refused: give it an identity of its own", zap.Stringer("containerInstance", at),
-			zap.String("refused", r.RemoteAddr), zap.String("refusedBoot", boot), zap.String("connectedBoot", other))
+		connected := ""
+		if conn != nil {
+			connected = conn.Address
+		}
+		s.rivalled(r.Context(), at, connected, r.RemoteAddr, zap.String("refusedBoot", boot), zap.String("connectedBoot", other))
 		return refuse(http.StatusConflict, acs.AccessDeniedException, task.OtherMachine(at.id, other))
+	case conn != nil && (boot == "" || conn.Boot == "") && isACS(r):
+		return s.alone(r, at)
 	}
 	return nil
+}
+
+// isACS tells whether a request is for the ACS socket, of which an instance's one agent has one.
+func isACS(r *http.Request) bool {
+	return strings.HasSuffix(strings.TrimSuffix(r.URL.Path, "/"), "/acs/ws")
+}
+
+// alone refuses an agent while the connection of another one stands for the same instance. One of the two does not say in which boot
+// its machine is.
+func (s *Server) alone(r *http.Request, at place) *refusal {
+	other, err := task.Outlives(r.Context(), s.cfg.Store, at.cluster, at.id, s.cfg.Overlap)
+	if err != nil {
+		s.log.Error("an agent's connection could not be looked up", zap.Stringer("containerInstance", at), zap.Error(err))
+		return refuse(http.StatusInternalServerError, acs.ServerException, "The control plane's store does not answer. Try again.")
+	}
+	if other == nil {
+		return nil
+	}
+	s.rivalled(r.Context(), at, other.Address, r.RemoteAddr)
+	return refuse(http.StatusConflict, acs.AccessDeniedException, task.OtherAgent(at.id, other.Address, task.AddressOf(r.RemoteAddr)))
+}
+
+// rivalled tells in the log, and in what describes the instance, that somebody else wanted to be it.
+func (s *Server) rivalled(ctx context.Context, at place, connected, refused string, more ...zap.Field) {
+	s.log.Warn("two machines have the identity of one container instance; the second one is refused: give it an identity of its own", append([]zap.Field{
+		zap.Stringer("containerInstance", at), zap.String("connected", connected), zap.String("refused", refused)}, more...)...)
+	err := s.changeInstance(ctx, at, func(i *store.Instance) bool {
+		n := task.Rivalled(i, connected, task.AddressOf(refused), time.Now())
+		if n != nil {
+			*i = *n
+		}
+		return n != nil
+	})
+	if err != nil {
+		s.log.Warn("that could not be noted at the container instance", zap.Stringer("containerInstance", at), zap.Error(err))
+	}
 }
 
 // otherMachine is the boot in which another machine runs as this instance: the one that is connected, or that was until a moment

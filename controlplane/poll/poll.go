@@ -101,6 +101,9 @@ type Config struct {
 	// RebootTakes is the shortest time a machine takes to boot again: one in another boot that wants to be an instance sooner
 	// than that after it was connected is another machine. Default 5 s.
 	RebootTakes time.Duration
+	// Overlap is how long the connection of an agent that does not say in which boot its machine is may stand when another one wants to be the
+	// same instance: then it is refused. Default task.Overlap.
+	Overlap time.Duration
 	// RenewPause is the shortest pause before a task's credentials are sent anew. Default 10 s.
 	RenewPause time.Duration
 }
@@ -134,6 +137,7 @@ func (c *Config) defaults() {
 	set(&c.RenewPause, 10*time.Second)
 	set(&c.AttachWait, 5*time.Minute)
 	set(&c.RebootTakes, 5*time.Second)
+	set(&c.Overlap, task.Overlap)
 	if c.MessagesPerSecond <= 0 {
 		c.MessagesPerSecond = 200
 	}

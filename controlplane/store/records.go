@@ -248,6 +248,8 @@ type Connection struct {
 	Since    time.Time
 	// Boot is the kernel's id of the boot in which the agent's machine runs; empty when it does not say.
 	Boot string
+	// Address is the agent's, without its port, as this side sees it.
+	Address string
 }
 
 // Departed is what is left of an instance that was deregistered and whose record is gone: its ARN is not that of an instance

@@ -167,18 +167,33 @@ func TestAStateChangeMadeWhileTheControlPlaneIsAwayArrivesOnceItIsBack(t *testin
 	}
 }
 
-func TestOfTwoConnectionsForOneInstanceTheNewestWins(t *testing.T) {
+// A real agent on a copy of another one's data directory reports its tasks STOPPED, since it has no containers of theirs: the control plane
+// would stop those that run, and start others. So it is not let in at all.
+func TestOfTwoAgentsWithOneIdentityTheSecondIsRefusedUntilTheFirstIsGone(t *testing.T) {
 	p, a := ready(t)
 	p.daemon("logging-agent", p.define("logging"))
 	task := p.settled(a, "logging:1")
-	arn := aws.ToString(task.TaskArn)
 	b := p.joinOn(a.Twin())
-	b.expect("the payload on the newer connection", 1, ecsagent.Is(ecsagent.Received, "PayloadMessage"), ecsagent.Of(arn))
-	a.expect("the end of the older one", 1, ecsagent.Is(ecsagent.Ended, "ACS"))
+	if code := b.Wait(); code != 1 {
+		t.Errorf("the second agent ended with %d, which has systemd start it again if it is 1", code)
+	}
+	said := b.Journal(ecsagent.Is(ecsagent.Refused, "RegisterContainerInstance"))
+	if len(said) == 0 || !strings.Contains(said[0].Text, "Another agent is connected") {
+		t.Errorf("it was told %v", said)
+	}
+	is := p.instance(a)
+	if reason := aws.ToString(is.StatusReason); !is.AgentConnected || !strings.Contains(reason, "has the same identity") || strings.Count(reason, "127.0.0.1") != 2 {
+		t.Errorf("the instance is connected: %v, and says %q", is.AgentConnected, reason)
+	}
+	if got := p.task(aws.ToString(task.TaskArn)); aws.ToString(got.LastStatus) != "RUNNING" || a.Running() != 1 || b.Running() != 0 || len(a.Journal(ecsagent.Is(ecsagent.Ended, "ACS"))) != 0 {
+		t.Errorf("the daemon is %s, %d and %d containers run, and the first agent lost its connection %d times", aws.ToString(got.LastStatus), a.Running(), b.Running(), len(a.Journal(ecsagent.Is(ecsagent.Ended, "ACS"))))
+	}
 	a.Stop()
-	p.until("the newer connection counts", func() bool { return p.instance(b).AgentConnected })
-	must(p.admin.StopTask(t.Context(), &ecs.StopTaskInput{Cluster: aws.String("daemonset"), Task: &arn}))(t)
-	b.expect("the stop", 1, ecsagent.Is(ecsagent.Received, "PayloadMessage"), ecsagent.Of(arn), ecsagent.With("STOPPED"))
+	b.restart()
+	p.until("the one that is left is connected, and nothing is said of another", func() bool {
+		is := p.instance(b)
+		return is.AgentConnected && is.StatusReason == nil
+	})
 }
 
 func TestAMachineThatComesBackAnotherWayIsServedThereWhileItsOldConnectionHangs(t *testing.T) {
