@@ -26,9 +26,10 @@ func frozenRecords() []*engine.TaskRecord {
 	running := &engine.TaskRecord{Version: 1, Task: &acs.Task{Arn: "arn:a", TaskClusterArn: "arn:cluster", Family: "f", Version: "1", DesiredStatus: "RUNNING", SchedulingStrategy: "DAEMON",
 		Containers: []*acs.Container{{Name: "app", Image: "app:1", Essential: true, Environment: map[string]string{"K": "v"}}}},
 		AcceptedAt: at, Desired: "RUNNING", Known: "RUNNING", PullStartedAt: at, PullStoppedAt: at,
-		Containers: []*engine.ContainerRecord{{Name: "app", Attempt: 1, RuntimeID: "abc", ImageDigest: "sha256:1", Intent: &engine.StartIntent{At: at, From: at, Boot: "boot"}, Restarts: 2,
+		Containers: []*engine.ContainerRecord{{Name: "app", RuntimeName: "ecs-f-1-app", EndpointID: "v4-id", Attempt: 1, RuntimeID: "abc", ImageDigest: "sha256:1", Intent: &engine.StartIntent{At: at, From: at, Boot: "boot"}, Restarts: 2,
 			StartedAt: at, Bindings: frozenBindings(), Reported: "RUNNING", ReportedDigest: "sha256:1"}}}
 	cleaned := &engine.TaskRecord{Version: 1, Task: &acs.Task{Arn: "arn:b", Family: "f", DesiredStatus: "STOPPED"}, AcceptedAt: at, Desired: "STOPPED", Known: "STOPPED", Reason: "why",
+		Cause:              &engine.Cause{Container: "app", Step: "run", Text: "why", At: at, Passing: true},
 		ExecutionStoppedAt: at, StoppedAt: at, CleanedAt: at, Timeline: []engine.Step{{Container: "app", Name: "exit", Start: at, End: at, Outcome: "done", Detail: "exit code 3"}},
 		Containers: []*engine.ContainerRecord{
 			{Name: "app", Attempt: 1, Fault: "why", FaultExit: &code, Final: &engine.Final{ExitCode: &code, Reason: "why", FinishedAt: at}, Log: &engine.LogTail{Text: "last words\n"}},

@@ -115,7 +115,10 @@ func (w *worker) begin(ctx context.Context, a Action, now time.Time) {
 	limited, r.cancel = context.WithTimeout(ctx, timeout)
 	w.running[a.Container] = r
 	co := w.obs.Containers[a.Container]
-	co.Busy, co.Ordered = a.Verb, co.Ordered || a.Verb == VerbStop || a.Verb == VerbKill
+	if stop := a.Verb == VerbStop || a.Verb == VerbKill; stop && !co.Ordered {
+		co.Ordered, co.OrderedAt = true, now
+	}
+	co.Busy = a.Verb
 	w.actions.Go(func() {
 		apply, err := work(limited)
 		err = w.hidden.error(err)

@@ -70,21 +70,22 @@ const (
 
 // ContainerObserved is what is known of one container.
 type ContainerObserved struct {
-	State    *State    // as last inspected; nil: none was seen
-	Absent   bool      // the engine said that there is none, after the last order that could have made one
-	Stale    bool      // something changed since: look again
-	Busy     Verb      // what is at work for it
-	Image    *Image    // the image it will be made from
-	Checked  bool      // VerbCheck succeeded
-	Secrets  *Resolved // what VerbFetch got; forgotten once the container is made
-	Log      *LogTail  // VerbLogs succeeded
-	Removed  bool      // VerbRemove succeeded
-	Ordered  bool      // VerbStop was ordered
-	Seen     bool      // the kernel has shown the process of State
-	Gone     bool      // … and has it no longer, while the engine goes on showing it
-	Victim   Victim    // whose process it was when memory ran out, as far as the kernel could be asked
-	Lacks    error     // what the host lacks for now to create it; nil: nothing
-	Failures map[Verb]Failure
+	State     *State    // as last inspected; nil: none was seen
+	Absent    bool      // the engine said that there is none, after the last order that could have made one
+	Stale     bool      // something changed since: look again
+	Busy      Verb      // what is at work for it
+	Image     *Image    // the image it will be made from
+	Checked   bool      // VerbCheck succeeded
+	Secrets   *Resolved // what VerbFetch got; forgotten once the container is made
+	Log       *LogTail  // VerbLogs succeeded
+	Removed   bool      // VerbRemove succeeded
+	Ordered   bool      // VerbStop was ordered
+	OrderedAt time.Time // … for the first time, by this life of the agent
+	Seen      bool      // the kernel has shown the process of State
+	Gone      bool      // … and has it no longer, while the engine goes on showing it
+	Victim    Victim    // whose process it was when memory ran out, as far as the kernel could be asked
+	Lacks     error     // what the host lacks for now to create it; nil: nothing
+	Failures  map[Verb]Failure
 	// LacksSince is when it began to lack that.
 	LacksSince time.Time
 }

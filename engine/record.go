@@ -22,6 +22,7 @@ type TaskRecord struct {
 	Known string `json:"known,omitempty"`
 	// Reason is why the task as a whole stops; empty for an ordinary exit or a stop that was asked for.
 	Reason             string             `json:"reason,omitempty"`
+	Cause              *Cause             `json:"cause,omitempty"` // what went wrong; nil: nothing. It is replaced, not changed
 	Containers         []*ContainerRecord `json:"containers,omitempty"`
 	PullStartedAt      time.Time          `json:"pullStartedAt,omitzero"`
 	PullStoppedAt      time.Time          `json:"pullStoppedAt,omitzero"`

@@ -18,9 +18,11 @@ func settle(t *Task, rec *TaskRecord, obs *Observed, set Settings, now time.Time
 	s := &settling{view{t, rec.clone(), obs, set, now}}
 	if t.Doom != "" && s.rec.Reason == "" {
 		s.rec.Reason = t.Doom
+		s.blame(nil, stepAccept, t.Doom)
 	}
 	if obs.Grant.State == GrantNever && s.rec.Reason == "" {
 		s.rec.Reason = obs.Grant.Reason
+		s.blame(nil, string(VerbAdmit), obs.Grant.Reason)
 	}
 	if !obs.PullStartedAt.IsZero() {
 		s.rec.PullStartedAt, s.rec.PullStoppedAt = obs.PullStartedAt, obs.PullStoppedAt
@@ -106,6 +108,7 @@ func (s *settling) pass() bool {
 		}
 		fault := cr.Fault
 		s.observe(c, cr)
+		s.blameHealth(c, s.obs.of(c.Name))
 		s.fail(c, cr)
 		s.end(c, cr)
 		if cr.Fault != fault || cr.Final != nil {
@@ -148,11 +151,15 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 	co := s.obs.of(c.Name)
 	if s.rebooted(cr, co) && !s.resumes() {
 		cr.Fault = s.rebootReason(cr)
+		s.blame(c, stepReboot, cr.Fault)
 		return
 	}
-	if why := cmp.Or(s.wentWithEngine(c, cr, co), s.networkFault(c), s.lackFault(c)); why != "" {
-		cr.Fault = why
-		return
+	for _, fault := range []struct{ step, why string }{{stepEngine, s.wentWithEngine(c, cr, co)}, {stepNetwork, s.networkFault(c)}, {stepHost, s.lackFault(c)}} {
+		if fault.why != "" {
+			cr.Fault = fault.why
+			s.blame(c, fault.step, fault.why)
+			return
+		}
 	}
 	for _, verb := range []Verb{VerbPull, VerbFetch, VerbCheck, VerbCreate, VerbStart} {
 		f, failed := co.Failures[verb]
@@ -161,6 +168,7 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 		}
 		if reason := s.verdict(c, verb, f); reason != "" {
 			cr.Fault = reason
+			s.blame(c, string(verb), reason)
 			if verb == VerbFetch && s.rec.Reason == "" { // the whole task can't have what it names, whichever container asked
 				s.rec.Reason = reason
 			}
@@ -173,6 +181,9 @@ func (s *settling) fail(c *Container, cr *ContainerRecord) {
 	for _, d := range c.DependsOn {
 		if m := s.met(d); m.never {
 			cr.Fault, cr.FaultExit = "CannotStartContainerError: "+m.why, m.exit
+			if s.rec.Cause == nil { // else it comes of that
+				s.blame(c, stepDepend, cr.Fault)
+			}
 			return
 		}
 	}
@@ -243,10 +254,12 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 	case co.ended() && performed(cr, co.State):
 		if again := s.rebooted(cr, co) && s.resumes() && cr.Fault == ""; !again && !s.restarts(c, cr, co.State) {
 			cr.Final = s.exitOf(cr, co)
+			s.blameExit(c, cr, co)
 		}
 	case co.Gone:
 		cr.Final = &Final{FinishedAt: s.now, Reason: cmp.Or(cr.Fault, fmt.Sprintf("ContainerEngineError: the kernel no longer has the container's process (%d), "+
 			"which the container engine goes on showing as running; its exit code is not known", co.State.Pid))}
+		s.blame(c, stepRun, cr.Final.Reason)
 	case co.Busy != "" || co.Stale:
 		// what is at work says more soon
 	case co.ended():
@@ -266,6 +279,7 @@ func (s *settling) end(c *Container, cr *ContainerRecord) {
 		} else if co.Absent {
 			cr.Final = &Final{FinishedAt: s.now, Reason: fmt.Sprintf("ContainerVanishedError: container %s (%s) is no longer on the engine; "+
 				"something other than the agent removed it, and its exit code is not known", c.Name, shortID(cr.RuntimeID))}
+			s.blame(c, stepRun, cr.Final.Reason)
 		}
 	case unwanted && (co.Absent || s.listed()): // a container may be there that was not looked for yet
 		cr.Final = s.neverRan(cr)

@@ -15,6 +15,7 @@ type TaskStatus struct {
 	Desired            string // desiredStatus: NONE, MANIFEST_PULLED, CREATED, RUNNING or STOPPED
 	Known              string // knownStatus: NONE, PENDING, RUNNING or STOPPED
 	Reason             string
+	Cause              *Cause // what went wrong; nil: nothing
 	Containers         []ContainerStatus
 	Pauses             []ContainerStatus // that the agent has added, to own namespaces
 	Waits              []string          // what it waits for now, and why

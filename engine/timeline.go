@@ -42,7 +42,7 @@ func (tl *timeline) end(s *Step, err error, now time.Time) {
 	more := []zap.Field{zap.Duration("duration", now.Sub(s.Start))}
 	if err != nil {
 		s.Outcome, s.Detail = OutcomeFailed, err.Error()
-		level = zapcore.ErrorLevel
+		level = zapcore.WarnLevel // it may be tried again; what is certain is logged by complain
 		more = append(more, zap.Error(err))
 	} else if s.Detail != "" {
 		more = append(more, zap.String("detail", s.Detail))

@@ -13,8 +13,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/internal/remedy"
 )
 
 // worker owns one task from its acceptance until it is forgotten. Its goroutine does nothing but take in what was
@@ -238,8 +240,12 @@ func (w *worker) save(next *TaskRecord, changes []*StateChange, now time.Time) b
 	if err != nil {
 		w.unsaved++
 		w.retrySave = now.Add(backOff(w.unsaved))
-		w.timeline.log.Error("the task's state could not be saved; nothing is started until it can", zap.String("step", "save"),
-			zap.Error(err), zap.Time("next try", w.retrySave))
+		level := zapcore.WarnLevel
+		if w.unsaved == 1 {
+			level = zapcore.ErrorLevel
+		}
+		w.timeline.log.Log(level, "the task's state could not be saved; nothing is started until it can", zap.String("step", "save"),
+			zap.Error(err), zap.Time("next try", w.retrySave), zap.String("remedy", remedy.Of(err.Error()).Do))
 		return false
 	}
 	w.unsaved = 0
@@ -254,7 +260,7 @@ func (w *worker) save(next *TaskRecord, changes []*StateChange, now time.Time) b
 // durable reports whether the records differ in something that must survive a crash.
 func durable(old, next *TaskRecord) bool {
 	if old.Desired != next.Desired || old.Reason != next.Reason || old.Known != next.Known || !old.StoppedAt.Equal(next.StoppedAt) ||
-		!old.ExecutionStoppedAt.Equal(next.ExecutionStoppedAt) {
+		!old.ExecutionStoppedAt.Equal(next.ExecutionStoppedAt) || old.Cause != next.Cause {
 		return true
 	}
 	for i, cr := range next.Containers {
@@ -294,6 +300,7 @@ func (w *worker) remark(next *TaskRecord, changes []*StateChange, now time.Time)
 	if next.Reason != "" && w.rec.Reason == "" {
 		w.timeline.note("", "fail", OutcomeFailed, next.Reason, now)
 	}
+	w.complain(next.Cause)
 	for _, c := range changes {
 		w.timeline.note("", "report", OutcomeDone, fmt.Sprintf("%s, sequence number %d%s", c.Status, c.Sequence, because(c.Reason)), now)
 	}
@@ -474,7 +481,7 @@ func otherHealth(a, b *TaskStatus) bool {
 // statusOf is a task as others see it.
 func statusOf(t *Task, rec *TaskRecord, obs *Observed) *TaskStatus {
 	s := &TaskStatus{Arn: t.Arn, ClusterArn: t.Cluster, Family: t.Family, Version: t.Version, Desired: rec.Desired, Known: rec.Known,
-		Reason: rec.Reason, AcceptedAt: rec.AcceptedAt, PullStartedAt: rec.PullStartedAt, PullStoppedAt: rec.PullStoppedAt,
+		Reason: rec.Reason, Cause: rec.Cause, AcceptedAt: rec.AcceptedAt, PullStartedAt: rec.PullStartedAt, PullStoppedAt: rec.PullStoppedAt,
 		ExecutionStoppedAt: rec.ExecutionStoppedAt, StoppedAt: rec.StoppedAt, Rebuilt: rec.Rebuilt, Payload: t.payload}
 	if s.Known == "" {
 		s.Known = "NONE"

@@ -209,7 +209,7 @@ func (c *Cache[I]) Ensure(ctx context.Context, req Request) (img I, release func
 		if err != nil {
 			done()
 			if ctx.Err() == nil { // else nobody wants it any more
-				log.Error("the image is not available", zap.Duration("duration", time.Since(began)), zap.Error(err))
+				log.Warn("the image is not available", zap.Duration("duration", time.Since(began)), zap.Error(err))
 			}
 			return img, nil, err
 		}

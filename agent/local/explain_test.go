@@ -49,9 +49,12 @@ At work:
   - pull of container web for 12s: downloading: 40.0 of 120.0 MiB, 1 of 3 layers
 Last errors:
   - 15s ago, pull of container web failed: 429 Too Many Requests
+What it means:
+  - Another process or container of this host has the port.
+  - The registry limits how often this host or account may pull.
 What to do:
   - Free the host port, choose another hostPort, or hostPort 0 for any.
-  - The registry limits pulls. Give the agent credentials for it (ECS_ENGINE_AUTH_DATA), or serve the image from a registry of your own.
+  - Give the agent credentials for the registry (ECS_ENGINE_AUTH_DATA), or serve the image from a registry of your own.
 Timeline:
   2026-11-20T09:00:00.000Z            accept                   done    web:3, desiredStatus RUNNING, 2 containers
   2026-11-20T09:00:01.000Z      1.5s  pull web                 failed  429 Too Many Requests
@@ -63,27 +66,31 @@ Timeline:
 }
 
 func TestWhatToDoFollowsFromTheText(t *testing.T) {
-	code := func(n int) *int { return &n }
+	cause := func(text string) engine.TaskStatus {
+		return engine.TaskStatus{Known: "STOPPED", StoppedAt: t0, Cause: &engine.Cause{Container: "web", Step: "run", Text: text, At: t0},
+			Waits: []string{"the control plane to accept the task's state changes before its containers are removed"}}
+	}
 	for text, task := range map[string]engine.TaskStatus{
-		"Free space on the disk":        {Waits: []string{"another try to create container web: no space left on device"}},
-		"reserved by other tasks":       {Waits: []string{"memory: 512 MiB needed, 100 of 2048 free"}},
-		"systemctl status docker":       {Waits: []string{"the container engine: dial unix: connection reset"}},
-		"is not in the image":           {Known: "STOPPED", StoppedAt: t0, Containers: []engine.ContainerStatus{{Name: "web", ExitCode: code(127)}}},
-		"killed (137)":                  {Known: "STOPPED", StoppedAt: t0, Containers: []engine.ContainerStatus{{Name: "web", ExitCode: code(137)}}},
-		"ended with 3 by itself":        {Known: "STOPPED", StoppedAt: t0, Containers: []engine.ContainerStatus{{Name: "web", Essential: true, ExitCode: code(3)}}},
-		"raise the container's memory":  {Known: "STOPPED", StoppedAt: t0, Containers: []engine.ContainerStatus{{Name: "web", ExitCode: code(137), Reason: "OutOfMemoryError: …"}}},
-		"registry has no image":         {Known: "STOPPED", StoppedAt: t0, Reason: "CannotPullContainerError: manifest unknown"},
-		"Nothing: it runs":              {Known: "RUNNING", Desired: "RUNNING"},
-		"Nothing: it is at work":        {Known: "NONE", Desired: "RUNNING", Timeline: []engine.Step{step("web", "create", 0, 0, "", "")}},
-		"grep the task's id":            {Known: "NONE", Desired: "RUNNING", Waits: []string{"something new"}},
-		"hostPort 0 for any":            {Known: "STOPPED", StoppedAt: t0, Timeline: []engine.Step{step("web", "check-volumes", 0, 0, "failed", "host port 8080/tcp is taken")}},
-		"run its health check by hand":  {Desired: "RUNNING", Waits: []string{"container app waits: container db is not HEALTHY: its health is UNKNOWN"}},
-		"not accepted the task's last":  {Known: "STOPPED", StoppedAt: t0, Waits: []string{"the control plane to accept the task's state changes before its containers are removed"}},
-		"certificate is not trusted":    {Known: "STOPPED", StoppedAt: t0, Reason: "CannotPullContainerError: x509: certificate signed by unknown authority"},
-		"needs it for":                  {Known: "STOPPED", StoppedAt: t0, Reason: "OOM killed"},
-		"does not accept the credentia": {Known: "STOPPED", StoppedAt: t0, Reason: "CannotPullContainerError: unauthorized"},
+		"Free space on the disk":       {Waits: []string{"another try to create container web: no space left on device"}},
+		"reserved by other tasks":      {Waits: []string{"memory: 512 MiB needed, 100 of 2048 free"}},
+		"systemctl status docker":      {Waits: []string{"the container engine: dial unix: connection reset"}},
+		"is not in the image":          cause("essential container web ended by itself with exit code 127"),
+		"stopTimeout":                  cause("container web did not end within its stopTimeout of 30s and was killed (SIGKILL, exit code 137)"),
+		"See its output":               cause("essential container web ended by itself with exit code 3"),
+		"Raise the container's":        cause("OutOfMemoryError: Container killed due to memory usage"),
+		"Nothing is known about this":  cause("something new"),
+		"has no image of this name":    {Known: "STOPPED", StoppedAt: t0, Reason: "CannotPullContainerError: manifest unknown"},
+		"Nothing: it runs":             {Known: "RUNNING", Desired: "RUNNING"},
+		"Nothing: it is at work":       {Known: "NONE", Desired: "RUNNING", Timeline: []engine.Step{step("web", "create", 0, 0, "", "")}},
+		"grep the task's id":           {Known: "NONE", Desired: "RUNNING", Waits: []string{"something new"}},
+		"hostPort 0 for any":           {Known: "STOPPED", StoppedAt: t0, Timeline: []engine.Step{step("web", "check-volumes", 0, 0, "failed", "host port 8080/tcp is taken")}},
+		"Run the check by hand":        {Desired: "RUNNING", Waits: []string{"container app waits: container db is not HEALTHY: its health is UNKNOWN"}},
+		"has not accepted the task's":  {Known: "STOPPED", StoppedAt: t0, Waits: []string{"the control plane to accept the task's state changes before its containers are removed"}},
+		"is not one that this host":    {Known: "STOPPED", StoppedAt: t0, Reason: "CannotPullContainerError: x509: certificate signed by unknown authority"},
+		"does not accept the user nam": {Known: "STOPPED", StoppedAt: t0, Reason: "CannotPullContainerError: unauthorized"},
 	} {
-		if got := strings.Join(Explain(&task, t0).Advice, "\n"); !strings.Contains(got, text) {
+		e := Explain(&task, t0)
+		if got := strings.Join(append(e.Meaning, e.Advice...), "\n"); !strings.Contains(got, text) || len(e.Advice) != 1 {
 			t.Errorf("%q is not in %q", text, got)
 		}
 	}

@@ -152,6 +152,11 @@ func (e *Explanation) Print(w io.Writer) error {
 		failed = append(failed, fmt.Sprintf("%s ago, %s%s %s%s", age(e.Now, s.Start), s.Name, of(s.Container), s.Outcome, because(s.Detail)))
 	}
 	p.list("Last errors", failed)
+	if c := e.Cause; c != nil {
+		p.line("Cause, %s ago, at %s%s:", age(e.Now, c.At), c.Step, of(c.Container))
+		p.line("  %s", c.Text)
+	}
+	p.list("What it means", e.Meaning)
 	p.list("What to do", e.Advice)
 	p.line("Timeline:")
 	for _, s := range e.Timeline {

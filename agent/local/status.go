@@ -190,28 +190,36 @@ func utc(t time.Time) time.Time {
 // idOf is the last part of an ARN.
 func idOf(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
+// The words of [Task.State].
+const (
+	stateRunning  = "RUNNING"
+	statePending  = "PENDING"
+	stateStopping = "STOPPING"
+	stateStopped  = "STOPPED"
+)
+
 // State is the word for what a task is up to: RUNNING, PENDING, STOPPING or STOPPED.
 func (t *Task) State() string {
 	switch {
 	case t.KnownStatus == "STOPPED" || !t.StoppedAt.IsZero():
-		return "STOPPED"
+		return stateStopped
 	case t.DesiredStatus == "STOPPED":
-		return "STOPPING"
+		return stateStopping
 	case t.KnownStatus == "RUNNING":
-		return "RUNNING"
+		return stateRunning
 	}
-	return "PENDING"
+	return statePending
 }
 
 // Count counts tasks.
 func Count(tasks []Task) (c Counts) {
 	for i := range tasks {
 		switch tasks[i].State() {
-		case "RUNNING":
+		case stateRunning:
 			c.Running++
-		case "PENDING":
+		case statePending:
 			c.Pending++
-		case "STOPPING":
+		case stateStopping:
 			c.Stopping++
 		default:
 			c.Stopped++

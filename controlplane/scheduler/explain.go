@@ -14,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/internal/remedy"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -33,6 +34,8 @@ type Explanation struct {
 	Starts []Move   `json:"starts,omitempty"`
 	NoRoom []Miss   `json:"withoutRoom,omitempty"` // where a task would be missing afterwards
 	Events []string `json:"events,omitempty"`      // the newest of the service
+	// Advice says of a task what its messages mean and what to do: what the agent's explain says too.
+	Advice []remedy.Remedy `json:"advice,omitempty"`
 }
 
 // Count is how many instances a filter refuses, or are in a state.
@@ -293,6 +296,7 @@ func (m *Model) Task(id string) (*Explanation, error) {
 		v.Reason, v.Detail = m.state(t)
 		e.say("It is %s: %s.", v.Reason, v.Detail)
 	}
+	e.advise(m.messagesOf(t, v.Detail))
 	e.Hosts, e.Counts = []Miss{v}, []Count{{Reason: v.Reason, Count: 1}}
 	if svc := m.services[t.Service]; svc != nil {
 		if f, ok := svc.Failures[t.Instance]; ok {
@@ -302,6 +306,50 @@ func (m *Model) Task(id string) (*Explanation, error) {
 	room, _ := m.room()
 	e.states(m, slices.DeleteFunc(room, func(h *placement.Host) bool { return h.Instance.ID != t.Instance }))
 	return e, nil
+}
+
+// messagesOf are the messages about a task, the most telling first: what its containers ended with, then what it waits for or stopped with.
+func (m *Model) messagesOf(t *store.Task, detail string) (texts []string) {
+	for _, c := range t.Object.Containers {
+		texts = append(texts, aws.ToString(c.Reason))
+	}
+	if task.IsStopped(t) && t.Object.StopCode == types.TaskStopCodeEssentialContainerExited {
+		for _, c := range t.Object.Containers {
+			if code := aws.ToInt32(c.ExitCode); code != 0 && aws.ToString(c.Reason) == "" && m.essential(t, aws.ToString(c.Name)) {
+				texts = append(texts, remedy.Exited(aws.ToString(c.Name), int(code)))
+			}
+		}
+	}
+	if task.IsStopped(t) {
+		return append(texts, aws.ToString(t.Object.StoppedReason))
+	}
+	if t.Object.HealthStatus == types.HealthStatusUnhealthy {
+		texts = append(texts, string(t.Object.HealthStatus))
+	}
+	if task.LastStatus(t) != task.Running {
+		texts = append(texts, strings.Split(detail, "; ")...)
+	}
+	return texts
+}
+
+// essential reports whether a container of a task is; of a definition that is gone all are.
+func (m *Model) essential(t *store.Task, name string) bool {
+	def := m.definition(aws.ToString(t.Object.TaskDefinitionArn))
+	return def == nil || slices.ContainsFunc(def.Object.ContainerDefinitions, func(c types.ContainerDefinition) bool {
+		return aws.ToString(c.Name) == name && (c.Essential == nil || *c.Essential)
+	})
+}
+
+// advise adds what is known about the first of the messages about which something is.
+func (e *Explanation) advise(texts []string) {
+	for _, text := range texts {
+		if r, ok := remedy.Known(text); ok {
+			e.Advice = append(e.Advice, r)
+			e.say("What it means: %s", r.Means)
+			e.say("What to do: %s", r.Do)
+			return
+		}
+	}
 }
 
 // Host explains what an instance has, keeps and takes, and what each service is there.
