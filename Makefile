@@ -33,9 +33,10 @@ test: need ## every test, engines included
 test-engines: need ## the tests that build and run a current dockerd: minutes of CPU the first time, then some minutes each
 	$(GO) test -race -tags engines -count=1 -timeout 40m -v ./test/engines
 
-test-containerd: need ## what must hold with containerd, on a current containerd and runc (built the first time), and on Debian's with crun
+test-containerd: need ## all that must hold with containerd (suite, faults, every walk, every field) on a current containerd and runc, built the first time; the suite with crun
 	PATH=$$(test/engines/build.sh containerd):$$PATH $(GO) test -race -count=1 -timeout 10m ./engine/containerd
 	TEST_OCI_RUNTIME=$(CURDIR)/engine/containerd/testdata/crun $(GO) test -race -count=1 -timeout 10m ./engine/containerd
+	HOSTS_CONTAINERD=$$(test/engines/build.sh containerd)/containerd $(GO) test -race -count=1 -timeout 20m -p 1 -run '^Test/^containerd$$' ./test/e2e ./test/fields
 
 packages: ## deb and rpm of both programs, for amd64 and arm64, in dist/
 	packaging/build.sh $(VERSION)

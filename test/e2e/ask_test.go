@@ -28,11 +28,18 @@ func (l *Lab) asks(args ...string) string {
 	return string(out)
 }
 
+// command is one of the agent on host i.
+func (l *Lab) command(i int, args ...string) *exec.Cmd {
+	l.t.Helper()
+	env := append([]string{"env", "ECS_BACKEND_HOST=http://" + l.Farm.LAN() + ":" + apiPort, "ECS_CLUSTER=" + cluster, "AWS_DEFAULT_REGION=" + region, "ECS_DATADIR=/var/lib/ecs/data", "ECS_LOGFILE=/var/log/ecs/ecs-agent.log", l.host[0], l.host[1]}, l.Settings(l.engineOf(i))...)
+	return l.OnHost(i, append(append(env, l.Agent()), args...)...)
+}
+
 // tells runs a command of the agent on host i.
 func (l *Lab) tells(i int, args ...string) (stdout string, err error) {
+	l.t.Helper()
 	var out, stderr bytes.Buffer
-	env := append([]string{"env", "ECS_BACKEND_HOST=http://" + l.Farm.LAN() + ":" + apiPort, "ECS_CLUSTER=" + cluster, "AWS_DEFAULT_REGION=" + region, "ECS_DATADIR=/var/lib/ecs/data", "ECS_LOGFILE=/var/log/ecs/ecs-agent.log", l.host[0], l.host[1]}, l.Settings(l.engineOf(i))...)
-	cmd := l.OnHost(i, append(append(env, l.Agent()), args...)...)
+	cmd := l.command(i, args...)
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err = cmd.Run(); err != nil {
 		err = fmt.Errorf("longshore-agent %v: %w: %s%s", args, err, out.String(), stderr.String())

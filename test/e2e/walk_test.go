@@ -85,6 +85,7 @@ func theWholeWay(t *testing.T, engine string) {
 		instances[4] = l.InstanceOf(4)
 	})
 	step("what can be asked is answered", func(t *testing.T) { l.walkQuestions(3, instances[3], good) })
+	step("output is read on the host, and programs are run there", func(t *testing.T) { l.walkOutput(2, instances[2], good) })
 	step("an attribute decides where a constrained service runs", func(t *testing.T) { l.walkAttributes(instances, good) })
 	step("a rolling update goes in waves", func(t *testing.T) { l.walkRollingUpdate(good) })
 	step("a crashing image reaches one host and no more", func(t *testing.T) { l.walkCrashingImage(crash) })

@@ -18,7 +18,7 @@
 # HOSTS_DIR   where their disks and sockets lie (default /tmp/longshore-hosts); the engine of host I is at $HOSTS_DIR/hI/docker.sock
 # HOSTS_NAME  prefix of names (default lh)     HOSTS_NET  /24 prefix (default 10.90.0)
 # HOSTS_ENGINE  docker (default), containerd, or both: then dockerd uses that containerd, as Debian's does
-# HOSTS_DOCKERD  further flags of dockerd   HOSTS_CONTAINERD  the program to start as containerd (default containerd)
+# HOSTS_DOCKERD  further flags of dockerd   HOSTS_CONTAINERD  the program to start as containerd, with shim and runc beside it
 set -euo pipefail
 D=${HOSTS_DIR:-/tmp/longshore-hosts} P=${HOSTS_NAME:-lh} NET=${HOSTS_NET:-10.90.0} SW=${P}lan
 ENGINE=${HOSTS_ENGINE:-docker}
@@ -92,7 +92,7 @@ engines() {
 version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 END
-    inside "$i" setsid -f sh -c "echo \$\$ >/run/containerd.pid; exec ${HOSTS_CONTAINERD:-containerd} -c $h/containerd.toml >>$h/containerd.log 2>&1 </dev/null"
+    inside "$i" setsid -f sh -c "echo \$\$ >/run/containerd.pid; ${HOSTS_CONTAINERD:+PATH=${HOSTS_CONTAINERD%/*}:\$PATH} exec ${HOSTS_CONTAINERD:-containerd} -c $h/containerd.toml >>$h/containerd.log 2>&1 </dev/null"
   fi
   if has docker && ! docker -H "unix://$h/docker.sock" version >/dev/null 2>&1; then
     ! has containerd || wait_for "$h/containerd.log" inside "$i" sh -c "$contained"
