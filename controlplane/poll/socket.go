@@ -142,25 +142,6 @@ func (c *socket) ended(err error) error {
 	return fmt.Errorf("the connection broke: %w", err)
 }
 
-// live looks whether the peer was heard since the last look, and if not whether it should have been; then it asks for the
-// next sign of life. The looks are Config.Ping apart, not to the millisecond.
-func (c *socket) live(now time.Time) {
-	heard := c.wire.heard.Swap(false)
-	switch late := now.Sub(c.pinged) >= c.cfg.PongTimeout-c.cfg.Ping/4; {
-	case heard || c.pinged.IsZero():
-		c.pinged = time.Time{}
-		sent, err := c.wire.ping()
-		if err != nil {
-			c.fail(c.ended(err))
-		}
-		if sent {
-			c.pinged = now
-		}
-	case late:
-		c.fail(fmt.Errorf("the agent did not answer a ping within %s", c.cfg.PongTimeout))
-	}
-}
-
 // write sends one text frame. An error has ended the socket.
 func (c *socket) write(frame []byte) error {
 	if c.ctx.Err() != nil {

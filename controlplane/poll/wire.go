@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -50,6 +51,10 @@ func (w *upgrading) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := endWhenGone(conn, machineGone); err != nil {
+		_ = conn.Close()
+		return nil, nil, fmt.Errorf("have the kernel look after the connection: %w", err)
 	}
 	w.wire = &wire{Conn: conn, timeout: w.timeout}
 	if n := buffered.Reader.Buffered(); n > 0 {
