@@ -27,19 +27,20 @@ var values = sync.Pool{New: func() any { return new([]byte) }}
 // mostKept is the size of a buffer from which on it is not used again.
 const mostKept = 256 << 10
 
-func encode(r Record) (string, error) {
+// encode makes a record's value; exact tells whether that surely reads as the record is.
+func encode(r Record) (value string, exact bool, err error) {
 	buf := values.Get().(*[]byte)
 	defer func() {
 		if cap(*buf) <= mostKept {
 			values.Put(buf)
 		}
 	}()
-	value, err := awsjson.Append(append((*buf)[:0], opening...), r)
+	all, exact, err := awsjson.Append(append((*buf)[:0], opening...), r)
 	if err != nil {
-		return "", fmt.Errorf("%w: encode %s: %w", ErrInvalid, r.key(), err)
+		return "", false, fmt.Errorf("%w: encode %s: %w", ErrInvalid, r.key(), err)
 	}
-	*buf = append(value, '}')
-	return string(*buf), nil
+	*buf = append(all, '}')
+	return string(*buf), exact, nil
 }
 
 // opening is how each value of the current version begins.

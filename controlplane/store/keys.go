@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strings"
@@ -131,23 +132,20 @@ func (l *leader) key() string { return l.storedAt }
 
 func join(parts ...string) string { return strings.Join(parts, "/") }
 
+// partsOf is how many parts a kind's keys have; 2 of those that are not listed.
+var partsOf = map[string]int{
+	kindTaskDefinition: 3, kindService: 3, kindServiceGone: 4, kindInstance: 3, kindAllocation: 3, kindTask: 3,
+	kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4, kindPreparation: 4, kindDeparted: 3,
+}
+
 // checkKey refuses a key that another record could have, or that would not be found again.
 func checkKey(key string) error {
-	parts := strings.Split(key, "/")
-	want := map[string]int{
-		kindTaskDefinition: 3, kindService: 3, kindServiceGone: 4, kindInstance: 3, kindAllocation: 3, kindTask: 3,
-		kindDaemonSlot: 4, kindConnection: 3, kindEvent: 4, kindSetting: 3, kindServiceDeployment: 4, kindServiceRevision: 4, kindPreparation: 4, kindDeparted: 3,
-	}[parts[0]]
-	if want == 0 {
-		want = 2
+	kind, _, _ := strings.Cut(key, "/")
+	if has, want := strings.Count(key, "/")+1, cmp.Or(partsOf[kind], 2); has != want {
+		return fmt.Errorf("%w: %q has %d parts, not %d: a name is empty or has a slash", ErrInvalid, key, has, want)
 	}
-	if len(parts) != want {
-		return fmt.Errorf("%w: %q has %d parts, not %d: a name is empty or has a slash", ErrInvalid, key, len(parts), want)
-	}
-	for _, p := range parts {
-		if p == "" || strings.ContainsRune(p, 0) {
-			return fmt.Errorf("%w: %q has an empty or unprintable part", ErrInvalid, key)
-		}
+	if strings.HasPrefix(key, "/") || strings.HasSuffix(key, "/") || strings.Contains(key, "//") || strings.Contains(key, sep) {
+		return fmt.Errorf("%w: %q has an empty or unprintable part", ErrInvalid, key)
 	}
 	return nil
 }

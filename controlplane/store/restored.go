@@ -52,7 +52,7 @@ func Restored(key string, value []byte, revision int64) ([]byte, error) {
 	default:
 		return value, nil
 	}
-	text, err := encode(r)
+	text, _, err := encode(r)
 	return []byte(text), err
 }
 

@@ -24,7 +24,7 @@ func TestAfterARestoreAnInstanceIsUnlistedAndAServiceCountsFromTheNewRevision(t 
 	i := &Instance{Cluster: "c", ID: "i"}
 	s := &Service{Cluster: "c", Object: types.Service{ServiceName: aws.String("s")}, Failures: map[string]Failure{"": {Seen: 900}}}
 	for _, r := range []Record{i, s} {
-		value, err := encode(r)
+		value, _, err := encode(r)
 		if err != nil {
 			t.Fatal(err)
 		}

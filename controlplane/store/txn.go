@@ -37,11 +37,12 @@ type condition struct {
 	revision int64
 }
 
-// write is a record, the key it has after the transaction, and its value.
+// write is a record, the key it has after the transaction, and its value; exact: that reads as the record is.
 type write struct {
 	record Record
 	key    string
 	value  string
+	exact  bool
 }
 
 // Txn begins a transaction.
@@ -121,10 +122,10 @@ func (t *Txn) put(key string, r Record, options ...clientv3.OpOption) {
 	if shared, ok := t.s.view.Load().records.Get(place(r.at())); ok && shared == r {
 		t.fail(fmt.Errorf("%w: %s is the record of a view, which is shared: write a copy", ErrInvalid, key))
 	}
-	value, err := encode(r)
+	value, exact, err := encode(r)
 	t.fail(err)
 	t.touch(key)
-	w := write{r, key, value}
+	w := write{r, key, value, exact}
 	t.ops = append(t.ops, clientv3.OpPut(t.s.prefix+key, w.value, options...))
 	t.written = append(t.written, w)
 	t.grows = true

@@ -39,14 +39,27 @@ const (
 
 // Marshal encodes v, a struct or a pointer to one. Errors are programming errors (an unregistered interface type, a nil
 // v) or a union with an unknown member.
-func Marshal(v any) ([]byte, error) { return marshal(make([]byte, 0, 512), v, false) }
+func Marshal(v any) ([]byte, error) {
+	e := encoder{buf: make([]byte, 0, 512)}
+	err := e.marshal(v)
+	return e.buf, err
+}
 
-// Append appends what [Marshal] makes of v to buf. On an error what is behind buf's end is undefined.
-func Append(buf []byte, v any) ([]byte, error) { return marshal(buf, v, false) }
+// Append appends what [Marshal] makes of v to buf. exact tells whether it surely reads as v is: no time is of another zone than UTC or
+// finer than what is written, and there is no union or document. On an error what is behind buf's end is undefined.
+func Append(buf []byte, v any) (out []byte, exact bool, err error) {
+	e := encoder{buf: buf}
+	err = e.marshal(v)
+	return e.buf, !e.inexact, err
+}
 
 // MarshalRequest is [Marshal] as a client does it: numbers that are zero and booleans that are false are left out unless
 // they stand behind a pointer.
-func MarshalRequest(v any) ([]byte, error) { return marshal(make([]byte, 0, 512), v, true) }
+func MarshalRequest(v any) ([]byte, error) {
+	e := encoder{buf: make([]byte, 0, 512), request: true}
+	err := e.marshal(v)
+	return e.buf, err
+}
 
 // Unmarshal decodes data into v, a non-nil pointer to a struct, whose fields it sets as the document says and otherwise
 // leaves as they are. The Report refers to data, which must not be modified while the Report is used.
@@ -79,23 +92,22 @@ func Unmarshal(data []byte, v any) (Report, error) {
 	return d.report, nil
 }
 
-func marshal(buf []byte, v any, request bool) ([]byte, error) {
+func (e *encoder) marshal(v any) error {
 	rv := reflect.ValueOf(v)
 	for rv.Kind() == reflect.Pointer && !rv.IsNil() {
 		rv = rv.Elem()
 	}
-	if rv.Kind() != reflect.Struct {
-		return nil, &typeError{"Marshal needs a struct or a non-nil pointer to one, not " + typeName(v)}
+	err := error(&typeError{"Marshal needs a struct or a non-nil pointer to one, not " + typeName(v)})
+	if rv.Kind() == reflect.Struct {
+		var p *plan
+		if p, err = planOf(rv.Type()); err == nil {
+			err = p.encode(e, rv)
+		}
 	}
-	p, err := planOf(rv.Type())
 	if err != nil {
-		return nil, err
+		e.buf = nil
 	}
-	e := encoder{buf: buf, request: request}
-	if err := p.encode(&e, rv); err != nil {
-		return nil, err
-	}
-	return e.buf, nil
+	return err
 }
 
 // SerializationError says what in a document could not be decoded. Its AWS error code is SerializationException.

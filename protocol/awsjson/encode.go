@@ -15,6 +15,7 @@ import (
 type encoder struct {
 	buf     []byte
 	request bool
+	inexact bool // something that was written may read as something else
 }
 
 func encodeStruct(e *encoder, v reflect.Value, s *structPlan) error {
@@ -111,6 +112,9 @@ func encodeFloat(e *encoder, v reflect.Value) error {
 
 func encodeTime(e *encoder, v reflect.Value) error {
 	t, _ := reflect.TypeAssert[time.Time](v)
+	if t != t.UTC().Truncate(time.Millisecond) {
+		e.inexact = true
+	}
 	ms := t.UnixMilli()
 	if ms < 0 {
 		e.buf = append(e.buf, '-')

@@ -62,6 +62,7 @@ func (u *union) encode(e *encoder, v reflect.Value) error {
 		e.buf = append(e.buf, "null"...)
 		return nil
 	}
+	e.inexact = true
 	m := u.byType[v.Elem().Type()]
 	if m == nil || v.Elem().IsNil() {
 		return &typeError{v.Elem().Type().String() + " is not a member of the union " + v.Type().String()}
@@ -136,6 +137,7 @@ func (doc *document) encode(e *encoder, v reflect.Value) error {
 		e.buf = append(e.buf, "null"...)
 		return nil
 	}
+	e.inexact = true
 	m, ok := v.Interface().(interface{ MarshalSmithyDocument() ([]byte, error) })
 	if !ok {
 		return &typeError{v.Elem().Type().String() + " is not a document"}
