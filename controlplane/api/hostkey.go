@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"iter"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -74,13 +75,38 @@ func (s *Server) exchange(v *store.View, txn *store.Txn, c *call, i *store.Insta
 }
 
 // exchanged is the key that a join key was exchanged for when an instance was registered with it and a client token, nil for
-// none that counts.
+// none that counts. Either key may have been replaced before the host had the answer.
 func (c *call) exchanged(v *store.View, i *store.Instance, token string) *store.Key {
 	k := v.Key(i.RegisteredBy)
-	if k == nil || token == "" || !c.identity.Enrolment || k.From != c.identity.AccessKeyID || k.Exchange != tokenHash(token) || !k.Usable(c.now) {
+	if k == nil || token == "" || !c.identity.Enrolment || k.Exchange != tokenHash(token) {
 		return nil
 	}
-	return k
+	known := k.From == c.identity.AccessKeyID
+	for join := range successors(v, v.Key(k.From)) {
+		known = known || join.AccessKeyID == c.identity.AccessKeyID
+	}
+	if !known {
+		return nil
+	}
+	for own := range successors(v, k) {
+		switch {
+		case !own.Revoked.IsZero():
+			return nil
+		case own.Usable(c.now):
+			return own
+		}
+	}
+	return nil
+}
+
+// successors are a key, the one that replaces it, and so on.
+func successors(v *store.View, k *store.Key) iter.Seq[*store.Key] {
+	return func(yield func(*store.Key) bool) {
+		seen := map[string]bool{}
+		for ; k != nil && !seen[k.AccessKeyID] && yield(k); k = v.Key(k.Successor) {
+			seen[k.AccessKeyID] = true
+		}
+	}
 }
 
 // successor is the key that replaces an instance's own, nil when it stays.
@@ -89,9 +115,7 @@ func successor(v *store.View, c *call, ref string) (*store.Key, error) {
 		return nil, c.denied(ref)
 	}
 	var next *store.Key
-	seen := map[string]bool{}
-	for k := v.Key(c.identity.AccessKeyID); k != nil && !seen[k.AccessKeyID]; k = v.Key(k.Successor) {
-		seen[k.AccessKeyID] = true
+	for k := range successors(v, v.Key(c.identity.AccessKeyID)) {
 		if k.AccessKeyID != c.identity.AccessKeyID && k.Usable(c.now) {
 			next = k
 		}

@@ -2,6 +2,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -46,7 +47,8 @@ type world struct {
 	state        string // the agent's data directory
 	engine       *enginetest.Fake
 	web          *http.Client
-	forget       bool // what is sealed
+	forget       bool   // what is sealed
+	via, bundle  string // what the agent is told of the control plane, if not its own address and CA
 }
 
 func newWorld(t *testing.T) *world {
@@ -99,7 +101,7 @@ func (w *world) agent(id, secret string) (leave func() error) {
 	go func() {
 		done <- agent.Run(ctx, agent.Options{
 			Config: config.Options{File: file, Environ: []string{
-				"ECS_CLUSTER=daemonset", "ECS_BACKEND_HOST=https://" + w.address, "AWS_CA_BUNDLE=" + filepath.Join(w.dir, certs.CAFile), "AWS_DEFAULT_REGION=us-west-2",
+				"ECS_CLUSTER=daemonset", "ECS_BACKEND_HOST=https://" + cmp.Or(w.via, w.address), "AWS_CA_BUNDLE=" + cmp.Or(w.bundle, filepath.Join(w.dir, certs.CAFile)), "AWS_DEFAULT_REGION=us-west-2",
 				"AWS_ACCESS_KEY_ID=" + id, "AWS_SECRET_ACCESS_KEY=" + secret, "ECS_DATADIR=" + w.state, "ECS_LOGFILE=" + filepath.Join(w.state, "agent.log"),
 				"AWS_EC2_METADATA_DISABLED=true", "ECS_DISABLE_TASK_ENDPOINTS=true", "ECS_ENABLE_TASK_CPU_MEM_LIMIT=false",
 			}},
