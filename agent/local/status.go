@@ -142,6 +142,7 @@ type Container struct {
 	Essential   bool      `json:"essential"`
 	Image       string    `json:"image"`
 	RuntimeID   string    `json:"runtimeId,omitempty"`
+	PID         int       `json:"pid,omitempty"` // of its first process, while it runs
 	Health      string    `json:"health,omitempty"`
 	HealthSays  string    `json:"healthOutput,omitempty"`
 	Restarts    int       `json:"restarts,omitempty"`
@@ -170,7 +171,7 @@ func TaskOf(s *engine.TaskStatus) Task {
 	}
 	for i := range s.Containers {
 		c := &s.Containers[i]
-		out := Container{Name: c.Name, KnownStatus: c.Known, Essential: c.Essential, Image: c.Image, RuntimeID: c.RuntimeID, Health: c.Health.Status, HealthSays: strings.TrimSpace(c.Health.Output),
+		out := Container{Name: c.Name, KnownStatus: c.Known, Essential: c.Essential, Image: c.Image, RuntimeID: c.RuntimeID, PID: c.Pid, Health: c.Health.Status, HealthSays: strings.TrimSpace(c.Health.Output),
 			Restarts: c.Restarts, ExitCode: c.ExitCode, Reason: c.Reason, StartedAt: utc(c.StartedAt), FinishedAt: utc(c.FinishedAt)}
 		if c.Log != nil {
 			out.LastOutput = c.Log.Text
