@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 )
 
@@ -17,6 +18,7 @@ type marks struct {
 	network   bool            // addresses came free
 	services  map[string]bool // by name
 	instances map[string]bool // whose hosts are to be read again
+	drained   map[string]bool // whose hosts are to be read again if they are DRAINING
 }
 
 // taken are marks that a worker took.
@@ -25,13 +27,14 @@ type taken struct {
 	network   bool
 	services  map[string]bool
 	instances map[string]bool
+	drained   map[string]bool
 }
 
 func (m *marks) take() taken {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := taken{m.all, m.network, m.services, m.instances}
-	m.all, m.network, m.services, m.instances = false, false, map[string]bool{}, map[string]bool{}
+	t := taken{m.all, m.network, m.services, m.instances, m.drained}
+	m.all, m.network, m.services, m.instances, m.drained = false, false, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	return t
 }
 
@@ -45,6 +48,14 @@ func (m *marks) add(all bool, service, instance string) {
 	if instance != "" {
 		m.instances[instance] = true
 	}
+	m.mu.Unlock()
+	m.wake()
+}
+
+// addDrained marks an instance of which only a drain tells what changed, and wakes the worker.
+func (m *marks) addDrained(instance string) {
+	m.mu.Lock()
+	m.drained[instance] = true
 	m.mu.Unlock()
 	m.wake()
 }
@@ -70,7 +81,7 @@ func (s *Scheduler) marksOf(cluster string) *marks {
 	defer s.mu.Unlock()
 	m := s.marks[cluster]
 	if m == nil {
-		m = &marks{kick: make(chan struct{}, 1), services: map[string]bool{}, instances: map[string]bool{}}
+		m = &marks{kick: make(chan struct{}, 1), services: map[string]bool{}, instances: map[string]bool{}, drained: map[string]bool{}}
 		s.marks[cluster] = m
 		select {
 		case s.fresh <- struct{}{}:
@@ -117,7 +128,11 @@ func (s *Scheduler) note(changes []store.Change) {
 		case *store.Service:
 			s.marksOf(r.Cluster).add(false, *r.Object.ServiceName, "")
 		case *store.Task:
-			s.marksOf(r.Cluster).add(false, r.Service, r.Instance)
+			if m := s.marksOf(r.Cluster); placement.SameHost(c) {
+				m.addDrained(r.Instance)
+			} else {
+				m.add(false, r.Service, r.Instance)
+			}
 		case *store.Allocation:
 			s.marksOf(r.Cluster).add(false, "", r.Instance)
 		case *store.Address:

@@ -159,6 +159,11 @@ func sooner(a, b time.Time) time.Time {
 
 // read brings the hosts up to date and finds the services that the marks concern.
 func (w *worker) read(marked taken) {
+	for id := range marked.drained {
+		if w.drains[id] {
+			marked.instances[id] = true
+		}
+	}
 	w.s.cfg.Store.Peek(func(v *store.View) {
 		for id := range marked.instances {
 			w.readHost(v, id)

@@ -78,6 +78,15 @@ func HostForDaemons(v *store.View, cluster, id string) *Host {
 	return nil
 }
 
+// SameHost tells whether what changed of a record leaves its host as it is for all that is, or is to be, placed there: a task of no
+// service went on, or its agent acknowledged it. A Host that is not made anew for that has the task as it was before.
+func SameHost(c store.Change) bool {
+	was, _ := c.Old.(*store.Task)
+	is, _ := c.New.(*store.Task)
+	return was != nil && is != nil && was.Service == "" && is.Service == "" && was.Instance == is.Instance && task.Wanted(was) == task.Wanted(is) && task.IsStopped(was) == task.IsStopped(is) &&
+		was.ProtectedUntil.Equal(is.ProtectedUntil)
+}
+
 func hostOf(v *store.View, inst *store.Instance) *Host {
 	var tasks []*store.Task
 	for t := range v.LiveOn(inst.Cluster, inst.ID) {

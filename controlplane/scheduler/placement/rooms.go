@@ -81,6 +81,9 @@ func (r *Rooms) note(revision int64, changes []store.Change) {
 		}
 	}
 	for _, change := range changes {
+		if SameHost(change) {
+			continue
+		}
 		for _, record := range []store.Record{change.Old, change.New} {
 			switch x := record.(type) {
 			case *store.Task:
