@@ -29,9 +29,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/depart"
 	"github.com/longshore-project/longshore/agent/endpoints/audit"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
-	"github.com/longshore-project/longshore/agent/hostkey"
 	"github.com/longshore-project/longshore/agent/join"
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/agent/logging"
@@ -68,9 +68,12 @@ type Options struct {
 	AskedRetry time.Duration   // wait before that is tried again when it can't be had; 10 s if zero
 	// LossInterval is how often it is looked at what log drivers have lost; 10 s if zero.
 	LossInterval time.Duration
-	Runtime      engine.Runtime
-	Clock        func() time.Time // of this host, for signatures and certificates; time.Now if nil
-	EngineRetry  time.Duration    // wait between looks at an engine that does not answer; 1 s if zero
+	// WarmPoolLook is how often it is looked whether the instance leaves its warm pool, and NoticeLook whether it is about to be taken
+	// away; a minute and a second if zero.
+	WarmPoolLook, NoticeLook time.Duration
+	Runtime                  engine.Runtime
+	Clock                    func() time.Time // of this host, for signatures and certificates; time.Now if nil
+	EngineRetry              time.Duration    // wait between looks at an engine that does not answer; 1 s if zero
 	// Engine, if set, changes the configuration of the engine of tasks: its intervals and deadlines have no settings.
 	Engine func(*engine.Config)
 }
@@ -89,7 +92,8 @@ type Agent struct {
 	key        ownKey
 	guard      *policy.Guard
 	identity   *statemgr.Identity // nil before the first registration
-	lastSeen   uint64             // transaction of a predecessor's state
+	copied     *copied            // nil: the disk is this machine's own
+	lastSeen   uint64             // transaction of a predecessor\'s state
 	runtime    engine.Runtime
 	network    netns.HostNetwork // the host's own
 	bridge     *netns.Bridge     // of an engine that leaves networking to us; nil otherwise
@@ -114,9 +118,11 @@ type Agent struct {
 	reporter   *report.Reporter
 	telling    atomic.Pointer[telemetry.Publisher]
 	polling    atomic.Pointer[poll.Poller]
-	link       link            // with the control plane
-	looks      *watchdog.Pulse // of the engine's look at its containers
-	reports    *watchdog.Pulse // of the reporter
+	departure  *depart.Departure                                       // there once the engine of tasks is
+	enrolled   atomic.Pointer[agentapi.RegisterContainerInstanceInput] // as it would be made again
+	link       link                                                    // with the control plane
+	looks      *watchdog.Pulse                                         // of the engine's look at its containers
+	reports    *watchdog.Pulse                                         // of the reporter
 }
 
 // errRegisterAnew ends a session so that the host registers as a new container instance.
@@ -129,12 +135,16 @@ func Run(ctx context.Context, opt Options) error {
 	}
 	opt.Root, opt.EngineRetry = cmp.Or(opt.Root, "/"), cmp.Or(opt.EngineRetry, time.Second)
 	opt.AskedRetry, opt.LossInterval = cmp.Or(opt.AskedRetry, 10*time.Second), cmp.Or(opt.LossInterval, 10*time.Second)
+	opt.WarmPoolLook, opt.NoticeLook = cmp.Or(opt.WarmPoolLook, time.Minute), cmp.Or(opt.NoticeLook, time.Second)
 	cfg, warnings, err := config.Load(opt.Config)
 	if err != nil {
 		return &TerminalError{fmt.Errorf("the configuration: %w", err)}
 	}
 	if join.LoadMark(cfg.DataDir) != nil {
 		return &TerminalError{errors.New("this host began to leave its control plane: finish that with \"longshore-agent leave\", or it would register again")}
+	}
+	if err := checkCleaning(cfg.DataDir); err != nil {
+		return err
 	}
 	if opt.Runtime == nil {
 		if err := becomeContainerd(cfg); err != nil {
@@ -178,7 +188,7 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	askToBeSpared(a.opt.Root, a.log)
 	a.findGPUs()
-	closeState, err := a.openState()
+	closeState, err := a.openState(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,7 +208,7 @@ func (a *Agent) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	started := make(chan struct{})
 	a.lookout = &lookout{answered: make(chan struct{})}
-	group.Go(func() error { a.lookOut(ctx); return nil })
+	group.Go(func() error { return a.lookOut(ctx) })
 	group.Go(func() error { return a.serveLocal(ctx, ask, started) })
 	group.Go(func() error {
 		return introspection.Serve(ctx, listener, introspection.Config{Engine: lateEngine{a, started}, Log: a.log, Version: a.userAgent(), License: a.opt.License, Instance: a.instance})
@@ -211,7 +221,7 @@ func (a *Agent) run(ctx context.Context) error {
 }
 
 // openState opens what the agent remembers, and returns what closes it.
-func (a *Agent) openState() (func(), error) {
+func (a *Agent) openState(ctx context.Context) (func(), error) {
 	dir := a.cfg.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the state directory: %w; set ECS_DATADIR to a directory that can be written", err)
@@ -221,7 +231,7 @@ func (a *Agent) openState() (func(), error) {
 	if a.identity, err = statemgr.LoadIdentity(dir); err != nil {
 		return nil, &TerminalError{err}
 	}
-	if err := a.checkIdentity(dir); err != nil {
+	if err := a.checkIdentity(ctx, dir); err != nil {
 		return nil, err
 	}
 	var db *statemgr.DB
@@ -258,30 +268,24 @@ func (a *Agent) openState() (func(), error) {
 	}, nil
 }
 
-// checkIdentity compares the saved identity with the configuration and the machine. That of another machine is put away:
-// its disk was copied, and two hosts must not be one container instance.
-func (a *Agent) checkIdentity(dir string) error {
-	if a.identity == nil {
-		return nil
-	}
-	if a.identity.Cluster != a.cfg.ClusterOrDefault() {
-		return &TerminalError{fmt.Errorf("this host is registered with the cluster %q, and the configuration says %q: set ECS_CLUSTER back, or stop this host's tasks and remove %s to join the other cluster as a new container instance", a.identity.Cluster, a.cfg.ClusterOrDefault(), dir)}
-	}
-	if a.identity.MachineID == "" || a.host.MachineID == "" || a.identity.MachineID == a.host.MachineID {
-		a.arn.Store(&a.identity.ContainerInstanceArn)
-		return a.noteBoot(dir)
-	}
-	stamp := time.Now().UTC().Format("20060102T150405Z")
-	a.log.Warn("The saved state is another machine's, which this one is a copy of; it is put away, and this host registers as a new container instance",
-		zap.String("instance", a.identity.ContainerInstanceArn), zap.String("directory", dir), zap.String("suffix", ".other-machine-"+stamp))
-	for _, name := range []string{statemgr.DatabaseName, statemgr.IdentityName, tokenName, hostkey.FileName} {
-		path := filepath.Join(dir, name)
-		if err := os.Rename(path, path+".other-machine-"+stamp); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("put another machine's state away: %w", err)
+// checkIdentity compares the saved identity with the machine and the configuration.
+func (a *Agent) checkIdentity(ctx context.Context, dir string) error {
+	if a.identity != nil {
+		if why := a.otherMachine(ctx); why != "" {
+			if err := a.setAside(dir, why); err != nil {
+				return err
+			}
 		}
 	}
-	a.identity = nil
-	return nil
+	a.copied = loadCopied(dir)
+	switch {
+	case a.identity == nil:
+		return nil
+	case a.identity.Cluster != a.cfg.ClusterOrDefault():
+		return &TerminalError{fmt.Errorf("this host is registered with the cluster %q, and the configuration says %q: set ECS_CLUSTER back, or stop this host's tasks and remove %s to join the other cluster as a new container instance", a.identity.Cluster, a.cfg.ClusterOrDefault(), dir)}
+	}
+	a.arn.Store(&a.identity.ContainerInstanceArn)
+	return a.noteBoot(dir)
 }
 
 // noteBoot says whether the host was rebooted since the agent's last start, and remembers this boot. What a reboot ended is
@@ -347,6 +351,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	if a.engine, err = a.newEngine(); err != nil {
 		return err
 	}
+	a.departure = a.newDeparture(once)
 	close(started)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.engine.Run(ctx) })
@@ -359,6 +364,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	}
 	group.Go(func() error { return a.runMeasured(ctx) })
 	group.Go(func() error { return a.watchLosses(ctx) })
+	group.Go(func() error { return a.watchNotices(ctx) })
 	if a.networking != nil {
 		group.Go(func() error { return a.networking.Run(ctx) })
 		group.Go(func() error { return a.networking.keeper.Keep(ctx) })

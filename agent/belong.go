@@ -77,6 +77,13 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	if err != nil {
 		return err
 	}
+	if err := a.untilInService(ctx); err != nil {
+		return err
+	}
+	tags, err := a.instanceTags(ctx)
+	if err != nil {
+		return err
+	}
 	begun, info := time.Now(), *a.info.Load()
 	info.VolumeDrivers = slices.Concat(info.VolumeDrivers, volumePlugins(a.opt.Root))
 	engineVersion := info.Version
@@ -90,7 +97,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		return err
 	}
 	r := &registration{
-		cfg: a.cfg, host: a.host, engine: info, can: a.offered, gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: ec2, arn: a.savedArn(), token: token,
+		cfg: a.cfg, host: a.host, engine: info, can: a.offered, gpus: slices.Sorted(maps.Keys(a.gpus)), ec2: ec2, arn: a.savedArn(), token: token, tags: tags,
 		version: agentapi.VersionInfo{AgentVersion: &a.opt.Version, AgentHash: &a.opt.Hash, DockerVersion: &engineVersion},
 	}
 	r.newToken = func() (token string, err error) {
@@ -107,7 +114,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	}
 	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID, Engine: engineNamed(a.cfg), Predecessor: a.lastSeen}
 	if ec2 != nil {
-		identity.InstanceID = ec2.InstanceID
+		identity.InstanceID, identity.Region = ec2.InstanceID, ec2.Region
 	}
 	if a.identity == nil || a.identity.ContainerInstanceArn != arn {
 		if err := a.saveIdentity(identity); err != nil {
@@ -120,6 +127,8 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	}
 	a.identity = &identity
 	a.arn.Store(&arn)
+	r.arn, r.first = arn, false
+	a.enrolled.Store(r.input())
 	if a.key.ring.Own() {
 		dropToken(a.cfg.DataDir)
 	} else if err := a.askKey(ctx); err != nil {

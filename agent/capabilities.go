@@ -174,6 +174,9 @@ func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, 
 			}
 		}
 	}
+	if ec2 != nil && ec2.Outpost != "" {
+		all["ecs.outpost-arn"] = ec2.Outpost
+	}
 	for name, value := range map[string]string{attributeEngine: info.Name, attributeRuntime: info.Runtime} {
 		if value != "" {
 			all[name] = value
@@ -187,6 +190,9 @@ func attributes(cfg *config.Config, host Host, info engine.Info, can abilities, 
 		all[acs.CapabilitySecurityGroups], all[acs.AttributeInterfaceSlots] = "", strconv.FormatInt(cfg.TaskInterfaces, 10)
 		if ec2 != nil && cfg.TaskTrunks {
 			all[ecsCapability+"task-eni-trunking"] = ""
+		}
+		if ec2 != nil && ec2.VPC != "" && ec2.Subnet != "" {
+			all["ecs.vpc-id"], all["ecs.subnet-id"] = ec2.VPC, ec2.Subnet
 		}
 	}
 	maps.Copy(all, capabilities(cfg, info, can))

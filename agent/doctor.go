@@ -126,6 +126,10 @@ func (a *Agent) settle(ctx context.Context) (err error) {
 		return err
 	}
 	a.lookout = &lookout{answered: make(chan struct{})}
-	a.lookOut(ctx)
+	ctx, cancel := context.WithTimeout(ctx, metadataSure)
+	defer cancel()
+	if err := a.lookOut(ctx); err != nil {
+		return err
+	}
 	return a.settleRegion(ctx)
 }

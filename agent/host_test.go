@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/test/imds"
 )
 
 // hostRoot is a root directory with what hostFacts reads.
@@ -70,34 +73,27 @@ func TestAHostWithoutMachineIDOrPortRangeIsAHostAllTheSame(t *testing.T) {
 	}
 }
 
-// metadataServer is an instance metadata service.
-func metadataServer(t *testing.T, paths map[string]string) string {
+// lookedOut is what an agent with these settings, on this host, finds out.
+func lookedOut(t *testing.T, root, address string) *lookout {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if body, ok := paths[r.URL.Path]; ok {
-			w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
-			_, _ = w.Write([]byte(body))
-			return
-		}
-		http.NotFound(w, r)
-	}))
-	t.Cleanup(s.Close)
-	return s.URL
+	a := &Agent{opt: Options{Root: root}, cfg: &config.Config{InstanceMetadataAddress: address}, log: zap.NewNop(), lookout: &lookout{answered: make(chan struct{})}}
+	if err := a.lookOut(t.Context()); err != nil {
+		t.Error(err)
+	}
+	return a.lookout
 }
 
 func TestAnEC2InstanceIsKnownByItsIdentityDocument(t *testing.T) {
-	address := metadataServer(t, map[string]string{
-		"/latest/api/token":                           "token",
-		"/latest/dynamic/instance-identity/document":  `{"instanceId":"i-1","region":"eu-west-1","availabilityZone":"eu-west-1b","instanceType":"t3.small","imageId":"ami-1"}`,
-		"/latest/dynamic/instance-identity/signature": "c2ln",
-	})
-	got, err := probeMetadata(t.Context(), &config.Config{InstanceMetadataAddress: address}, metadataProbe)
-	if err != nil || got == nil || got.InstanceID != "i-1" || got.AvailabilityZone != "eu-west-1b" || got.Region != "eu-west-1" || got.signature != "c2ln" || got.role == nil || !strings.Contains(got.document, "ami-1") {
-		t.Errorf("%+v %v", got, err)
+	s := imds.New(t, "i-1")
+	got := lookedOut(t, hostRoot(t, nil), s.URL)
+	if got.err != nil || got.ec2 == nil || got.ec2.InstanceID != "i-1" {
+		t.Fatalf("%+v %v", got.ec2, got.err)
 	}
 	r := newRegistration(config.Config{})
-	r.ec2 = got
-	if in := r.input(); *in.InstanceIdentityDocument != got.document || *in.InstanceIdentityDocumentSignature != "c2ln" || valueOf(in, "ecs.cpu-architecture") != "absent" {
+	r.ec2, r.tags, r.can.taskNetworks = got.ec2, map[string]string{"b": "2", "a": "1"}, true
+	in := r.input()
+	if *in.InstanceIdentityDocument != imds.Document("i-1") || *in.InstanceIdentityDocumentSignature != "c2lnbmVk" || valueOf(in, "ecs.cpu-architecture") != "absent" ||
+		valueOf(in, "ecs.vpc-id") != "vpc-1" || valueOf(in, "ecs.subnet-id") != "subnet-1" || len(in.Tags) != 2 || *in.Tags[0].Key != "a" {
 		t.Errorf("%+v", in)
 	}
 	r.cfg.AllowNoIdentity = true
@@ -112,18 +108,25 @@ func TestAHostWhereNobodyOrSomebodyElseAnswersIsAnOwnHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = silent.Close() }()
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	nonsense, old, off := imds.New(t, "i-1"), imds.New(t, "i-1"), imds.New(t, "i-1")
+	nonsense.Set("dynamic/instance-identity/document", "<html>")
+	old.Is(imds.Old)
+	off.Is(imds.Off)
 	for name, address := range map[string]string{
-		"nobody": "http://127.0.0.1:1", "a web server": metadataServer(t, nil), "nonsense": metadataServer(t, map[string]string{"/latest/api/token": "t", "/latest/dynamic/instance-identity/document": "<html>"}),
-		"silence": "http://" + silent.Addr().String(),
+		"nobody": "http://127.0.0.1:1", "a web server": web.URL, "nonsense": nonsense.URL, "silence": "http://" + silent.Addr().String(), "version 1": old.URL, "off": off.URL,
 	} {
 		begun := time.Now()
-		got, err := probeMetadata(t.Context(), &config.Config{InstanceMetadataAddress: address}, metadataProbe)
-		if got != nil || err != nil {
-			t.Errorf("%s: %+v %v", name, got, err)
+		if got := lookedOut(t, hostRoot(t, nil), address); got.ec2 != nil || got.err != nil {
+			t.Errorf("%s: %+v %v", name, got.ec2, got.err)
 		}
 		if took := time.Since(begun); took > 10*metadataProbe {
 			t.Errorf("%s: it took %s", name, took)
 		}
+	}
+	if got := lookedOut(t, ec2Root(t, ""), off.URL); got.ec2 != nil || got.err != nil { // an EC2 instance whose metadata is off is registered as an own host
+		t.Errorf("%+v %v", got.ec2, got.err)
 	}
 }
 

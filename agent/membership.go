@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -262,11 +263,14 @@ func Leave(ctx context.Context, opt LeaveOptions) error {
 	return l.Run(ctx)
 }
 
-// stateFiles are what the agent keeps in its state directory.
-var stateFiles = []string{
-	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", hostkey.FileName + "*", pulledName + "*", imagesName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
-	local.SocketName + "*", "firelens", "metadata", statemgr.IdentityName + "*",
+// instanceFiles are what the agent keeps in its state directory of this container instance: not what an image may have.
+var instanceFiles = []string{
+	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", hostkey.FileName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
+	local.SocketName + "*", departureName + "*", copiedName + "*", "firelens", "metadata", statemgr.IdentityName + "*",
 }
+
+// stateFiles are all that it keeps there, with what is remembered of the engine's images.
+var stateFiles = slices.Concat([]string{pulledName + "*", imagesName + "*", cleaningName}, instanceFiles)
 
 // stateFolders are those of engine/containerd. Its containers take their own folders with them; volumes stay.
 var stateFolders = []string{"containerd/containers", "containerd/volumes", "containerd"}

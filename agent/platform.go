@@ -20,15 +20,9 @@ import (
 // instance has them, but for paravirtual Xen) is believed only where the firmware says whose machine it is: a device tree, or the
 // ACPI tables of a virtual machine monitor that EC2 doesn't have.
 func notEC2(root string) string {
-	read := func(name string) string {
-		data, err := os.ReadFile(filepath.Join(root, "sys", name))
-		if err != nil || len(data) > 4096 {
-			return ""
-		}
-		return strings.TrimSpace(string(data))
-	}
+	read := func(name string) string { return sysFile(root, name) }
 	dmi := func(name string) string { return read("class/dmi/id/" + name) }
-	if ec2UUID(read("hypervisor/uuid")) || ec2UUID(dmi("product_uuid")) || strings.Contains(strings.ToLower(dmi("bios_version")), "amazon") {
+	if mayBeEC2(root) {
 		return ""
 	}
 	for _, name := range []string{"sys_vendor", "board_vendor", "bios_vendor", "chassis_vendor"} {
@@ -54,6 +48,34 @@ func notEC2(root string) string {
 		return "/sys/firmware/devicetree/base/model is " + model
 	}
 	return ""
+}
+
+// mayBeEC2 tells whether the kernel knows of something that EC2 instances have; a UUID may begin like theirs by chance.
+func mayBeEC2(root string) bool {
+	return saysEC2(root) || ec2UUID(sysFile(root, "class/dmi/id/product_uuid"))
+}
+
+// saysEC2 tells whether the kernel knows for certain that this is an EC2 instance.
+func saysEC2(root string) bool {
+	dmi := func(name string) string { return sysFile(root, "class/dmi/id/"+name) }
+	return dmi("sys_vendor") == "Amazon EC2" || ec2UUID(sysFile(root, "hypervisor/uuid")) || strings.Contains(strings.ToLower(dmi("bios_version")), "amazon")
+}
+
+// shownInstance is the id of the EC2 instance as its firmware shows it, which Nitro's does; empty elsewhere.
+func shownInstance(root string) string {
+	if id := sysFile(root, "class/dmi/id/board_asset_tag"); saysEC2(root) && strings.HasPrefix(id, "i-") {
+		return id
+	}
+	return ""
+}
+
+// sysFile is a small file below /sys; empty if it can't be read.
+func sysFile(root, name string) string {
+	data, err := os.ReadFile(filepath.Join(root, "sys", name))
+	if err != nil || len(data) > 4096 {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
 }
 
 // ec2UUID tells whether a UUID is of those that EC2 gives on Xen. SMBIOS has the first group's four bytes in either order.

@@ -53,6 +53,10 @@ func (a *Agent) takeOver() (letGo func(), err error) {
 		a.log.Info("An amazon-ecs-agent has run on this host; its containers are left alone (ECS_PREDECESSOR)", zap.String("instance", left.InstanceArn), zap.Int("tasks", len(left.Tasks)))
 		return letGo, a.seen(left)
 	}
+	if shown := shownInstance(a.opt.Root); a.copied != nil || shown != "" && left.EC2InstanceID != "" && shown != left.EC2InstanceID {
+		a.log.Warn("What an amazon-ecs-agent has left came with a copied disk, and is left alone", zap.String("instance", left.InstanceArn), zap.String("was", left.EC2InstanceID), zap.String("is", shown))
+		return letGo, a.seen(left)
+	}
 	if left.Cluster != a.cfg.ClusterOrDefault() {
 		return nil, &TerminalError{fmt.Errorf("an amazon-ecs-agent has registered this host with the cluster %q, and the configuration says %q: set ECS_CLUSTER back, or set ECS_PREDECESSOR=leave to join the other cluster as a new container instance and leave that agent's containers alone", left.Cluster, a.cfg.ClusterOrDefault())}
 	}

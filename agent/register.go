@@ -33,7 +33,8 @@ type registration struct {
 	ec2     *ec2Instance // nil outside EC2
 	arn     string       // of the instance to register again; empty for a new one
 	token   string       // the same for every attempt of one registration
-	first   bool         // the control plane has a new record of the instance to register again
+	tags    map[string]string
+	first   bool // the control plane has a new record of the instance to register again
 	version agentapi.VersionInfo
 
 	policy map[string]string // attributes of the host's policy
@@ -51,7 +52,7 @@ type keys interface{ Next() bool }
 func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
 	cluster, document, signature := r.cfg.ClusterOrDefault(), "", ""
 	if r.ec2 != nil && !r.cfg.AllowNoIdentity {
-		document, signature = r.ec2.document, r.ec2.signature
+		document, signature = r.ec2.Document, r.ec2.Signature
 	}
 	in := &agentapi.RegisterContainerInstanceInput{
 		Cluster: &cluster, ClientToken: &r.token, InstanceIdentityDocument: &document, InstanceIdentityDocumentSignature: &signature,
@@ -67,8 +68,8 @@ func (r *registration) input() *agentapi.RegisterContainerInstanceInput {
 	if r.arn != "" {
 		in.ContainerInstanceArn = &r.arn
 	}
-	for _, key := range slices.Sorted(maps.Keys(r.cfg.InstanceTags)) {
-		value := r.cfg.InstanceTags[key]
+	for _, key := range slices.Sorted(maps.Keys(r.tags)) {
+		value := r.tags[key]
 		in.Tags = append(in.Tags, agentapi.Tag{Key: &key, Value: &value})
 	}
 	return in

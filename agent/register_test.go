@@ -148,7 +148,8 @@ func TestARegistrationThatWaitsEndsWithTheProcess(t *testing.T) {
 }
 
 func TestCustomAttributesGoWithTheFirstRegistrationOnly(t *testing.T) {
-	r := newRegistration(config.Config{InstanceAttributes: map[string]string{"env": "prod"}, InstanceTags: map[string]string{"b": "2", "a": "1"}})
+	r := newRegistration(config.Config{InstanceAttributes: map[string]string{"env": "prod"}})
+	r.tags = map[string]string{"b": "2", "a": "1"}
 	if in := r.input(); valueOf(in, "env") != "prod" || in.ContainerInstanceArn != nil || *in.Tags[0].Key != "a" || *in.Tags[1].Value != "2" {
 		t.Errorf("%+v", in)
 	}

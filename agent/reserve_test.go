@@ -47,13 +47,13 @@ func fill(t *testing.T, dir string) string {
 func TestAnAgentStartsAndBecomesAnInstanceOnAFullDisk(t *testing.T) {
 	dir := smallDisk(t)
 	a := &Agent{cfg: &config.Config{DataDir: dir, Cluster: "c"}, log: zap.NewNop(), host: Host{BootID: "boot-1"}}
-	done, err := a.openState()
+	done, err := a.openState(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	done()
 	fill(t, dir)
-	if done, err = a.openState(); err != nil {
+	if done, err = a.openState(t.Context()); err != nil {
 		t.Fatalf("the database could not be opened: %v", err)
 	}
 	fill(t, dir)
@@ -68,7 +68,7 @@ func TestAnAgentStartsAndBecomesAnInstanceOnAFullDisk(t *testing.T) {
 	done()
 	a.host.BootID = "boot-2" // and over a reboot
 	fill(t, dir)
-	if done, err = a.openState(); err != nil {
+	if done, err = a.openState(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	defer done()

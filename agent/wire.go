@@ -75,7 +75,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 			MatchSharedVolumes: a.cfg.MatchSharedVolumes, EFSPlugin: slices.Contains(a.cfg.VolumePlugin, "efsAuth"), GPUs: a.gpus,
 		},
 		BootID: a.host.BootID, ResumeDaemons: a.cfg.ResumeOnBoot == "daemons",
-		CleanupJitter: a.cfg.TaskCleanupJitter, KeepPerFamily: int(a.cfg.StoppedTasksKept), OrphanPolicy: a.cfg.OrphanPolicy,
+		CleanupJitter: a.cfg.TaskCleanupJitter, KeepPerFamily: int(a.cfg.StoppedTasksKept), OrphanPolicy: a.cfg.OrphanPolicy, Disowned: a.disowned,
 		DiskPressure: a.diskShort,
 		NoLogCopy:    !a.cfg.ContainerLogCopy,
 		LogMaxSize:   a.cfg.ContainerLogMaxSize, LogMaxFiles: int(a.cfg.ContainerLogMaxFiles),

@@ -38,6 +38,7 @@ type controlPlane struct {
 	inactive bool   // the handshake is refused
 	socket   *websocket.Conn
 	serial   int
+	last     map[string]any
 	offered  []string // names of the attributes of the last registration
 }
 
@@ -46,6 +47,13 @@ func (c *controlPlane) offers(name string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Contains(c.offered, name)
+}
+
+// registered is the last registration as it came.
+func (c *controlPlane) registered() map[string]any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
 }
 
 func newControlPlane(t *testing.T) *controlPlane {
@@ -91,12 +99,15 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 		}
 		arn := c.register(in)
 		c.events <- fmt.Sprintf("register %v as %s", in["containerInstanceArn"], arn)
-		answer(c.t, w, map[string]any{"containerInstance": map[string]any{"containerInstanceArn": arn, "attributes": in["attributes"]}})
+		answer(c.t, w, map[string]any{"containerInstance": map[string]any{"containerInstanceArn": arn, "status": "ACTIVE", "attributes": in["attributes"]}})
 	case "DiscoverPollEndpoint":
 		answer(c.t, w, map[string]any{"endpoint": c.server.URL + "/acs/", "telemetryEndpoint": c.server.URL + "/tcs/"})
 	case "SubmitTaskStateChange":
 		c.events <- fmt.Sprintf("submit %v %v", in["task"], in["status"])
 		answer(c.t, w, map[string]any{"acknowledgment": "ok"})
+	case "UpdateContainerInstancesState":
+		c.events <- fmt.Sprintf("state %v", in["status"])
+		answer(c.t, w, map[string]any{"containerInstances": []any{}, "failures": []any{}})
 	default:
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = w.Write(awsjson.EncodeError("UnsupportedFeatureException", operation))
@@ -106,7 +117,7 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 func (c *controlPlane) register(in map[string]any) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offered = nil
+	c.last, c.offered = in, nil
 	attributes, _ := in["attributes"].([]any)
 	for _, a := range attributes {
 		if a, ok := a.(map[string]any); ok {
@@ -274,6 +285,7 @@ func (h *testHost) options() Options {
 	return Options{
 		Config: config.Options{Environ: h.env, File: file}, Version: "0.1.0", Hash: "1234567", Root: h.root, Introspect: "127.0.0.1:0",
 		Runtime: kept{h.engine}, Stderr: &h.stderr, EngineRetry: time.Millisecond, AskedAt: h.asked, AskedRetry: 20 * time.Millisecond,
+		WarmPoolLook: 20 * time.Millisecond, NoticeLook: 20 * time.Millisecond,
 	}
 }
 

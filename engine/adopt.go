@@ -52,7 +52,7 @@ func (e *Engine) adopt(byTask map[string][]State) bool {
 	for arn, states := range byTask {
 		ours := states[:0:0]
 		for _, st := range states {
-			if st.Labels[LabelTask] != "" && sameCluster(st.Labels[LabelCluster], e.cfg.Host.Cluster) {
+			if st.Labels[LabelTask] != "" && sameCluster(st.Labels[LabelCluster], e.cfg.Host.Cluster) && e.disowned(st) == "" {
 				ours = append(ours, st)
 			}
 		}
@@ -84,6 +84,14 @@ func (e *Engine) adopt(byTask map[string][]State) bool {
 		log.Warn("the task is not on record; it was rebuilt from the labels of its containers, which run on", zap.Int("containers", len(ours)))
 	}
 	return done
+}
+
+// disowned says why a container is not this host's; empty when nothing says so.
+func (e *Engine) disowned(st State) string {
+	if e.cfg.Disowned == nil {
+		return ""
+	}
+	return e.cfg.Disowned(st)
 }
 
 // bare reports whether nothing is known of the task but that it is to be stopped.
@@ -138,6 +146,9 @@ func (w *worker) accept(p *acs.Task, desired string) (gone bool, err error) {
 	defer w.mu.Unlock()
 	if w.gone {
 		return true, nil
+	}
+	if w.parked != nil {
+		return false, w.heardParked(desired)
 	}
 	next := w.rec.clone()
 	task := w.task

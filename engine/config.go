@@ -55,6 +55,9 @@ type Config struct {
 	LogMaxFiles int
 	// NoLogCopy has the engine keep no copy of output that its log driver sends elsewhere.
 	NoLogCopy bool
+	// Disowned says of a container that no task has why it is not this host's although it has our labels; empty, or nil: nothing does. One
+	// that is disowned is no reason to rebuild a task.
+	Disowned func(State) string
 	// OrphanPolicy is what happens to containers of ours that no task has: OrphansKeep (if empty), OrphansStop or OrphansRemove.
 	OrphanPolicy  string
 	CreateTimeout time.Duration // 4 min

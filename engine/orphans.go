@@ -155,6 +155,8 @@ func (e *Engine) strays(byTask map[string][]State) []stray {
 			}
 			switch {
 			case s != nil && Internal(st.Labels[LabelContainerName]):
+			case s == nil && e.disowned(st) != "":
+				out = append(out, stray{State: st, why: e.disowned(st)})
 			case s == nil && e.past.get(arn) != nil:
 				out = append(out, stray{State: st, why: "its task has ended and was cleaned up"})
 			case s == nil:

@@ -36,6 +36,7 @@ type worker struct {
 	mu        sync.Mutex // guards what follows; held for a turn, which may write to disk
 	task      *Task
 	rec       *TaskRecord // as it was last saved
+	parked    *TaskRecord // as it was last saved, of a task that is stopped until the next boot; rec is then nobody else's
 	obs       Observed
 	timeline  timeline
 	running   map[string]*running // by container: what is at work
@@ -223,6 +224,11 @@ func intend(rec *TaskRecord, p Plan, boot string, now time.Time) {
 // save makes the record durable if something in it must survive. What could not be saved did not happen: the next turn
 // derives it again.
 func (w *worker) save(next *TaskRecord, changes []*StateChange, now time.Time) bool {
+	if w.parked != nil {
+		w.remark(next, nil, now)
+		w.rec = next
+		return true
+	}
 	if len(changes) == 0 && !durable(w.rec, next) {
 		return true
 	}

@@ -28,6 +28,8 @@ type Identity struct {
 	MachineID            string `json:"machineId,omitempty"`     // /etc/machine-id: another one means a copied disk
 	BootID               string `json:"bootId,omitempty"`        // of the last start of the agent
 	InstanceID           string `json:"ec2InstanceId,omitempty"` // the id the instance registered with
+	Region               string `json:"region,omitempty"`        // the EC2 instance's
+	CopiedTo             string `json:"copiedTo,omitempty"`      // the EC2 instance on which this identity was found, whose it is not
 	Engine               string `json:"engine,omitempty"`        // on which its tasks are: docker or containerd
 	Predecessor          uint64 `json:"predecessor,omitempty"`   // the last transaction of an amazon-ecs-agent's state that was looked at
 }

@@ -60,6 +60,10 @@ type Config struct {
 
 	InstanceAttributes map[string]string
 	InstanceTags       map[string]string
+	PropagateTagsFrom  string // none or PropagateFromEC2
+	SpotDraining       bool   // at an interruption
+	RebalanceDraining  bool   // at a recommendation
+	WarmPool           bool   // wait in it
 	ReservedPorts      []uint16
 	ReservedPortsUDP   []uint16
 	ReservedMemory     int64 // MiB
@@ -413,6 +417,9 @@ func hostPath(p string) string {
 	}
 	return p
 }
+
+// PropagateFromEC2 is the value of PropagateTagsFrom that asks for the EC2 instance's tags.
+const PropagateFromEC2 = "ec2_instance"
 
 // The values of Engine.
 const (

@@ -39,26 +39,19 @@ const (
 )
 
 // Metadata is the service. It is safe for concurrent use.
-type Metadata struct {
-	client *imds.Client
-	idle   func()
-}
+type Metadata struct{ client *imds.Client }
 
 // New is the service at an address, http://169.254.169.254 if that is empty. Nothing is asked yet.
 func New(address string) *Metadata {
-	plain := &http.Transport{MaxIdleConns: 2, IdleConnTimeout: 5 * time.Second}
-	return &Metadata{idle: plain.CloseIdleConnections, client: imds.New(imds.Options{
+	return &Metadata{imds.New(imds.Options{
 		Endpoint: address, ClientEnableState: imds.ClientEnabled, EnableFallback: aws.FalseTernary, DisableDefaultMaxBackoff: true,
-		HTTPClient: &http.Client{Transport: transport{plain}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		HTTPClient: &http.Client{Transport: transport{&http.Transport{DisableKeepAlives: true}}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
 			o.RateLimiter, o.MaxBackoff = ratelimit.None, mostPause
 			o.Retryables = append([]retry.IsErrorRetryable{final{}, retry.RetryableHTTPStatusCode{Codes: map[int]struct{}{http.StatusTooManyRequests: {}}}}, o.Retryables...)
 		}),
 	})}
 }
-
-// Close ends the connections that are idle.
-func (m *Metadata) Close() { m.idle() }
 
 // ask is the answer to one question, below /latest; found is false when the service has none.
 func (m *Metadata) ask(ctx context.Context, path string) (answer string, found bool, err error) {

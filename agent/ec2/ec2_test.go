@@ -16,18 +16,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// at is the service at an address, closed before the stand-in is.
-func at(t *testing.T, address string) *Metadata {
-	m := New(address)
-	t.Cleanup(m.Close)
-	return m
-}
-
 func TestAnInstanceIsAskedWhoItIsWithATokenAlways(t *testing.T) {
 	t.Parallel()
 	s := imds.New(t, "i-1")
 	s.Set("meta-data/outpost-arn", "arn:aws:outposts:us-west-2:123456789012:outpost/op-1")
-	i, err := at(t, s.URL).Instance(t.Context())
+	i, err := New(s.URL).Instance(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +39,7 @@ func TestAnInstanceIsAskedWhoItIsWithATokenAlways(t *testing.T) {
 func TestATokenThatEndedOrIsNotTakenIsRenewed(t *testing.T) {
 	t.Parallel()
 	s := imds.New(t, "i-1")
-	m := at(t, s.URL)
+	m := New(s.URL)
 	for range 3 {
 		s.Forget(6 * time.Hour) // as after a restart of the service: 401
 		if _, err := m.LifecycleState(t.Context()); err != nil {
@@ -62,7 +55,7 @@ func TestAThrottlingServiceIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		s := imds.New(t, "i-1")
-		m := at(t, s.URL)
+		m := New(s.URL)
 		s.Throttle(2, status)
 		if i, err := m.Instance(t.Context()); err != nil || i.InstanceID != "i-1" {
 			t.Errorf("%d: %v", status, err)
@@ -78,21 +71,20 @@ func TestWhatStandsInTheWayIsSaidWithTheRemedy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		weather imds.Weather
-		there   bool
 		says    string
 	}{
-		"absent":               {imds.Absent, false, "EOF"},
-		"beyond the hop limit": {imds.Beyond, true, "--http-put-response-hop-limit 2"},
-		"off":                  {imds.Off, true, "--http-endpoint enabled"},
-		"version 1":            {imds.Old, true, "gives no token (HTTP 404): it does not speak version 2"},
+		"absent":               {imds.Absent, "EOF"},
+		"beyond the hop limit": {imds.Beyond, "--http-put-response-hop-limit 2"},
+		"off":                  {imds.Off, "--http-endpoint enabled"},
+		"version 1":            {imds.Old, "gives no token (HTTP 404): it does not speak version 2"},
 	} {
 		s := imds.New(t, "i-1")
 		s.Is(c.weather)
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		_, err := at(t, s.URL).Instance(ctx)
+		_, err := New(s.URL).Instance(ctx)
 		cancel()
 		var e *Error
-		if !errors.As(err, &e) || e.There() != c.there || !strings.Contains(err.Error(), c.says) {
+		if !errors.As(err, &e) || e.Busy() || e.Off() != (c.weather == imds.Off) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, naked := s.Asked(); len(naked) > 0 {
@@ -101,7 +93,7 @@ func TestWhatStandsInTheWayIsSaidWithTheRemedy(t *testing.T) {
 	}
 	s := imds.New(t, "i-1")
 	s.Forget(-time.Hour) // no token is any good
-	if _, err := at(t, s.URL).LifecycleState(t.Context()); err == nil || !strings.Contains(err.Error(), "does not take the token that it gave (401)") {
+	if _, err := New(s.URL).LifecycleState(t.Context()); err == nil || !strings.Contains(err.Error(), "does not take the token that it gave (401)") {
 		t.Error(err)
 	}
 }
@@ -109,7 +101,7 @@ func TestWhatStandsInTheWayIsSaidWithTheRemedy(t *testing.T) {
 func TestNoticesComeAndAreNotThereBefore(t *testing.T) {
 	t.Parallel()
 	s := imds.New(t, "i-1")
-	m := at(t, s.URL)
+	m := New(s.URL)
 	for range 2 {
 		n, err := m.Interruption(t.Context())
 		r, err2 := m.Rebalance(t.Context())
@@ -151,13 +143,13 @@ func TestAServiceThatIsSomethingElseIsNoInstance(t *testing.T) {
 	for _, document := range []string{"", "<html>", "{}", "[]"} {
 		s := imds.New(t, "i-1")
 		s.Set("dynamic/instance-identity/document", document)
-		if i, err := at(t, s.URL).Instance(t.Context()); err == nil {
+		if i, err := New(s.URL).Instance(t.Context()); err == nil {
 			t.Errorf("%q: %+v", document, i)
 		}
 	}
 	s := imds.New(t, "i-1")
 	s.Set("meta-data/mac", "../../x")
-	if i, err := at(t, s.URL).Instance(t.Context()); err != nil || i.VPC != "" {
+	if i, err := New(s.URL).Instance(t.Context()); err != nil || i.VPC != "" {
 		t.Error(i, err)
 	}
 	pages, _ := s.Asked()
@@ -173,7 +165,7 @@ func TestTheInstancesRoleIsHadWithAToken(t *testing.T) {
 	s := imds.New(t, "i-1")
 	s.Set("meta-data/iam/security-credentials/", "role")
 	s.Set("meta-data/iam/security-credentials/role", `{"Code":"Success","AccessKeyId":"AKIA","SecretAccessKey":"s","Token":"t","Expiration":"2099-01-01T00:00:00Z"}`)
-	c, err := at(t, s.URL).Role().Retrieve(t.Context())
+	c, err := New(s.URL).Role().Retrieve(t.Context())
 	if err != nil || c.AccessKeyID != "AKIA" || c.SessionToken != "t" {
 		t.Error(c.AccessKeyID, err)
 	}

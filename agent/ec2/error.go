@@ -14,8 +14,14 @@ type Error struct {
 	token  bool // it was the question for a token
 }
 
-// There says whether something answered, or at least took the question.
-func (e *Error) There() bool { return e.Status != 0 || e.Silent }
+// Busy says that the service is there, by its answer, and can't answer now.
+func (e *Error) Busy() bool {
+	switch e.Status {
+	case http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return true
+	}
+	return false
+}
 
 // Off says that the service is switched off for this instance.
 func (e *Error) Off() bool { return e.Status == http.StatusForbidden }

@@ -55,3 +55,20 @@ func newLeave(stdout, stderr io.Writer) *cobra.Command {
 	f.StringVar(&opt.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
 	return cmd
 }
+
+func newCleanInstance(stdout, stderr io.Writer) *cobra.Command {
+	opt := agent.CleanOptions{Options: agent.Options{Version: release(), Hash: hash(), License: license, Stderr: stderr}, Out: stdout}
+	cmd := &cobra.Command{
+		Use: "clean-instance", Short: "Take out of this host what makes it a container instance, before an image is taken of its disk", Args: cobra.NoArgs,
+		Long: "Take out this host's identity: the registered container instance and its key, the agent's state and logs, the tasks' containers (those that run are\n" +
+			"stopped), rules, addresses, namespaces and control groups. Each machine that is made from the image registers as one of its own. The images of the\n" +
+			"engine, " + config.DefaultFile + " and the data of volumes stay. It refuses while an agent runs, says what it removes, and can be repeated, also after it was killed.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return agent.CleanInstance(cmd.Context(), opt) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&opt.Settings, "config", false, "remove the configuration, too: "+config.DefaultFile+" and the control plane's CA beside it")
+	f.BoolVar(&opt.MachineID, "machine-id", false, "empty /etc/machine-id, so that the first boot of each machine makes its own; hosts outside EC2 are told apart by it")
+	f.BoolVar(&opt.WithoutEngine, "without-engine", false, "go on where the engine does not answer, with the tasks' containers left; the new instances leave them alone")
+	f.StringVar(&opt.Options.Config.File, "config-file", "", "environment file (default "+config.DefaultFile+")")
+	return cmd
+}
