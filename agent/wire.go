@@ -71,7 +71,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 			Cluster: a.cfg.ClusterOrDefault(), InstanceArn: a.savedArn(), Region: a.cfg.Region, CPU: a.host.CPU, Memory: a.host.Memory,
 			ReservedTCP: widen(a.cfg.ReservedPorts), ReservedUDP: widen(a.cfg.ReservedPortsUDP), DynamicPorts: ports,
 			DisablePrivileged: a.cfg.PrivilegedDisabled, VolumeCheck: a.cfg.HostVolumeCheck, PropagateMemory: a.cfg.PropagateTaskMemory && a.info.Load().CgroupVersion == 2,
-			FirelensDir: filepath.Join(a.cfg.DataDir, "firelens"), FirelensAsync: a.cfg.FirelensAsync,
+			FirelensDir: filepath.Join(a.cfg.DataDir, "firelens"), FirelensAsync: a.cfg.FirelensAsync, PauseLabels: a.cfg.PauseLabels,
 			MatchSharedVolumes: a.cfg.MatchSharedVolumes, EFSPlugin: slices.Contains(a.cfg.VolumePlugin, "efsAuth"), GPUs: a.gpus,
 		},
 		BootID: a.host.BootID, ResumeDaemons: a.cfg.ResumeOnBoot == "daemons",

@@ -87,9 +87,10 @@ type Host struct {
 	ReservedUDP       []int32
 	DynamicPorts      [2]int32 // first and last; zero means the engine's choice
 	DisablePrivileged bool
-	VolumeCheck       string // enforce, warn or off
-	FirelensDir       string // where the files of log routers go; empty refuses FireLens
-	FirelensAsync     bool   // containers don't wait for their log router
+	VolumeCheck       string            // enforce, warn or off
+	FirelensDir       string            // where the files of log routers go; empty refuses FireLens
+	FirelensAsync     bool              // containers don't wait for their log router
+	PauseLabels       map[string]string // of the containers that the agent adds to a task
 	// PropagateMemory gives a task's memory limit to its containers without one, besides the task's control group.
 	PropagateMemory bool
 	GPUs            map[string]GPU // by id

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/longshore-project/longshore/protocol/acs"
 )
 
 func TestThePauseProgramIsAnExecutableThatSleepsAndIgnoresItsChildren(t *testing.T) {
@@ -59,4 +61,22 @@ func ignoresChildren(status string) bool {
 	_, rest, _ := strings.Cut(status, "SigIgn:\t")
 	mask, err := strconv.ParseUint(rest[:min(16, len(rest))], 16, 64)
 	return err == nil && mask&(1<<16) != 0
+}
+
+func TestPauseContainersHaveTheLabelsThatTheOperatorGivesThemAndOthersDoNot(t *testing.T) {
+	host := Host{PauseLabels: map[string]string{"owner": "ops", LabelTaskArn: "another"}}
+	task, err := ParseTask(&acs.Task{Arn: "arn:aws:ecs:us-west-2:123456789012:task/c/t", DesiredStatus: "RUNNING", PidMode: "task", Containers: []*acs.Container{{Name: "app", Image: "a", Essential: true}}}, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := newRecord(task, "RUNNING", time.Now())
+	for _, c := range task.Containers {
+		spec, err := specOf(task, rec, c, &Image{}, host, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (spec.Labels["owner"] == "ops") != c.internal() || spec.Labels[LabelTaskArn] != task.Arn {
+			t.Errorf("%s: %v", c.Name, spec.Labels)
+		}
+	}
 }

@@ -18,6 +18,13 @@ func specOf(t *Task, rec *TaskRecord, c *Container, img *Image, host Host, ports
 	if err != nil {
 		return Spec{}, err
 	}
+	if c.internal() {
+		for k, v := range host.PauseLabels {
+			if _, taken := labels[k]; !taken {
+				labels[k] = v
+			}
+		}
+	}
 	s := Spec{
 		Name: cr.nameOf(t), Labels: labels, Image: c.Image, ImageConfig: &img.Config,
 		EntryPoint: c.payload.EntryPoint, Command: c.command, Env: environmentOf(c, img, host.Region),

@@ -106,6 +106,7 @@ type Config struct {
 	PropagateTaskMemory    bool
 	HostPolicyFile         string
 	FirelensAsync          bool
+	PauseLabels            map[string]string
 	IPv6BindingsExcluded   bool
 	MetricsDisabled        bool
 	StatsInterval          time.Duration
@@ -363,6 +364,14 @@ func (l *loader) apply(c *Config, k *Knob) {
 	if ok {
 		err := k.parse(c, strings.TrimSpace(v.text))
 		if err == nil {
+			l.note(c, k, v, ok, note)
+			return
+		}
+		var low *tooLittle
+		if k.Raised && errors.As(err, &low) && k.parse(c, low.least.String()) == nil {
+			note = fmt.Sprintf("%v, which is used", err)
+			l.warnf("%s (%s): %v, which is used", k.Name, v.source, err)
+			v.text = low.least.String()
 			l.note(c, k, v, ok, note)
 			return
 		}

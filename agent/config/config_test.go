@@ -86,7 +86,7 @@ func TestTheEnvironmentWinsOverTheFileAndTheFileOverJSON(t *testing.T) {
 func TestAValueThatMakesNoSenseIsReplacedByTheDefaultWithAWarning(t *testing.T) {
 	for file, want := range map[string]string{
 		"ECS_CONTAINER_STOP_TIMEOUT=soon":       `ECS_CONTAINER_STOP_TIMEOUT (FILE line 1): "soon" is not a duration such as 30s or 2h; it is ignored, and the default 30s is used`,
-		"ECS_CONTAINER_STOP_TIMEOUT=1ms":        `ECS_CONTAINER_STOP_TIMEOUT (FILE line 1): 1ms is less than 1s; it is ignored, and the default 30s is used`,
+		"ECS_CONTAINER_STOP_TIMEOUT=1ms":        `ECS_CONTAINER_STOP_TIMEOUT (FILE line 1): 1ms is less than 1s, which is used`,
 		"ECS_EXTERNAL=perhaps":                  `ECS_EXTERNAL (FILE line 1): "perhaps" is neither true nor false; it is ignored, and the default false is used`,
 		"ECS_RESERVED_MEMORY=-1":                `ECS_RESERVED_MEMORY (FILE line 1): -1 is not between 0 and 1099511627776; it is ignored, and the default 0 is used`,
 		"ECS_RESERVED_PORTS=22":                 `ECS_RESERVED_PORTS (FILE line 1): not the JSON that is expected: json: cannot unmarshal number into Go value of type []uint16; it is ignored, and the default [22,2375,2376,51678,51679] is used`,
@@ -97,7 +97,7 @@ func TestAValueThatMakesNoSenseIsReplacedByTheDefaultWithAWarning(t *testing.T) 
 		"ECS_ZZZZZZZZZZZZZZZZZZZZZ=x":           `unknown setting ECS_ZZZZZZZZZZZZZZZZZZZZZ in FILE line 1 is ignored`,
 		"HOST_VOLUME_CHECK=off":                 `unknown setting HOST_VOLUME_CHECK in FILE line 1 is ignored; did you mean ECS_HOST_VOLUME_CHECK?`,
 		"AWS_ACCESS_KEY_ID=AKIA":                `only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: both are ignored, and the next source of credentials is asked`,
-		"ECS_UPDATES_ENABLED=true":              `ECS_UPDATES_ENABLED (FILE line 1): not supported yet: it has no effect in this version`,
+		"ECS_UPDATES_ENABLED=true":              `ECS_UPDATES_ENABLED (FILE line 1): refused: the host's package manager updates this agent; such messages are answered with "Updates are disabled"`,
 		"ECS_AGENT_RUN_PRIVILEGED=true":         `ECS_AGENT_RUN_PRIVILEGED (FILE line 1): has no effect: it configures the container that the agent runs in, and this agent runs on the host itself`,
 		"ECS_CHECKPOINT=false":                  `ECS_CHECKPOINT (FILE line 1): has no effect: this agent always keeps its state`,
 		"ECS_CLUSTER a":                         `FILE: line 1 has no '=' and is ignored`,

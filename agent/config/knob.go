@@ -21,8 +21,6 @@ type Support string
 // How far a setting is supported.
 const (
 	Supported Support = ""
-	// Later is a setting of the Amazon ECS agent whose feature this version does not have.
-	Later Support = "not supported yet: it has no effect in this version"
 	// HostService is a setting that only a containerised agent's host service reads.
 	HostService Support = "has no effect: it configures the container that the agent runs in, and this agent runs on the host itself"
 	// Obsolete is a setting whose opposite does not exist here.
@@ -41,6 +39,8 @@ type Knob struct {
 	Support Support
 	// Strict settings are an error when they can't be understood, not a warning.
 	Strict bool
+	// Raised settings get the least value where less is asked for, as the Amazon ECS agent has it; others the default.
+	Raised bool
 	parse  func(*Config, string) error
 }
 
@@ -177,7 +177,7 @@ func duration(name, json, def string, low time.Duration, meaning string, field f
 			return fmt.Errorf("%q is not a duration such as 30s or 2h", truncate(v))
 		}
 		if d < low {
-			return fmt.Errorf("%s is less than %s", d, low)
+			return &tooLittle{d, low}
 		}
 		*field(c) = d
 		return nil
@@ -185,6 +185,17 @@ func duration(name, json, def string, low time.Duration, meaning string, field f
 	if low > 0 {
 		k.Bounds = "at least " + low.String()
 	}
+	return k
+}
+
+// tooLittle is a duration below the least.
+type tooLittle struct{ given, least time.Duration }
+
+func (e *tooLittle) Error() string { return fmt.Sprintf("%s is less than %s", e.given, e.least) }
+
+// raised gives a duration the least value where less is asked for.
+func raised(k Knob) Knob {
+	k.Raised = true
 	return k
 }
 
@@ -428,9 +439,9 @@ func also(k Knob, names ...string) Knob {
 	return k
 }
 
-// later declares a setting whose feature this version does not have.
-func later(name, kind, def, meaning string) Knob {
-	return Knob{Name: name, Type: kind, Default: def, Meaning: meaning, Support: Later}
+// refused declares a setting of the Amazon ECS agent that this one does not follow, and why.
+func refused(name, kind, def, meaning, why string) Knob {
+	return Knob{Name: name, Type: kind, Default: def, Meaning: meaning, Support: Support("refused: " + why)}
 }
 
 func hostService(name, kind, def, meaning string) Knob {
