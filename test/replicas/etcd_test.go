@@ -20,17 +20,20 @@ import (
 // etcd is a client of the members.
 func (w *world) etcd() *clientv3.Client {
 	w.Helper()
-	var endpoints []string
-	for _, m := range w.members {
-		endpoints = append(endpoints, "http://"+m.ip+":2379")
-	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 10 * time.Second,
+	client, err := clientv3.New(clientv3.Config{Endpoints: w.endpoints(), DialTimeout: 10 * time.Second,
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, address) })}})
 	if err != nil {
 		w.Fatal(err)
 	}
 	w.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+func (w *world) endpoints() (all []string) {
+	for _, m := range w.members {
+		all = append(all, "http://"+m.ip+":2379")
+	}
+	return all
 }
 
 // aws runs the real one.

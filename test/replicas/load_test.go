@@ -15,9 +15,10 @@ import (
 
 // load is what clients do, and the history of it.
 type load struct {
-	w     *world
-	key   aws.Credentials
-	begun time.Time
+	w      *world
+	number int // of the world's loads
+	key    aws.Credentials
+	begun  time.Time
 
 	mu      sync.Mutex
 	history []porcupine.Operation
@@ -51,7 +52,9 @@ const forever = int64(1) << 62
 var kinds = []string{"register service", "register tag", counter, once, once}
 
 func newLoad(w *world, key aws.Credentials) *load {
-	return &load{w: w, key: key, begun: time.Now(), subject: map[string]*subject{}, stops: map[string]bool{}, counts: map[string]int{}}
+	l := &load{w: w, number: len(w.loads), key: key, begun: time.Now(), subject: map[string]*subject{}, stops: map[string]bool{}, counts: map[string]int{}}
+	w.loads = append(w.loads, l)
+	return l
 }
 
 // run has a client make calls until ctx ends.
@@ -91,7 +94,7 @@ func (l *load) pick(ctx context.Context, c *client, kind int) (*subject, error) 
 		return s, nil
 	}
 	l.made++
-	n := &subject{kind: kinds[kind], name: fmt.Sprint("x", l.made), awsvpc: kind%2 == 0}
+	n := &subject{kind: kinds[kind], name: fmt.Sprintf("x%d-%d", l.number, l.made), awsvpc: kind%2 == 0}
 	l.subject[place] = n
 	l.mu.Unlock()
 	if s != nil && s.kind == once && s.arn != "" { // its room is for others
@@ -117,6 +120,15 @@ func (l *load) pick(ctx context.Context, c *client, kind int) (*subject, error) 
 		l.mu.Unlock()
 	}
 	return n, nil
+}
+
+// ordered tells whether some load of the world has asked for a task's end.
+func (w *world) ordered(task string) bool {
+	return slices.ContainsFunc(w.loads, func(l *load) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.stops[task]
+	})
 }
 
 func (l *load) stopping(arn string) {

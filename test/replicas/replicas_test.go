@@ -104,7 +104,9 @@ func TestThreeControlPlanesOnThreeMembersAreOne(t *testing.T) {
 		try  func(c *client, agents []*agent)
 	}{
 		{"whatever process is killed and link is cut nothing is lost, nothing is doubled and no container is touched", func(c *client, agents []*agent) { w.turmoil(c, agents, 4*time.Second) }},
+		{"replaced one after the other under a load of writes they lose none of them", w.replaced},
 		{"without a majority reads and tasks go on, and writes fail clearly until it is back", w.withoutMajority},
+		{"restored into the emptied cluster nothing stops, and sequence numbers rise", w.emptied},
 	} {
 		t.Run(claim.name, func(t *testing.T) {
 			w.T, w.lan.t = t, t
@@ -167,6 +169,12 @@ func (w *world) turmoil(c *client, agents []*agent, duration time.Duration) {
 	for _, n := range w.controls {
 		n.healthy()
 	}
+	w.judge(l, c, agents)
+}
+
+// judge waits until all is calm, and holds what clients and hosts saw against what was promised.
+func (w *world) judge(l *load, c *client, agents []*agent) {
+	w.Helper()
 	w.calm(c, agents)
 	l.judge()
 	l.once(c)
@@ -254,7 +262,7 @@ func (l *load) untouched(i int, a *agent) {
 				daemons[e.Task] = true // the first that a machine runs
 			}
 		case ecsagent.Exited:
-			if !l.stops[e.Task] {
+			if !l.w.ordered(e.Task) {
 				l.w.Errorf("machine %d: a container of %s ended, and nobody asked for that: %s", i, e.Task, e)
 			}
 		}
@@ -264,7 +272,7 @@ func (l *load) untouched(i int, a *agent) {
 		if daemons[c.Task] && c.Running {
 			running++
 		}
-		if c.Running && l.stops[c.Task] {
+		if c.Running && l.w.ordered(c.Task) {
 			l.w.Errorf("machine %d still runs %s, which is to stop", i, c.Task)
 		}
 	}

@@ -91,6 +91,7 @@ type world struct {
 	members  []*node
 	controls []*node
 	web      *http.Client // of who asks one replica directly
+	loads    []*load
 }
 
 const network = `{"subnets": {"subnet-a": {"cidrBlock": "10.20.0.0/24"}}}`
