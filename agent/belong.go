@@ -153,7 +153,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
 		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
-		Inactive: a.inactive, Unknown: a.unknown, KeyEnds: a.keyEnds, Boot: a.host.BootID, Record: record{a},
+		Inactive: a.inactive, Unknown: a.unknown, KeyEnds: a.keyEnds, Trusts: a.trusts, Trust: a.trust, Boot: a.host.BootID, Record: record{a},
 	}
 	if a.networking != nil {
 		pc.Networks = a.networking

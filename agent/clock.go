@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,13 +36,25 @@ func (a *Agent) newClock() *agentapi.Clock {
 // clocked is a transport that judges certificates by the corrected time. When one is not valid at that, the other end is asked
 // what time it is; the answer counts when the certificate is good at some time.
 type clocked struct {
-	*http.Transport
-	clock *agentapi.Clock
+	current atomic.Pointer[http.Transport]
+	clock   *agentapi.Clock
+}
+
+// CloseIdleConnections closes connections that nobody uses.
+func (t *clocked) CloseIdleConnections() { t.current.Load().CloseIdleConnections() }
+
+// trust has new connections verified against other roots. Those that stand stay.
+func (t *clocked) trust(roots *x509.CertPool) {
+	old := t.current.Load()
+	next := old.Clone()
+	next.TLSClientConfig.RootCAs = roots
+	t.current.Store(next)
+	old.CloseIdleConnections()
 }
 
 // RoundTrip makes a request, once more when the time was learned that makes the certificate valid.
 func (t *clocked) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.Transport.RoundTrip(r)
+	resp, err := t.current.Load().RoundTrip(r)
 	invalid, dated := notValidNow(err)
 	if !dated {
 		return resp, err
@@ -56,7 +69,7 @@ func (t *clocked) RoundTrip(r *http.Request) (*http.Response, error) {
 			again = r.Clone(r.Context())
 			again.Body = body
 		}
-		if resp, err = t.Transport.RoundTrip(again); err == nil {
+		if resp, err = t.current.Load().RoundTrip(again); err == nil {
 			return resp, nil
 		}
 	}
@@ -72,7 +85,8 @@ func notValidNow(err error) (invalid x509.CertificateInvalidError, dated bool) {
 // learn asks the other end for its time, over a connection whose certificate is verified as it was when it was made, and tells
 // whether that is news.
 func (t *clocked) learn(r *http.Request) bool {
-	trust := t.TLSClientConfig.Clone()
+	now := t.current.Load()
+	trust := now.TLSClientConfig.Clone()
 	trust.InsecureSkipVerify = true // what is verified is in VerifyConnection: all but the time
 	trust.VerifyConnection = func(s tls.ConnectionState) error {
 		leaf := s.PeerCertificates[0]
@@ -83,7 +97,7 @@ func (t *clocked) learn(r *http.Request) bool {
 		_, err := leaf.Verify(options)
 		return err
 	}
-	transport := t.Transport.Clone()
+	transport := now.Clone()
 	transport.TLSClientConfig, transport.DisableKeepAlives = trust, true
 	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 	defer cancel()

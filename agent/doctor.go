@@ -38,7 +38,7 @@ func Doctor(ctx context.Context, opt Options) (*doctor.Report, error) {
 		if !ok {
 			return nil, fmt.Errorf("the control plane is reached by a %T", a.client.Transport)
 		}
-		transport.TLSClientConfig, transport.Proxy = made.TLSClientConfig, made.Proxy
+		transport.TLSClientConfig, transport.Proxy = made.current.Load().TLSClientConfig, made.current.Load().Proxy
 	}
 	p := &doctor.Patient{
 		Config: cfg, File: cmp.Or(opt.Config.File, config.DefaultFile), Warnings: warnings, Root: opt.Root, Now: time.Now,

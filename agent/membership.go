@@ -265,7 +265,7 @@ func Leave(ctx context.Context, opt LeaveOptions) error {
 
 // instanceFiles are what the agent keeps in its state directory of this container instance: not what an image may have.
 var instanceFiles = []string{
-	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", hostkey.FileName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
+	"*.other-machine-*", statemgr.DatabaseName + "*", tokenName + "*", hostkey.FileName + "*", authoritiesName + "*", reserveName + "*", reservedName + "*", ids.KeyName + "*",
 	local.SocketName + "*", departureName + "*", copiedName + "*", "firelens", "metadata", statemgr.IdentityName + "*",
 }
 

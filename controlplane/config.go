@@ -38,6 +38,9 @@ type Config struct {
 	// CertInterval is how often it is looked whether there is another certificate. Default 2 s.
 	CertInterval time.Duration
 
+	// CertLife is how long a certificate of the own CA lives; it is replaced when two thirds of that have passed. Default 90 days.
+	CertLife time.Duration
+
 	// SealKeyFile has the key with which secrets in the store are sealed, see package seal. Default: seal.key in DataDir, made
 	// at the first start. Replicas have the same.
 	SealKeyFile string

@@ -33,6 +33,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -72,7 +73,7 @@ type ControlPlane struct {
 
 	seal      *seal.Key
 	rotating  sync.Mutex // held while the seal key or the own CA is replaced
-	authority *certs.Authority
+	authority atomic.Pointer[certs.Authority]
 	certs     *certs.Source // nil: TLS is spoken nowhere
 
 	audit  *audit.Log
@@ -291,7 +292,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
 	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: witness{verifier}, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network,
-		Owner: arn.Owner{Region: p.cfg.Region, Account: p.cfg.AccountID}})
+		Authorities: p.cfg.TLSCert == "" && p.cfg.speaksTLS(p.cfg.Listen), Owner: arn.Owner{Region: p.cfg.Region, Account: p.cfg.AccountID}})
 	if err != nil {
 		return nil, err
 	}

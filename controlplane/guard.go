@@ -92,6 +92,8 @@ var localOperations = map[string]string{
 	"POST /tokens":           "CreateToken",
 	"GET /backup":            "Backup",
 	"POST /seal/rotate":      "RotateSealKey",
+	"POST /ca/rotate":        "RotateCA",
+	"POST /ca/abandon":       "AbandonCA",
 }
 
 // audited writes what is asked over this machine's own socket into the audit log.

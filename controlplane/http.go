@@ -63,6 +63,7 @@ func (p *ControlPlane) serveCA(w http.ResponseWriter) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-pem-file")
+	w.Header().Set("Cache-Control", "no-store")
 	_, _ = w.Write(ca)
 }
 
@@ -154,12 +155,15 @@ func (p *ControlPlane) openCerts() (err error) {
 
 // ownCerts opens the own CA, and has certificates of it where there are none of files.
 func (p *ControlPlane) ownCerts(ctx context.Context) (err error) {
-	if p.authority, err = certs.EnsureAuthority(ctx, p.store, p.seal, p.cfg.DataDir, time.Now()); err != nil {
+	own, err := certs.EnsureAuthority(ctx, p.store, p.seal, p.cfg.DataDir, time.Now())
+	if err != nil {
 		return err
 	}
+	p.authority.Store(own)
+	p.sayWhenItEnds(time.Now())
 	if p.certs == nil && (p.cfg.speaksTLS(p.cfg.Listen) || p.cfg.MetricsListen != "" && p.cfg.speaksTLS(p.cfg.MetricsListen)) {
 		names := func() []string { return certs.Names(p.cfg.AdvertiseURL, p.cfg.Listen, p.cfg.MetricsListen) }
-		if p.certs, err = certs.Own(p.authority, names, p.log.Named("tls")); err != nil {
+		if p.certs, err = certs.Own(p.authority.Load, names, p.cfg.CertLife, p.authorities, p.log.Named("tls")); err != nil {
 			return err
 		}
 	}

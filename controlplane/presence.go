@@ -28,6 +28,9 @@ func (p *ControlPlane) keepPresence(ctx context.Context) error {
 	for said := ""; ; {
 		err := p.keepSeal()
 		if err == nil {
+			err = p.keepAuthority(ctx)
+		}
+		if err == nil {
 			session, err = p.announce(ctx, session)
 		}
 		switch {
@@ -61,7 +64,7 @@ func (p *ControlPlane) announce(ctx context.Context, session *store.Session) (*s
 			return nil, err
 		}
 	}
-	is := &store.Replica{Name: p.replica, SealKeys: p.seal.IDs()}
+	is := &store.Replica{Name: p.replica, SealKeys: p.seal.IDs(), Authorities: certs.Fingerprints(p.authorities())}
 	there := false
 	p.store.Peek(func(v *store.View) {
 		for r := range v.Replicas() {

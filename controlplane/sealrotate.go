@@ -162,6 +162,9 @@ func (p *ControlPlane) sealedBefore(v *store.View) (renewed []store.Record, dama
 		}
 	}
 	for s := range v.Secrets() {
+		if len(s.Sealed) == 0 { // it has a public part alone
+			continue
+		}
 		sealed, err := p.seal.Renew("secret/"+s.Name, s.Sealed)
 		switch {
 		case err != nil:

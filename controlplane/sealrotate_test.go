@@ -111,7 +111,7 @@ func TestARotationOfTheSealKeyGoesOnWhereverItWasBrokenOff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p = rotated(t, cfg); !bytes.Equal(p.authority.PEM(), was) {
+			if p = rotated(t, cfg); !bytes.Equal(p.authority.Load().PEM(), was) {
 				t.Error("the copy of the own CA is not of use any more")
 			}
 		})

@@ -26,6 +26,9 @@ const (
 // expiresSoon is when a certificate's end is worth a word.
 const expiresSoon = 14 * 24 * time.Hour
 
+// authorityEndsSoon is the same of a CA's, which takes longer to replace.
+const authorityEndsSoon = 365 * 24 * time.Hour
+
 // control goes the way to the control plane as the agent does, and stops at the step that fails.
 func (e *examination) control(ctx context.Context) {
 	if e.Astray != nil {
@@ -109,6 +112,11 @@ func (e *examination) tls(ctx context.Context, host, address string) bool {
 	secure, ok := conn.(*tls.Conn)
 	if !ok || len(secure.ConnectionState().PeerCertificates) == 0 {
 		return true
+	}
+	if chains := secure.ConnectionState().VerifiedChains; len(chains) > 0 {
+		if ca := chains[0][len(chains[0])-1]; ca.NotAfter.Sub(e.Now()) < authorityEndsSoon {
+			e.add(Warn, "CA", "Replace it before that: \"longshore-control ca rotate\" where the control plane runs, if it is its own.", "the CA of the control plane's certificate, %s, ends at %s", ca.Subject.CommonName, ca.NotAfter.UTC().Format(time.RFC3339))
+		}
 	}
 	end := secure.ConnectionState().PeerCertificates[0].NotAfter
 	verdict := OK

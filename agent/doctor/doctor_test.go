@@ -172,6 +172,9 @@ func TestEachThingThatIsNotWellIsNamedWithHowToMendIt(t *testing.T) {
 		{func(p *Patient) { p.Endpoint = "https://no.such.host.invalid" }, "FAIL  DNS", "no.such.host.invalid", "resolv.conf"},
 		{func(p *Patient) { p.Endpoint = "http://" + closed(t) }, "FAIL  TCP", "refused", "firewalls"},
 		{func(p *Patient) { p.TLS = &tls.Config{MinVersion: tls.VersionTLS12} }, "FAIL  TLS", "certificate", "AWS_CA_BUNDLE"},
+		{func(p *Patient) {
+			p.Now = func() time.Time { return time.Date(2083, time.June, 1, 0, 0, 0, 0, time.UTC) } // httptest's ends in 2084
+		}, "WARN  CA", "ends at 2084", "ca rotate"},
 		{func(p *Patient) { p.Endpoint = strings.Replace(p.Endpoint, "https", "http", 1) }, "OK    HTTP", "", ""},
 		{at(-10 * time.Minute), "FAIL  clock", "10m0s behind", "chrony"},
 		{at(time.Minute), "WARN  clock", "ahead of", "chrony"},

@@ -8,6 +8,7 @@
 //	TaskManifestMessage        → only above every sequence number seen: saved, AckRequest, TaskStopVerificationMessage
 //	TaskStopVerificationAck    → only for the last manifest: the tasks in it are stopped
 //	IAMRoleCredentialsMessage  → kept in memory, IAMRoleCredentialsAckRequest
+//	AuthoritiesMessage         → saved, AuthoritiesSavedMessage
 //	PrepareImagesMessage       → ImagesPreparedMessage, when they are there or can't be had
 //	DescribeTasksMessage       → TasksDescribedMessage; before, and unasked, a TaskListMessage: tasks.go
 //	StageUpdate, PerformUpdate → NackRequest "Updates are disabled"
@@ -82,6 +83,9 @@ type Config struct {
 	Prepare func(*acs.PrepareImagesMessage)
 	// Networks takes what concerns tasks' own networks; nil: this host has none, and such messages are not acknowledged.
 	Networks Networks
+	// Trusts are the fingerprints of the control plane's CAs that are saved, and Trust saves others and returns theirs; nil: none can be.
+	Trusts func() []string
+	Trust  func(certificates []byte) (fingerprints []string, err error)
 	// Refused is called for a task that can't be understood; it must return at once.
 	Refused func(taskArn, reason string)
 	// Connected is called with true when a connection stands, and with false when it has ended; it must return at once.
@@ -126,7 +130,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	return session.Run(ctx, session.Config{
 		Name: "ACS", Client: p.cfg.Client, Signer: p.cfg.Signer, Log: p.cfg.Log, Limits: p.cfg.Limits,
 		URL: p.url, Serve: p.serve, Lost: p.cfg.Endpoints.Doubt, Failed: p.cfg.Failed, Inactive: p.cfg.Inactive,
-		Header: p.header(), Unknown: p.cfg.Unknown,
+		Header: p.header, Unknown: p.cfg.Unknown,
 	})
 }
 
@@ -208,6 +212,8 @@ func (p *Poller) handle(ctx context.Context, u *unsaved, answer func(any) error,
 		return true, p.credentials(m, answer)
 	case *acs.PrepareImagesMessage:
 		p.prepare(m)
+	case *acs.AuthoritiesMessage:
+		return true, p.authorities(m, answer)
 	case *acs.DescribeTasksMessage:
 		return true, p.describe(m, answer)
 	case *acs.StageUpdateMessage:

@@ -23,12 +23,17 @@ type Record interface {
 	Unsent(taskArn string) (bool, error)
 }
 
-// header is what the handshake says besides the signature: the boot, with which the control plane may ask for a list of tasks.
+// header is what the handshake says besides the signature: the boot, with which the control plane may ask for a list of tasks, and what is
+// trusted.
 func (p *Poller) header() http.Header {
 	if p.cfg.Record == nil {
 		return nil
 	}
-	return http.Header{acs.BootHeader: {p.cfg.Boot}}
+	h := http.Header{acs.BootHeader: {p.cfg.Boot}}
+	if p.cfg.Trust != nil {
+		h.Set(acs.TrustsHeader, acs.Trusts(p.cfg.Trusts()))
+	}
+	return h
 }
 
 // list tells a control plane that asks for it what runs here, before it says anything itself.

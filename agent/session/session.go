@@ -106,8 +106,8 @@ type Config struct {
 	// Inactive, if set, is called when the control plane says that this instance was deregistered, with how long there had
 	// been no connection when it did, as far as can be told; 0 when none stood before. A returned error ends Run with it.
 	Inactive func(away time.Duration) error
-	// Header is sent with each handshake, and signed.
-	Header http.Header
+	// Header is what is sent with each handshake, and signed; nil: nothing.
+	Header func() http.Header
 	// Unknown, if set, is called when the control plane does not know this instance, or its cluster. A returned error ends Run
 	// with it.
 	Unknown func() error
@@ -384,7 +384,9 @@ func (c *Config) dial(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the endpoint %q: %w", address, err)
 	}
-	maps.Copy(request.Header, c.Header)
+	if c.Header != nil {
+		maps.Copy(request.Header, c.Header())
+	}
 	if err := c.Signer.Sign(ctx, request, nil); err != nil {
 		return nil, fmt.Errorf("sign the request: %w", err)
 	}

@@ -59,7 +59,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	root.AddCommand(runCommand(), keysCommand(), sealCommand(), hostCommand(), initCommand(), tokenCommand(), explainCommand(), sizingCommand(), auditCommand(),
+	root.AddCommand(runCommand(), keysCommand(), sealCommand(), caCommand(), hostCommand(), initCommand(), tokenCommand(), explainCommand(), sizingCommand(), auditCommand(),
 		backupCommand(), restoreCommand(), checkCommand(), &cobra.Command{
 			Use:   "version",
 			Short: "Say which version this is",

@@ -51,8 +51,6 @@ const (
 const SecretName = "ca"
 
 const (
-	// sealName is what the private key is sealed under.
-	sealName       = "secret/" + SecretName
 	sealedKeyBlock = "LONGSHORE SEALED PRIVATE KEY"
 
 	authorityLife = 10 * 365 * 24 * time.Hour
@@ -84,14 +82,14 @@ func EnsureAuthority(ctx context.Context, st *store.Store, sealed *seal.Key, dir
 	if err != nil {
 		return nil, err
 	}
-	var kept *store.Secret
+	var kept, before *store.Secret
 	err = store.Retry(ctx, func() error {
-		if err := st.Read(ctx, func(v *store.View) error { kept = v.Secret(SecretName); return nil }); err != nil || kept != nil {
+		if err := st.Read(ctx, func(v *store.View) error { kept, before = v.Secret(SecretName), v.Secret(beforeName); return nil }); err != nil || kept != nil {
 			return err
 		}
 		made := filed
 		if made == nil {
-			if made, err = newSecret(sealed, now); err != nil {
+			if made, err = newSecret(sealed, SecretName, now); err != nil {
 				return err
 			}
 		}
@@ -109,7 +107,7 @@ func EnsureAuthority(ctx context.Context, st *store.Store, sealed *seal.Key, dir
 		return nil, err
 	}
 	switch {
-	case filed == nil:
+	case filed == nil || wasOnce(before, filed.Public): // this replica was away while the CA was replaced
 		err = writeCopies(dir, kept)
 	case string(filed.Public) != string(kept.Public):
 		err = fmt.Errorf("%s is another CA than the one in the store: it is another control plane's; move %s and %s away to have the store's written there",
@@ -121,8 +119,8 @@ func EnsureAuthority(ctx context.Context, st *store.Store, sealed *seal.Key, dir
 	return a, nil
 }
 
-// newSecret makes a CA.
-func newSecret(sealed *seal.Key, now time.Time) (*store.Secret, error) {
+// newSecret makes a CA, to be stored under a name.
+func newSecret(sealed *seal.Key, name string, now time.Time) (*store.Secret, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -141,7 +139,7 @@ func newSecret(sealed *seal.Key, now time.Time) (*store.Secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store.Secret{Name: SecretName, Public: encodePEM("CERTIFICATE", der), Sealed: sealed.Seal(sealName, secret)}, nil
+	return &store.Secret{Name: name, Public: encodePEM("CERTIFICATE", der), Sealed: sealed.Seal(sealNameOf(name), secret)}, nil
 }
 
 func newSerial() *big.Int {
@@ -160,7 +158,7 @@ func open(kept *store.Secret, sealed *seal.Key) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the control plane's own CA in the store: %w", err)
 	}
-	secret, err := sealed.Open(sealName, kept.Sealed)
+	secret, err := sealed.Open(sealNameOf(SecretName), kept.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("the private key of the control plane's own CA: %w", err)
 	}
@@ -222,14 +220,14 @@ func writeCopies(dir string, kept *store.Secret) error {
 }
 
 // issue makes a server's certificate for names and addresses.
-func (a *Authority) issue(names []string, now time.Time) (*tls.Certificate, error) {
+func (a *Authority) issue(names []string, life time.Duration, now time.Time) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: newSerial(), Subject: pkix.Name{Organization: []string{"Longshore"}, CommonName: "longshore-control"},
-		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(serverLife), a.certificate.NotAfter),
+		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(life), a.certificate.NotAfter),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}
 	for _, name := range names {

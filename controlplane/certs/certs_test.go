@@ -165,7 +165,7 @@ func TestTheOwnCertificateHasTheNamesOfTheMomentAndIsReplacedWithThem(t *testing
 	a := authority(t, storetest.New(t), seal.New(), t.TempDir())
 	var mu sync.Mutex
 	names := []string{"127.0.0.1", "control.test"}
-	s, err := certs.Own(a, func() []string { mu.Lock(); defer mu.Unlock(); return slices.Clone(names) }, zap.NewNop())
+	s, err := certs.Own(func() *certs.Authority { return a }, func() []string { mu.Lock(); defer mu.Unlock(); return slices.Clone(names) }, 0, a.PEM, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 
 // Pair is a chain and its key, PEM.
 func Pair(a *Authority, name string, now time.Time) (chain, key []byte, err error) {
-	c, err := a.issue([]string{name}, now)
+	c, err := a.issue([]string{name}, serverLife, now)
 	if err != nil {
 		return nil, nil, err
 	}

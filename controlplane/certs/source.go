@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,28 +26,35 @@ const DefaultInterval = 2 * time.Second
 type Source struct {
 	log     *zap.Logger
 	current atomic.Pointer[tls.Certificate]
+	looking sync.Mutex
 	// next is another certificate than the current one, nil if that is to stay.
 	next func(now time.Time) (*tls.Certificate, error)
 	ca   func() []byte
 }
 
-// Own is a source of certificates of the own CA. names are asked each time: addresses come and go.
-func Own(a *Authority, names func() []string, log *zap.Logger) (*Source, error) {
-	s := &Source{log: log, ca: a.PEM}
+// Own is a source of certificates of the own CA. ca and names are asked each time: a CA is replaced, and addresses come and go. A
+// certificate lives for life, 90 days if that is 0, and is replaced when two thirds of that have passed. trust is what CA answers.
+func Own(ca func() *Authority, names func() []string, life time.Duration, trust func() []byte, log *zap.Logger) (*Source, error) {
+	s := &Source{log: log, ca: trust}
+	life = cmp.Or(life, serverLife)
 	var issued []string
+	var by *Authority
 	s.next = func(now time.Time) (*tls.Certificate, error) {
-		want := names()
-		if c := s.current.Load(); c != nil && slices.Equal(want, issued) && now.Before(c.Leaf.NotAfter.Add(-serverLife/3)) {
+		want, a := names(), ca()
+		if c := s.current.Load(); c != nil && a == by && slices.Equal(want, issued) && now.Before(c.Leaf.NotAfter.Add(-life/3)) {
 			return nil, nil
 		}
-		c, err := a.issue(want, now)
+		c, err := a.issue(want, life, now)
 		if err == nil {
-			issued = want
+			issued, by = want, a
 		}
 		return c, err
 	}
 	return s, s.look(time.Now())
 }
+
+// Refresh looks whether there is another certificate, now.
+func (s *Source) Refresh() error { return s.look(time.Now()) }
 
 // Files is a source of the certificate chain and key in two files in PEM.
 func Files(certFile, keyFile string, log *zap.Logger) (*Source, error) {
@@ -94,6 +103,8 @@ func (s *Source) Run(ctx context.Context, interval time.Duration) error {
 
 // look takes another certificate if there is one.
 func (s *Source) look(now time.Time) error {
+	s.looking.Lock()
+	defer s.looking.Unlock()
 	c, err := s.next(now)
 	if err != nil || c == nil {
 		return err

@@ -56,6 +56,8 @@ type acsSession struct {
 	complete           bool                 // it has said all that it runs
 	settleAt           time.Time            // until when tasks are held back, see settle.go; zero: they are not
 	unknown            []string             // ids of tasks that the agent runs and the store does not know
+	trusts             []string             // fingerprints of the own CAs that the agent has saved; nil: it can't be told
+	toldTrust          *trusted             // what it was told to trust, or has
 }
 
 func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
@@ -68,11 +70,11 @@ func (s *Server) serveACS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion")), bootOf(r), strings.Clone(task.AddressOf(r.RemoteAddr))}
+	about := versions{strings.Clone(q.Get("agentVersion")), strings.Clone(q.Get("agentHash")), strings.Clone(q.Get("dockerVersion")), bootOf(r), strings.Clone(task.AddressOf(r.RemoteAddr)), acs.ParseTrusts(r.Header.Get(acs.TrustsHeader))}
 	c := &acsSession{
 		socket: socket, server: s, received: make(chan any, 4),
 		delivery: newDelivery(s.cfg.Resend, s.cfg.ResendMax), attachments: newDelivery(s.cfg.Resend, s.cfg.ResendMax), unsendable: map[string]string{},
-		renewals: map[string]time.Time{}, preparing: map[string]*prepared{}, asked: q.Get("sendCredentials") == "true", lists: lists,
+		renewals: map[string]time.Time{}, preparing: map[string]*prepared{}, asked: q.Get("sendCredentials") == "true", lists: lists, trusts: about.trusts,
 	}
 	c.seat.crew, c.seat.turn = &s.crew, c.turn
 	session, err := s.lease()
@@ -176,6 +178,9 @@ func (c *acsSession) advance(now time.Time) (next time.Time, ok bool) {
 		return next, false
 	}
 	if settle.IsZero() && (c.changed.Swap(false) || !c.resendAt.IsZero() && !now.Before(c.resendAt)) {
+		if !c.sendAuthorities() {
+			return next, false
+		}
 		if c.resendAt, ok = c.sync(now); !ok {
 			return next, false
 		}
@@ -473,7 +478,7 @@ func (c *acsSession) receive(frame []byte) {
 		return
 	}
 	switch m := m.(type) {
-	case *acs.AckRequest, *acs.NackRequest, *acs.TaskStopVerificationMessage, *acs.ImagesPreparedMessage:
+	case *acs.AckRequest, *acs.NackRequest, *acs.TaskStopVerificationMessage, *acs.ImagesPreparedMessage, *acs.AuthoritiesSavedMessage:
 		select {
 		case c.received <- m:
 			c.seat.wake()
@@ -507,6 +512,8 @@ func (c *acsSession) handle(m any) bool {
 		return c.verify(m)
 	case *acs.ImagesPreparedMessage:
 		c.imagesPrepared(m)
+	case *acs.AuthoritiesSavedMessage:
+		c.authoritiesSaved(m)
 	}
 	return true
 }

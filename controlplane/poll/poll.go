@@ -99,6 +99,8 @@ type Config struct {
 	// RebootTakes is the shortest time a machine takes to boot again: one in another boot that wants to be an instance sooner
 	// than that after it was connected is another machine. Default 5 s.
 	RebootTakes time.Duration
+	// Authorities has agents told of the own CAs in the store, which they are to trust (package certs).
+	Authorities bool
 	// Overlap is how long the connection of an agent that does not say in which boot its machine is may stand when another one wants to be the
 	// same instance: then it is refused. Default task.Overlap.
 	Overlap time.Duration
@@ -190,6 +192,7 @@ type Server struct {
 	kick    chan struct{}      // the keeper looks now
 
 	interests interests
+	trust     trust
 
 	acceptedMu sync.Mutex
 	accepted   map[place][]accepted // not yet written
@@ -207,6 +210,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, started: time.Now(), acs: map[place]*acsSession{}, tcs: map[place]*tcsSession{}, away: map[place]struct{}{}, kick: make(chan struct{}, 1),
 		accepted: map[place][]accepted{}, dirty: make(chan struct{}, 1),
+		trust:     trust{stale: true},
 		interests: interests{of: map[string]map[*acsSession]struct{}{}, dirty: map[string]struct{}{}, kick: make(chan struct{}, 1)},
 	}
 	cfg.Network.OnReload(s.rulesChanged)
@@ -347,6 +351,8 @@ func (s *Server) changed(_ int64, changes []store.Change) {
 			old, _ := change.Old.(*store.Key)
 			is, _ := change.New.(*store.Key)
 			s.keyChanged(old, is)
+		case *store.Secret:
+			s.authoritiesChanged()
 		case *store.Address:
 			s.membersChanged(r)
 		case *store.Preparation:

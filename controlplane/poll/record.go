@@ -34,7 +34,10 @@ func reserve(i *store.Instance, now time.Time) sequence {
 }
 
 // versions are what an agent's query says about itself.
-type versions struct{ agent, hash, docker, boot, address string }
+type versions struct {
+	agent, hash, docker, boot, address string
+	trusts                             []string
+}
 
 // recordConnection writes that this replica holds the instance's socket, and reserves sequence numbers. listed says that the
 // agent has said all that it runs.
@@ -56,6 +59,7 @@ func (s *Server) recordConnection(ctx context.Context, session *store.Session, a
 		numbers = reserve(&i, now)
 		setVersions(&i, about)
 		i.Unlisted, i.Boot = i.Unlisted && !listed, cmp.Or(about.boot, i.Boot)
+		i.Trusts = about.trusts
 		conn = &store.Connection{Cluster: at.cluster, Instance: at.id, Replica: s.cfg.Replica, Since: now.UTC().Truncate(time.Millisecond), Boot: about.boot, Address: about.address}
 		return s.cfg.Store.Txn().Update(&i).Put(conn, session.Lease()).StateChange().Commit(ctx)
 	})

@@ -140,6 +140,8 @@ type Instance struct {
 	DrainingSince time.Time
 	// Boot is the kernel's id of the boot in which the machine runs whose agent connected last; empty when it did not say.
 	Boot string
+	// Trusts are the fingerprints of the control plane's own CAs that the agent has saved; nil when it does not say (package certs).
+	Trusts []string
 	// Unlisted marks an instance of whose tasks this store may know too little, because it was restored from a backup or the
 	// instance was made again, until its agent has said what runs there.
 	Unlisted bool

@@ -12,7 +12,7 @@
 //	agent → control plane   HeartbeatAckRequest, AckRequest, NackRequest, IAMRoleCredentialsAckRequest,
 //	                        TaskStopVerificationMessage
 //
-// [PrepareImagesMessage] and its answer [ImagesPreparedMessage], [SecurityGroupsMessage], and [TaskListMessage] with what follows it are Longshore's own;
+// [PrepareImagesMessage] and its answer [ImagesPreparedMessage], [SecurityGroupsMessage], [AuthoritiesMessage] and its answer, and [TaskListMessage] with what follows it are Longshore's own;
 // nobody is sent one that has not said that it knows them.
 //
 // A [Task] inside a PayloadMessage is the desired task in its final form: overrides merged, Docker settings placed in the

@@ -36,7 +36,7 @@ var codec = envelope.New(
 	IAMRoleCredentialsMessage{}, IAMRoleCredentialsAckRequest{}, ErrorMessage{}, AttachTaskNetworkInterfacesMessage{},
 	AttachInstanceNetworkInterfacesMessage{}, ConfirmAttachmentMessage{}, TaskManifestMessage{}, TaskStopVerificationMessage{}, TaskStopVerificationAck{},
 	PrepareImagesMessage{}, ImagesPreparedMessage{}, SecurityGroupsMessage{},
-	TaskListMessage{}, DescribeTasksMessage{}, TasksDescribedMessage{},
+	TaskListMessage{}, DescribeTasksMessage{}, TasksDescribedMessage{}, AuthoritiesMessage{}, AuthoritiesSavedMessage{},
 )
 
 // Messages are empty messages of all types, in order of their names.

@@ -47,12 +47,13 @@ type world struct {
 	state        string // the agent's data directory
 	engine       *enginetest.Fake
 	web          *http.Client
-	forget       bool   // what is sealed
+	forget       bool // what is sealed
+	change       []func(*controlplane.Config)
 	via, bundle  string // what the agent is told of the control plane, if not its own address and CA
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{T: t, dir: t.TempDir(), address: "127.0.0.1:0", state: t.TempDir(), engine: enginetest.NewFake()}
+func newWorld(t *testing.T, change ...func(*controlplane.Config)) *world {
+	w := &world{T: t, dir: t.TempDir(), address: "127.0.0.1:0", state: t.TempDir(), engine: enginetest.NewFake(), change: change}
 	w.start()
 	if _, err := w.admin().CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String("daemonset")}); err != nil {
 		t.Fatal(err)
@@ -63,20 +64,31 @@ func newWorld(t *testing.T) *world {
 // start starts the control plane, at the address that it had before.
 func (w *world) start() {
 	w.Helper()
+	cfg := controlplane.Config{DataDir: w.dir, Listen: w.address, TLS: true, ForgetSealed: w.forget, ReplicasWait: 10 * time.Second, CertInterval: 20 * time.Millisecond, Log: zaptest.NewLogger(w.T)}
+	for _, f := range w.change {
+		f(&cfg)
+	}
 	var err error
-	if w.plane, err = controlplane.Start(w.Context(), controlplane.Config{DataDir: w.dir, Listen: w.address, TLS: true, ForgetSealed: w.forget, Log: zaptest.NewLogger(w.T)}); err != nil {
+	if w.plane, err = controlplane.Start(w.Context(), cfg); err != nil {
 		w.Fatal(err)
 	}
 	plane := w.plane
 	w.Cleanup(func() { _ = plane.Close() })
 	w.address = w.plane.Addr().String()
+	if w.web, err = w.trusting(); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// trusting is a client that trusts what hosts are to trust.
+func (w *world) trusting() (*http.Client, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(w.plane.CA()) {
-		w.Fatal("there is no CA")
+		return nil, errors.New("there is no CA")
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}
 	w.Cleanup(transport.CloseIdleConnections)
-	w.web = &http.Client{Transport: transport}
+	return &http.Client{Transport: transport}, nil
 }
 
 func (w *world) admin() *ecs.Client {
