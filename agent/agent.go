@@ -84,6 +84,7 @@ type Agent struct {
 	cfg   *config.Config
 	log   *zap.Logger
 	level *logging.Level
+	warnings atomic.Pointer[[]string] // of the configuration
 	state *State
 
 	reserve    *reserve
@@ -151,13 +152,14 @@ func Run(ctx context.Context, opt Options) error {
 			return &TerminalError{err}
 		}
 	}
-	log, level, done := logging.Open(logging.Options{File: cfg.Log.File, Level: cmp.Or(opt.LogLevel, cfg.Log.Level), Format: cfg.Log.Format, RolloverType: cfg.Log.RolloverType, MaxSizeMB: cfg.Log.MaxSizeMB, MaxRollCount: cfg.Log.MaxRollCount, Stderr: opt.Stderr})
+	log, level, done := logging.Open(logging.Options{File: cfg.Log.File, Level: cmp.Or(opt.LogLevel, cfg.Log.Level), FileLevel: cmp.Or(opt.LogLevel, cfg.Log.FileLevel), Format: cfg.Log.Format, RolloverType: cfg.Log.RolloverType, MaxSizeMB: cfg.Log.MaxSizeMB, MaxRollCount: cfg.Log.MaxRollCount, Stderr: opt.Stderr})
 	defer done()
 	log.Info("Longshore agent starts", zap.String("version", opt.Version), zap.String("hash", opt.Hash), zap.Int("pid", os.Getpid()), zap.String("cluster", cfg.ClusterOrDefault()), zap.String("endpoint", cfg.APIEndpoint))
 	for _, w := range warnings {
 		log.Warn("Configuration: " + w)
 	}
 	a := &Agent{opt: opt, cfg: cfg, log: log, level: level, roles: &poll.Credentials{}, metrics: metrics.New()}
+	a.warnings.Store(&warnings)
 	a.looks, a.reports = watchdog.NewPulse("look at the containers", lookAtLeast), watchdog.NewPulse("reports to the control plane", reportAtLeast)
 	err = a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
@@ -339,9 +341,11 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	a.reporter = report.New(report.Config{API: once, Queue: a.state, Log: a.log, Cluster: a.cfg.ClusterOrDefault(), IPv6BindingsExcluded: a.cfg.IPv6BindingsExcluded, Beat: a.reports.Beat})
 	a.secrets = a.newSecrets(credentials)
 	if !a.cfg.AuditOff {
-		if a.audit, err = audit.Open(a.cfg.AuditFile, a.instance); err != nil {
+		file, err := logging.OpenFile(logging.Options{File: a.cfg.AuditFile, RolloverType: a.cfg.Log.RolloverType, MaxSizeMB: a.cfg.Log.MaxSizeMB, MaxRollCount: a.cfg.Log.MaxRollCount})
+		if err != nil {
 			return fmt.Errorf("the audit log (ECS_AUDIT_LOGFILE): %w", err)
 		}
+		a.audit = audit.New(file, a.instance)
 		defer func() { _ = a.audit.Close() }()
 	}
 	if err := a.openAsked(); err != nil {

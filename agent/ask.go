@@ -32,6 +32,8 @@ func (a *Agent) serveLocal(ctx context.Context, l net.Listener, started <-chan s
 	s.Handle("GET /v1/explain", q.explain)
 	s.Handle("GET /v1/logs", q.logs)
 	s.Handle("GET /v1/exec", q.exec)
+	s.Handle("GET /v1/log-level", func(w http.ResponseWriter, _ *http.Request) { local.Answer(w, a.logLevel()) })
+	s.Handle("POST /v1/log-level", a.setLogLevel)
 	s.Handle("POST /v1/gc", func(w http.ResponseWriter, r *http.Request) { a.collect(w, r, q.engine() != nil) })
 	return s.Serve(ctx, l)
 }
@@ -98,7 +100,7 @@ func (q *answers) status() *local.Status {
 			GPUs: local.Amount{Registered: int64(len(a.gpus))}, Ports: []string{},
 		},
 	}
-	s.Connection.Endpoint = orRegion(a.cfg)
+	s.Connection.Endpoint, s.Configuration = orRegion(a.cfg), *a.warnings.Load()
 	if p := a.polling.Load(); p != nil {
 		s.Connection.Connected = p.Connected()
 	}

@@ -105,7 +105,8 @@ func (a *Agent) takeConfig() error {
 	default:
 		a.log.Info("The configuration was read again; nothing in it has changed")
 	}
-	a.level.Set(cmp.Or(a.opt.LogLevel, cfg.Log.Level))
+	a.warnings.Store(&warnings)
+	a.level.Set(cmp.Or(a.opt.LogLevel, cfg.Log.Level), cmp.Or(a.opt.LogLevel, cfg.Log.FileLevel))
 	return nil
 }
 

@@ -175,6 +175,7 @@ type Proxy struct {
 type Log struct {
 	File         string // empty: standard error
 	Level        string // crit, error, warn, info, debug or none
+	FileLevel    string // the file's; empty: Level
 	Format       string // logfmt or json
 	RolloverType string // size or hourly
 	MaxSizeMB    int64
@@ -398,7 +399,7 @@ func (l *loader) finish(c *Config) {
 	if v, ok := l.values["ECS_LOGLEVEL_ON_INSTANCE"]; ok && c.Log.File != "" {
 		level := strings.ToLower(strings.TrimSpace(v.text))
 		if logLevels[level] {
-			c.Log.Level = level
+			c.Log.FileLevel = level
 		}
 	}
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {

@@ -176,9 +176,9 @@ func TestTheContainersPathsMeanTheHosts(t *testing.T) {
 	}
 }
 
-func TestTheLevelOfTheFileWins(t *testing.T) {
+func TestTheLevelOfTheFileIsItsOwn(t *testing.T) {
 	c, _, err := load(t, nil, "ECS_LOGLEVEL=error\nECS_LOGLEVEL_ON_INSTANCE=debug\nECS_BACKEND_HOST=control.example:8480\n")
-	if err != nil || c.Log.Level != "debug" || c.APIEndpoint != "https://control.example:8480" {
+	if err != nil || c.Log.Level != "error" || c.Log.FileLevel != "debug" || c.APIEndpoint != "https://control.example:8480" {
 		t.Errorf("%+v %v", c, err)
 	}
 }

@@ -73,10 +73,10 @@ var Knobs = []Knob{
 
 	// Logs.
 	directory("ECS_LOGFILE", "LogFile", "/var/log/ecs/ecs-agent.log", "log file; it is made, and so is its directory", func(c *Config) *string { return &c.Log.File }),
-	enum("ECS_LOGLEVEL", "LogLevel", "info", "least level that is logged", logLevelNames, func(c *Config) *string { return &c.Log.Level }),
-	{Name: "ECS_LOGLEVEL_ON_INSTANCE", Type: "enum", Bounds: "one of crit, error, warn, info, debug, none", Meaning: "least level that is logged to the file; not set: ECS_LOGLEVEL"},
+	enum("ECS_LOGLEVEL", "LogLevel", "info", "least level that is logged, to the file and, where systemd has started the agent, to the journal", logLevelNames, func(c *Config) *string { return &c.Log.Level }),
+	{Name: "ECS_LOGLEVEL_ON_INSTANCE", Type: "enum", Bounds: "one of crit, error, warn, info, debug, none", Meaning: "least level that is logged to the file, in place of ECS_LOGLEVEL, which is then the journal's"},
 	enum("ECS_LOG_OUTPUT_FORMAT", "", "logfmt", "form of a log line", []string{"logfmt", "json"}, func(c *Config) *string { return &c.Log.Format }),
-	enum("ECS_LOG_ROLLOVER_TYPE", "", "size", "when a new log file is begun", []string{"size", "hourly"}, func(c *Config) *string { return &c.Log.RolloverType }),
+	enum("ECS_LOG_ROLLOVER_TYPE", "", "size", "when a new log file is begun, of the audit log too; hourly is also at twenty times ECS_LOG_MAX_FILE_SIZE_MB, so that what a log takes is bounded", []string{"size", "hourly"}, func(c *Config) *string { return &c.Log.RolloverType }),
 	integer("ECS_LOG_MAX_FILE_SIZE_MB", "", "5", 1, 1<<20, "size at which a new log file is begun", func(c *Config) *int64 { return &c.Log.MaxSizeMB }),
 	integer("ECS_LOG_MAX_ROLL_COUNT", "", "24", 1, 1<<20, "old log files that are kept", func(c *Config) *int64 { return &c.Log.MaxRollCount }),
 	hostService("ECS_LOG_DRIVER", "string", "json-file", "log driver of the agent's container"),

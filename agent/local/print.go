@@ -43,6 +43,9 @@ func (s *Status) Print(w io.Writer) error {
 		p.line("%-16s %s", map[bool]string{true: "Disks"}[i == 0], d)
 	}
 	p.line("Tasks            %d running, %d pending, %d stopping, %d stopped on record", s.Tasks.Running, s.Tasks.Pending, s.Tasks.Stopping, s.Tasks.Stopped)
+	for _, w := range s.Configuration {
+		p.line("Configuration    WARNING: %s", w)
+	}
 	for i, l := range s.LostOutput {
 		p.line("%-16s container %s of task %s (%s): %d lines dropped, %d failed, for %s%s", map[bool]string{true: "Lost output"}[i == 0], l.Container, l.Task, l.Driver, l.Dropped, l.Failed, age(s.Now, l.Since), because(l.LastError))
 	}

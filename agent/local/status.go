@@ -28,6 +28,7 @@ type Status struct {
 	Tasks                Counts     `json:"tasks"`
 	UnsentChanges        int        `json:"unsentChanges"` // state changes that the control plane has not accepted yet
 	LostOutput           []LogLoss  `json:"lostOutput,omitempty"`
+	Configuration        []string   `json:"configurationWarnings,omitempty"` // settings that are unknown, or not understood, with file and line
 }
 
 // Connection is the ACS session with the control plane.

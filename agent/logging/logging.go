@@ -2,10 +2,18 @@
 // with ECS_LOG_OUTPUT_FORMAT=json, one object with the same members (package internal/logfmt). Every line about a task
 // carries "task" (its ARN), "container" and "step". Nothing here hides secrets: whoever has one never hands it in.
 //
+// The lines go to a file, and, where systemd has started the agent, to the journal too, each with its priority. Both have a level of their own:
+// ECS_LOGLEVEL_ON_INSTANCE is the file's, ECS_LOGLEVEL that of both where the former is not set. Lines that say the same are folded (fold.go).
+//
+// The file is rotated at a size, or at each full hour and at twenty times that size, and so many old ones are kept: that bounds what a log takes of the
+// disk. When the disk is full the lines go to standard error.
+//
 // Libraries that log through logrus write into the same log: [Open] routes them.
 package logging
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +24,7 @@ import (
 	"sync/atomic"
 
 	"github.com/DeRuina/timberjack"
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -27,13 +36,16 @@ import (
 // Options says where and how to log.
 type Options struct {
 	File         string // empty: only Stderr
-	Level        string // crit, error, warn, info, debug or none
+	Level        string // of standard error and the journal: crit, error, warn, info, debug or none
+	FileLevel    string // of the file; empty: Level
 	Format       string // logfmt or json
 	RolloverType string // size or hourly
 	MaxSizeMB    int64
 	MaxRollCount int64
 	// Stderr is where lines go without a file, or when the file can't be written; nil means os.Stderr.
 	Stderr io.Writer
+	// Journal is where lines go besides the file, with a priority in front as sd-daemon(3) has it; nil: the journal, if it reads standard error.
+	Journal io.Writer
 }
 
 // Open opens the log. It never fails: if the file can't be written, that is said once on Stderr, and the lines go there.
@@ -42,39 +54,97 @@ func Open(o Options) (*zap.Logger, *Level, func()) {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
+	level := &Level{}
+	level.Set(o.Level, o.FileLevel)
 	out, done := o.Stderr, func() {}
+	lines := &folding{folds: &folds{seen: map[string]*fold{}}}
 	if o.File != "" {
-		file, err := openFile(o)
+		file, err := OpenFile(o)
 		if err != nil {
 			fmt.Fprintf(o.Stderr, "longshore-agent: the log file %s can't be written (%v): logging to standard error; set ECS_LOGFILE to a path that can be written\n", o.File, err)
 		} else {
 			out = &fallback{file: file, name: o.File, stderr: o.Stderr, room: roomAt(o.File)}
 			done = func() { _ = file.Close() }
+			if j := o.journal(); j != nil {
+				lines.cores = append(lines.cores, logfmt.New(o.Format, &level.journal, prioritised{j}))
+			}
 		}
 	}
-	level := &Level{}
-	level.Set(o.Level)
-	log := zap.New(logfmt.New(o.Format, level, out))
+	lines.cores = append(lines.cores, logfmt.New(o.Format, &level.file, out))
+	log := zap.New(lines)
 	unroute := routeLogrus(log)
 	return log, level, func() {
 		unroute()
+		lines.close()
 		done()
 	}
 }
 
+// journal is where lines go besides the file.
+func (o Options) journal() io.Writer {
+	if o.Journal != nil {
+		return o.Journal
+	}
+	if is, err := journal.StderrIsJournalStream(); o.Stderr != os.Stderr || err != nil || !is {
+		return nil
+	}
+	return os.Stderr
+}
+
+// prioritised puts a line's priority before it.
+type prioritised struct{ io.Writer }
+
+// Write writes one line.
+func (p prioritised) Write(line []byte) (int, error) {
+	priority := "<6>"
+	for level, n := range map[string]string{"debug": "<7>", "warn": "<4>", "error": "<3>", "critical": "<2>"} {
+		if bytes.HasPrefix(line, []byte("level="+level+" ")) || bytes.HasPrefix(line, []byte(`{"level":"`+level+`"`)) {
+			priority = n
+		}
+	}
+	if _, err := p.Writer.Write(append([]byte(priority), line...)); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
 // Level is the least level that is logged. It is safe for concurrent use.
 type Level struct {
+	journal, file threshold
+	names         atomic.Pointer[[2]string]
+}
+
+// Set changes it, for the journal and for the file: crit, error, warn, info, debug or none; an empty one of the file is the journal's. From then on other
+// lines are logged.
+func (l *Level) Set(journal, file string) {
+	file = cmp.Or(file, journal)
+	l.journal.set(journal)
+	l.file.set(file)
+	l.names.Store(&[2]string{journal, file})
+}
+
+// Names are the levels of the journal and of the file, as they were set last.
+func (l *Level) Names() (journal, file string) {
+	n := l.names.Load()
+	return n[0], n[1]
+}
+
+// Named reports whether a name is that of a level.
+func Named(level string) bool {
+	return slices.Contains([]string{"crit", "error", "warn", "info", "debug", "none"}, level)
+}
+
+type threshold struct {
 	now atomic.Pointer[zapcore.LevelEnabler]
 }
 
-// Set changes it: crit, error, warn, info, debug or none. From then on other lines are logged.
-func (l *Level) Set(name string) {
+func (t *threshold) set(name string) {
 	enabler := levelOf(name)
-	l.now.Store(&enabler)
+	t.now.Store(&enabler)
 }
 
 // Enabled says whether lines of a level are logged.
-func (l *Level) Enabled(level zapcore.Level) bool { return (*l.now.Load()).Enabled(level) }
+func (t *threshold) Enabled(level zapcore.Level) bool { return (*t.now.Load()).Enabled(level) }
 
 // levelOf turns a name of ECS_LOGLEVEL into the levels that are on.
 func levelOf(name string) zapcore.LevelEnabler {
@@ -93,8 +163,8 @@ func levelOf(name string) zapcore.LevelEnabler {
 	return zapcore.InfoLevel
 }
 
-// openFile opens the rotated file, and proves that it can be written.
-func openFile(o Options) (*timberjack.Logger, error) {
+// OpenFile opens a file that is rotated as the options say, and proves that it can be written.
+func OpenFile(o Options) (*timberjack.Logger, error) {
 	if err := os.MkdirAll(filepath.Dir(o.File), 0o755); err != nil {
 		return nil, err
 	}
@@ -107,7 +177,7 @@ func openFile(o Options) (*timberjack.Logger, error) {
 	}
 	file := &timberjack.Logger{Filename: o.File, MaxSize: int(o.MaxSizeMB), MaxBackups: int(o.MaxRollCount), FileMode: 0o640, AppendTimeAfterExt: true}
 	if o.RolloverType == "hourly" {
-		file.MaxSize, file.RotateAtMinutes = 1<<20, []int{0}
+		file.MaxSize, file.RotateAtMinutes = int(min(20*o.MaxSizeMB, 1<<30)), []int{0}
 	}
 	return file, nil
 }

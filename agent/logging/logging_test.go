@@ -95,8 +95,8 @@ func TestTheFileIsMadeWithItsDirectoryAndRotatedBySize(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "deep", "ecs-agent.log")
 	var stderr bytes.Buffer
 	log, _, done := Open(Options{File: name, RolloverType: "size", MaxSizeMB: 1, MaxRollCount: 2, Stderr: &stderr})
-	for range 5 * 1024 {
-		log.Info(strings.Repeat("x", 1000))
+	for i := range 5 * 1024 {
+		log.Info(strings.Repeat("x", 1000), zap.Int("line", i))
 	}
 	done()
 	if stderr.Len() != 0 {

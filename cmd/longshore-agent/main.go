@@ -106,7 +106,7 @@ func newRoot(stdout, stderr io.Writer, reload <-chan struct{}) *cobra.Command {
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
 	root.AddCommand(newRun(stderr, reload), newVersion(stdout), newLicense(stdout), newHealthcheck(), newPrepare(stdout), newCleanup(stdout), newSettings(stdout), newConfig(stdout, stderr), newPolicy(stdout),
-		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newBundle(stdout, stderr), newLogs(stdout), newExec(stdout, stderr), newJoin(stdout, stderr), newLeave(stdout, stderr), newCleanInstance(stdout, stderr))
+		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newBundle(stdout, stderr), newLogLevel(stdout), newLogs(stdout), newExec(stdout, stderr), newJoin(stdout, stderr), newLeave(stdout, stderr), newCleanInstance(stdout, stderr))
 	return root
 }
 

@@ -51,13 +51,27 @@ func containerOf(args []string) string {
 	return ""
 }
 
+// namedTask joins what options and arguments name: a task, and perhaps a container of it.
+func namedTask(args []string, task, container string) ([]string, error) {
+	if task != "" {
+		args = append([]string{task}, args...)
+	}
+	if container != "" {
+		args = append(args[:len(args):len(args)], container)
+	}
+	if len(args) == 0 || len(args) > 2 || task == "" && container != "" && len(args) == 1 {
+		return nil, errors.New("name a task, and at most one container: longshore-agent logs --task TASK --container CONTAINER")
+	}
+	return args, nil
+}
+
 func newLogs(stdout io.Writer) *cobra.Command {
 	var file, since string
 	var want local.Logs
 	cmd := &cobra.Command{
-		Use: "logs TASK [CONTAINER]", Short: "What a container of this host has written", Args: cobra.RangeArgs(1, 2),
+		Use: "logs TASK [CONTAINER]", Short: "What a container of this host has written", Args: cobra.MaximumNArgs(2),
 		Long: "Print the output of a container, standard output and error in the order in which they came. The task is named by its ARN, its id, or the beginning\n" +
-			"of its id, and the container by its name in the task definition, which may be left out where there is but one.\n" +
+			"of its id, and the container by its name in the task definition, which may be left out where there is but one. --task and --container name them too.\n" +
 			"Output that the log driver has sent elsewhere can be read there; the message says where.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -68,6 +82,9 @@ func newLogs(stdout io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if args, err = namedTask(args, want.Task, want.Container); err != nil {
+				return err
+			}
 			want.Task, want.Container = args[0], containerOf(args)
 			err = c.Logs(cmd.Context(), want, stdout)
 			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
@@ -76,6 +93,8 @@ func newLogs(stdout io.Writer) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&want.Task, "task", "", "the task")
+	cmd.Flags().StringVar(&want.Container, "container", "", "the container")
 	cmd.Flags().BoolVarP(&want.Follow, "follow", "f", false, "go on until the container's process has ended")
 	cmd.Flags().IntVarP(&want.Lines, "tail", "n", 0, "only the last `lines` (default all)")
 	cmd.Flags().StringVar(&since, "since", "", "only what is not older: an `age` such as 10m, or a time such as 2026-11-20T08:00:00Z")

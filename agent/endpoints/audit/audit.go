@@ -9,14 +9,10 @@ package audit
 
 import (
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/DeRuina/timberjack"
 )
 
 // The events.
@@ -48,23 +44,7 @@ type Log struct {
 	now      func() time.Time
 }
 
-// Open opens the log in a file that is rotated at 10 MiB and kept four times. instance says who this host is, the ARN is
-// empty before the registration.
-func Open(file string, instance func() (cluster, arn string)) (*Log, error) {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	return New(&timberjack.Logger{Filename: file, MaxSize: 10, MaxBackups: 4, FileMode: 0o640}, instance), nil
-}
-
-// New makes a log that writes to w.
+// New makes a log that writes to w, which rotates. instance says who this host is; the ARN is empty before the registration.
 func New(w io.WriteCloser, instance func() (cluster, arn string)) *Log {
 	return &Log{w: w, instance: instance, now: time.Now}
 }

@@ -2,8 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -40,25 +38,5 @@ func TestALineIsECSsAndAClientCanNotForgeOne(t *testing.T) {
 	}
 	if err := (*Log)(nil).Write(Entry{}); err != nil || (*Log)(nil).Close() != nil {
 		t.Error("no log is an error")
-	}
-}
-
-func TestTheFileIsMadeForItsOwnerAndGroup(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "log", "audit.log")
-	l, err := Open(name, func() (string, string) { return "c", "" })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Write(Entry{Status: 200}); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o640 || info.Size() == 0 {
-		t.Errorf("%v %v", info, err)
-	}
-	if _, err := Open(t.TempDir(), nil); err == nil {
-		t.Error("a directory is no log")
 	}
 }
