@@ -128,6 +128,7 @@ func (q *answers) status() *local.Status {
 		s.Engine = engineOf(h.Engine)
 	}
 	s.Health = local.Health{OK: !h.Impaired, Reasons: h.Causes, Since: h.Since.UTC()}
+	s.Preloaded = a.preloaded()
 	for _, l := range a.logLosses() {
 		s.LostOutput = append(s.LostOutput, local.LogLossOf(l))
 	}

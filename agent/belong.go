@@ -27,6 +27,9 @@ func (a *Agent) belong(ctx context.Context, patient, once session.API, signer se
 	if err := a.firstLook(ctx); err != nil {
 		return err
 	}
+	if err := a.untilPreloaded(ctx); err != nil {
+		return err
+	}
 	refused := session.BackOff{First: 5 * time.Second, Most: time.Minute, Factor: 2, Jitter: 0.2}
 	for {
 		if err := a.register(ctx, patient); err != nil {

@@ -1,14 +1,18 @@
 package agent
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/longshore-project/longshore/agent/local"
 )
 
 // cleans runs clean-instance on this host.
@@ -170,5 +174,59 @@ func TestContainersThatCanNotBeRemovedAreSaidAndDisowned(t *testing.T) {
 	}
 	if got = append(got, c.quiet()...); slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, task1) }) {
 		t.Errorf("%q", got)
+	}
+}
+
+// written is the error of writing a text.
+func written(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+func TestPreloadedImagesAreThereBeforeTheHostRegistersAndStay(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTestHost(t, c)
+	dir := filepath.Join(h.dir, "images")
+	h.env = append(h.env, "ECS_IMAGE_PRELOAD_DIR="+dir)
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for name, text := range map[string]string{"c.json": "{}", "manifest.json": `[{"Config":"c.json","RepoTags":["preloaded:1"],"Layers":[]}]`} {
+		if err := errors.Join(w.WriteHeader(&tar.Header{Name: name, Size: int64(len(text)), Mode: 0o600}), written(w, text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "a.tar"), archive.Bytes(), 0o600), os.WriteFile(filepath.Join(dir, "b.tar"), []byte("damaged"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	h.engine.Hang("Load")
+	leave := h.start()
+	h.untilLogged("The container engine answers")
+	if got := c.quiet(); len(got) > 0 {
+		t.Errorf("it registered before its images were there: %q", got)
+	}
+	h.engine.Heal("Load")
+	c.expect("connected " + first)
+	if _, err := h.engine.Image(t.Context(), "preloaded:1"); err != nil {
+		t.Error(err)
+	}
+	var s local.Status
+	if err := (local.Client{Dir: h.dir}).Call(t.Context(), http.MethodGet, "/v1/status", nil, &s); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.Preloaded; p == nil || !p.Done || p.Files != 1 || p.Images != 1 || len(p.Failed) != 1 {
+		t.Errorf("%+v", s.Preloaded)
+	}
+	var text bytes.Buffer
+	if err := s.Print(&text); err != nil || !strings.Contains(text.String(), "1 images of 1 archives in "+dir) || !strings.Contains(text.String(), "NOT "+filepath.Join(dir, "b.tar")) {
+		t.Errorf("%v\n%s", err, text.String())
+	}
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.cleans(io.Discard, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.files(); !slices.Contains(got, preloadedName) || !slices.Contains(got, "images/a.tar") {
+		t.Errorf("clean-instance has removed it: %q", got)
 	}
 }

@@ -27,6 +27,7 @@ type wholeRuntime interface {
 	engine.Restarter
 	engine.VolumeKeeper
 	engine.Importer
+	engine.Loader
 	engine.ImageUser
 	engine.Layered
 	engine.Reacher

@@ -105,6 +105,7 @@ func (s *imageStore) Uses(ctx context.Context) (imagecache.Uses, error) {
 	for service, t := range last {
 		note(u.Pins, t, fmt.Sprintf("it is of the daemon %s of this host", service))
 	}
+	s.a.pinPreloaded(u.Pins)
 	for i := range tasks {
 		if t := &tasks[i]; t.Known != "STOPPED" {
 			note(u.By, t, "task "+t.Arn+" needs it")

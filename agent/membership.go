@@ -270,7 +270,7 @@ var instanceFiles = []string{
 }
 
 // stateFiles are all that it keeps there, with what is remembered of the engine's images.
-var stateFiles = slices.Concat([]string{pulledName + "*", imagesName + "*", cleaningName}, instanceFiles)
+var stateFiles = slices.Concat([]string{pulledName + "*", imagesName + "*", preloadedName + "*", cleaningName}, instanceFiles)
 
 // stateFolders are those of engine/containerd. Its containers take their own folders with them; volumes stay.
 var stateFolders = []string{"containerd/containers", "containerd/volumes", "containerd"}

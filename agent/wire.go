@@ -53,7 +53,7 @@ func (a *Agent) newEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.cache = cache
+	a.cache, a.preloads = cache, a.newPreloads()
 	a.preparer = a.newPreparer()
 	groups, err := a.newGroups()
 	if err != nil {

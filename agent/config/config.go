@@ -152,6 +152,8 @@ type Config struct {
 	ImageHighPercent            int64 // 0: no watermarks
 	ImageLowPercent             int64
 	ImageSizeCheck              bool
+	ImagePreloadDir             string
+	ImagePreloadCleanup         bool
 	EngineAuthType              string
 	EngineAuthData              Secret
 	DockerConfig                string // directory of config.json; empty: ~/.docker

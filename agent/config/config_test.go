@@ -42,7 +42,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 	}
 	want := Config{
 		DockerEndpoint: "unix:///var/run/docker.sock", Engine: "docker", ContainerdAddress: "/run/containerd/containerd.sock", ContainerdNamespace: "longshore", ContainerdSnapshotter: "overlayfs", ContainerdCertsDir: "/etc/containerd/certs.d", ReservedPorts: []uint16{22, 2375, 2376, 51678, 51679}, ReservedPortsUDP: []uint16{},
-		DetailedOSFamily: "LINUX", DataDir: "/var/lib/ecs/data", PropagateTagsFrom: "none",
+		DetailedOSFamily: "LINUX", DataDir: "/var/lib/ecs/data", PropagateTagsFrom: "none", ImagePreloadDir: "/var/lib/ecs/images",
 		Log:            Log{File: "/var/log/ecs/ecs-agent.log", Level: "info", Format: "logfmt", RolloverType: "size", MaxSizeMB: 5, MaxRollCount: 24},
 		LoggingDrivers: []string{"json-file", "none"}, IPv6BindingsExcluded: true, StatsInterval: 10 * time.Second, TaskLimits: true, FirelensAsync: true, HostVolumeCheck: "enforce", VolumePlugin: []string{}, CDIDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		TaskCleanupWait: 3 * time.Hour, ContainerStopTimeout: 30 * time.Second, ContainerStartTimeout: 3 * time.Minute, ContainerCreateTimeout: 4 * time.Minute,

@@ -131,6 +131,8 @@ var Knobs = []Knob{
 	commas("ECS_IMAGE_CLEANUP_PINNED", "", "the same, as references, repositories or patterns such as registry.example/base/*", func(c *Config) *[]string { return &c.ImagesPinned }),
 	integer("ECS_IMAGE_CLEANUP_HIGH_PERCENT", "", "85", 0, 100, "when more than this of the bytes or inodes of the engine's disk is taken, images that nobody uses are removed whatever their age and number; 0: never for that reason", func(c *Config) *int64 { return &c.ImageHighPercent }),
 	integer("ECS_IMAGE_CLEANUP_LOW_PERCENT", "", "80", 0, 100, "… until no more than this is", func(c *Config) *int64 { return &c.ImageLowPercent }),
+	directory("ECS_IMAGE_PRELOAD_DIR", "", "/var/lib/ecs/images", "archives of images, as docker save or an OCI image layout has them (.tar, .tar.gz, .tar.zst), which the agent loads into the engine when it starts and before it registers", func(c *Config) *string { return &c.ImagePreloadDir }),
+	boolean("ECS_IMAGE_PRELOAD_CLEANUP", "", "false", "let the clean-up remove images that were loaded from there, as it does others; false keeps them as long as their archive is there", func(c *Config) *bool { return &c.ImagePreloadCleanup }),
 	boolean("ECS_IMAGE_PULL_SIZE_CHECK", "", "true", "while less than 32 GiB or 2 million inodes of the engine's disk are free, ask the registry before a pull how large the image is: what does not fit even after a clean-up fails with the numbers, and the disk does not run full", func(c *Config) *bool { return &c.ImageSizeCheck }),
 
 	// Metrics and diagnosis.

@@ -3,6 +3,8 @@ package local
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -48,6 +50,12 @@ func (s *Status) Print(w io.Writer) error {
 	}
 	for i, l := range s.LostOutput {
 		p.line("%-16s container %s of task %s (%s): %d lines dropped, %d failed, for %s%s", map[bool]string{true: "Lost output"}[i == 0], l.Container, l.Task, l.Driver, l.Dropped, l.Failed, age(s.Now, l.Since), because(l.LastError))
+	}
+	if i := s.Preloaded; i != nil {
+		p.line("Preloaded        %d images of %d archives in %s%s", i.Images, i.Files, i.Directory, map[bool]string{false: ", others are being loaded"}[i.Done])
+		for _, path := range slices.Sorted(maps.Keys(i.Failed)) {
+			p.line("                 - NOT %s%s", path, because(i.Failed[path]))
+		}
 	}
 	if s.Health.OK {
 		p.line("Health           OK")

@@ -29,6 +29,7 @@ type Status struct {
 	UnsentChanges        int        `json:"unsentChanges"` // state changes that the control plane has not accepted yet
 	LostOutput           []LogLoss  `json:"lostOutput,omitempty"`
 	Configuration        []string   `json:"configurationWarnings,omitempty"` // settings that are unknown, or not understood, with file and line
+	Preloaded            *Preloaded `json:"preloaded,omitempty"`             // none where no images were to be loaded at the start
 }
 
 // Connection is the ACS session with the control plane.
@@ -37,6 +38,15 @@ type Connection struct {
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"`    // when it came, or went
 	Problem   string    `json:"problem,omitempty"` // why there is none, as last tried
+}
+
+// Preloaded is what became of the archives of images that are loaded at the agent's start.
+type Preloaded struct {
+	Directory string            `json:"directory"`
+	Done      bool              `json:"done"`
+	Files     int               `json:"files"`
+	Images    int               `json:"images"`
+	Failed    map[string]string `json:"failed,omitempty"` // by path: why
 }
 
 // Endpoints is where containers ask for their credentials and metadata.

@@ -102,7 +102,7 @@ func Run(t *testing.T, factory func(t *testing.T) Subject) {
 	}{
 		{"the engine", engineTests}, {"create", createTests}, {"start", startTests}, {"restart", restartTests}, {"stop", stopTests}, {"remove", removeTests},
 		{"foreign containers", foreignTests}, {"output", logsTests}, {"further processes", execTests}, {"events", eventsTests}, {"processes", processTests},
-		{"settings", settingsTests}, {"named volumes", volumeTests}, {"imported images", importTests}, {"shared namespaces", namespaceTests}, {"networks", networkTests}, {"local images", imageTests}, {"pulls", pullTests},
+		{"settings", settingsTests}, {"named volumes", volumeTests}, {"imported images", importTests}, {"loaded images", loadTests}, {"shared namespaces", namespaceTests}, {"networks", networkTests}, {"local images", imageTests}, {"pulls", pullTests},
 		{"files of images", fileTests}, {"an engine that fails", failureTests},
 	}
 	for _, g := range groups {

@@ -4,10 +4,14 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +24,7 @@ import (
 var (
 	_ engine.VolumeKeeper = (*Fake)(nil)
 	_ engine.Importer     = (*Fake)(nil)
+	_ engine.Loader       = (*Fake)(nil)
 )
 
 // keep makes a volume unless there is one of the name. The mutex is held.
@@ -99,6 +104,40 @@ func (f *Fake) Import(ctx context.Context, ref string, root io.Reader, config en
 	return f.store(&FakeImage{Ref: ref, Config: config, Size: int64(len(archive))}, ref).show(), nil
 }
 
+// Load makes the images of an archive local; of them the Fake keeps the names, and an id made of the configuration.
+func (f *Fake) Load(ctx context.Context, archive io.Reader) error {
+	var images []struct {
+		Config   string
+		RepoTags []string
+	}
+	files := map[string][]byte{}
+	for r := tar.NewReader(archive); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if files[h.Name], err = io.ReadAll(r); err != nil {
+			return err
+		}
+	}
+	if err := f.enter(ctx, "Load", ""); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	if err := json.Unmarshal(files["manifest.json"], &images); err != nil {
+		return fmt.Errorf("manifest.json: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	for _, i := range images {
+		for _, ref := range i.RepoTags {
+			f.store(&FakeImage{Ref: ref, Size: int64(len(files[i.Config]))}, ref)
+		}
+	}
+	return nil
+}
+
 // volumeTests hold for Runtimes that can do what engine.VolumeRemover and engine.VolumeKeeper say.
 func volumeTests(t *testing.T, s *suite) {
 	r, can := s.Runtime.(engine.VolumeRemover)
@@ -175,6 +214,48 @@ func importTests(t *testing.T, s *suite) {
 		!slices.Equal(local.Config.Command, config.Command) {
 		t.Errorf("locally: %v, %+v", err, local)
 	}
+}
+
+// loadTests hold for Runtimes that can do what engine.Loader says.
+func loadTests(t *testing.T, s *suite) {
+	r, can := s.Runtime.(engine.Loader)
+	if !can {
+		return
+	}
+	ref := strings.ToLower(s.spec("").Name) + ":loaded"
+	t.Cleanup(func() { ok(t, "clean-up", s.Runtime.RemoveImage(context.WithoutCancel(t.Context()), ref)) })
+	ok(t, "load", r.Load(s.ctx(t), bytes.NewReader(savedImage(t, ref))))
+	img, err := s.Runtime.Image(s.ctx(t), ref)
+	if err != nil || img.ID == "" || !slices.Contains(img.Names, ref) {
+		t.Fatalf("loaded: %v, %+v", err, img)
+	}
+	ok(t, "load again", r.Load(s.ctx(t), bytes.NewReader(savedImage(t, ref))))
+	if again, err := s.Runtime.Image(s.ctx(t), ref); err != nil || again.ID != img.ID {
+		t.Errorf("loaded again: %v, %+v, was %s", err, again, img.ID)
+	}
+	if err := r.Load(s.ctx(t), strings.NewReader(strings.Repeat("no archive", 1000))); err == nil {
+		t.Error("what is no archive was taken")
+	}
+}
+
+// savedImage is an image with one file, as docker save writes it.
+func savedImage(t *testing.T, ref string) []byte {
+	t.Helper()
+	pack := func(files ...any) []byte {
+		var out bytes.Buffer
+		w := tar.NewWriter(&out)
+		for i := 0; i < len(files); i += 2 {
+			data, _ := files[i+1].([]byte)
+			ok(t, "archive", w.WriteHeader(&tar.Header{Name: fmt.Sprint(files[i]), Mode: 0o644, Size: int64(len(data)), Typeflag: tar.TypeReg}))
+			_, err := w.Write(data)
+			ok(t, "archive", err)
+		}
+		ok(t, "archive", w.Close())
+		return out.Bytes()
+	}
+	layer := pack("file", []byte("data"))
+	config := fmt.Appendf(nil, `{"architecture":%q,"os":"linux","config":{"Cmd":["/file"]},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, runtime.GOARCH, sha256.Sum256(layer))
+	return pack("layer.tar", layer, "config.json", config, "manifest.json", fmt.Appendf(nil, `[{"Config":"config.json","RepoTags":[%q],"Layers":["layer.tar"]}]`, ref))
 }
 
 // namespaceTests hold for every Runtime: containers can share pid and ipc namespaces by name.
