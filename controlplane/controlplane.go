@@ -212,13 +212,13 @@ func (p *ControlPlane) fail(err error) {
 func (p *ControlPlane) openStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	client, revision, err := p.openEtcd(ctx)
+	client, err := p.openEtcd(ctx)
 	if err != nil {
 		return err
 	}
-	cfg := store.Config{Client: client, Revision: revision, Log: p.log.Named("store"), Observe: p.figures.stored, Maintain: p.cfg.EtcdMaintain}
+	cfg := store.Config{Client: client, Log: p.log.Named("store"), Observe: p.figures.stored, Maintain: p.cfg.EtcdMaintain}
 	if len(p.cfg.EtcdEndpoints) == 0 {
-		cfg.Maintain, cfg.Disk = true, p.cfg.DataDir
+		cfg.Alone, cfg.Maintain, cfg.Disk = true, true, p.cfg.DataDir
 	}
 	p.etcd = client
 	p.store, err = store.Open(ctx, cfg)
@@ -229,20 +229,20 @@ func (p *ControlPlane) openStore(ctx context.Context) error {
 	return p.refuseNewer()
 }
 
-// openEtcd opens etcd; revision is that of the embedded one, nil for an external one.
-func (p *ControlPlane) openEtcd(ctx context.Context) (client *clientv3.Client, revision func() int64, err error) {
+// openEtcd opens etcd, the embedded one or an external one.
+func (p *ControlPlane) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	if len(p.cfg.EtcdEndpoints) > 0 {
-		client, err = etcd.Connect(ctx, etcd.External{Endpoints: p.cfg.EtcdEndpoints, TLS: p.cfg.EtcdTLS,
+		client, err := etcd.Connect(ctx, etcd.External{Endpoints: p.cfg.EtcdEndpoints, TLS: p.cfg.EtcdTLS,
 			Username: p.cfg.EtcdUsername, Password: p.cfg.EtcdPassword, Log: p.log})
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		p.onClose("etcd client", client.Close)
-		return client, nil, nil
+		return client, nil
 	}
 	server, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(p.cfg.DataDir, "etcd"), Quota: p.cfg.EtcdQuota, Log: p.log})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	closing := make(chan struct{})
 	var watching sync.WaitGroup
@@ -260,7 +260,7 @@ func (p *ControlPlane) openEtcd(ctx context.Context) (client *clientv3.Client, r
 		watching.Wait()
 		return server.Close()
 	})
-	return server.Client(), server.Revision, nil
+	return server.Client(), nil
 }
 
 // embeddedSession is how long a session in the embedded etcd outlives a store that does not answer.

@@ -63,9 +63,9 @@ type Config struct {
 	// DiskReserve bytes (default 128 MiB) are free there: an etcd that can't write ends its process.
 	Disk        string
 	DiskReserve int64
-	// Revision is the revision that etcd has reached, when this process has the only server and so need not ask: every
-	// transaction that was acknowledged to anybody is in it. nil: etcd is asked.
-	Revision func() int64
+	// Alone says that nobody but this Store writes, as with the embedded server. Then a read waits for nothing: what was
+	// acknowledged to anybody is in the view, since Commit does not return before.
+	Alone bool
 	// Observe, if set, is told how long each "commit" and each current "read" took; it must return at once.
 	Observe func(operation string, took time.Duration, err error)
 	// Maintain lets the store compact and defragment etcd, and disarm its alarm, when space runs short: for the embedded server,

@@ -323,9 +323,6 @@ func (s *Store) askProgress() {
 
 // readIndex is a revision that holds everything committed before the call.
 func (s *Store) readIndex(ctx context.Context) (int64, error) {
-	if s.cfg.Revision != nil {
-		return s.cfg.Revision(), nil
-	}
 	call, first := s.index.join()
 	if first && !s.spawn(func() { s.index.serve(s.askRevision) }) {
 		return 0, fmt.Errorf("%w: it is closed", ErrUnavailable)

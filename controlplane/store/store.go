@@ -14,7 +14,8 @@
 //	        existing record is a compare-and-swap on its revision. Commit returns after the view has caught up, so a
 //	        caller reads what it wrote, on this replica.
 //	read    Store.Read waits until the view holds everything that was committed anywhere before the call (a ReadIndex
-//	        shared by all waiting readers) and then calls the function with the [View].
+//	        shared by all waiting readers) and then calls the function with the [View]. Where nobody else writes, the
+//	        view always does ([Config].Alone).
 //	        What is ready at the same time shares one request to etcd (group.go); each has its own outcome.
 //	watch   Store.OnChange calls back after each applied revision. A callback is a hint to look again: it must return at
 //	        once and must not read the store.

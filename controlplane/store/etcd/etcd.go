@@ -126,9 +126,6 @@ func settings(cfg Config) *embed.Config {
 // Client calls the server directly. It is closed with the server.
 func (s *Server) Client() *clientv3.Client { return s.client }
 
-// Revision is the revision that the server has reached: all that it has acknowledged is in it.
-func (s *Server) Revision() int64 { return s.etcd.Server.KV().Rev() }
-
 // Err tells of a failure after which the server is of no more use.
 func (s *Server) Err() <-chan error { return s.etcd.Err() }
 
