@@ -114,7 +114,7 @@ func (p *ControlPlane) lacking(v *store.View, fingerprint string) (hosts []strin
 			conn := v.Connection(i.Cluster, i.ID)
 			why := "it has not saved the next certificate yet"
 			switch {
-			case conn != nil && conn.Boot == "" || i.Trusts == nil && i.Boot == "":
+			case i.Trusts == nil:
 				why = "an unmodified agent, or one that is too old, which can't be told: give it the certificate"
 			case conn == nil:
 				why = "it is not connected"

@@ -33,7 +33,7 @@ func (p *ControlPlane) hosts(t *testing.T, trusts ...string) {
 		}
 		txn.Create(&of)
 		if id == "ours" || id == "unmodified" {
-			txn.Put(&store.Connection{Cluster: "c", Instance: id, Replica: "r", Boot: of.Boot}, session.Lease())
+			txn.Put(&store.Connection{Cluster: "c", Instance: id, Replica: p.replica, Boot: of.Boot}, session.Lease())
 		}
 	}
 	if err := txn.Commit(t.Context()); err != nil {

@@ -104,6 +104,9 @@ type Config struct {
 	BackupDir string
 	// Purge says how long what has ended stays describable.
 	Purge store.PurgeConfig
+	// Overlap is how long the connection of an agent that does not say in which boot its machine is may stand when another one wants to be the
+	// same container instance: then that one is refused. Default task.Overlap.
+	Overlap time.Duration
 	// ReplicasWait is how long it is waited for what all replicas do by themselves when something that they share is replaced. Default 10 s.
 	ReplicasWait time.Duration
 	// ShutdownGrace bounds how long calls under way may take to end. Default 10 s.

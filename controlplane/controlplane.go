@@ -292,7 +292,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 	scheduling.SessionTTL = session
 	sched := scheduler.New(scheduling)
 	sockets, err := poll.New(poll.Config{Store: p.store, Verifier: witness{verifier}, Log: p.log.Named("poll"), Role: p.role, SessionTTL: session, Replica: p.replica, Telemetry: p.book, Network: p.network,
-		Authorities: p.cfg.TLSCert == "" && p.cfg.speaksTLS(p.cfg.Listen), Owner: arn.Owner{Region: p.cfg.Region, Account: p.cfg.AccountID}})
+		Overlap: p.cfg.Overlap, Authorities: p.cfg.TLSCert == "" && p.cfg.speaksTLS(p.cfg.Listen), Owner: arn.Owner{Region: p.cfg.Region, Account: p.cfg.AccountID}})
 	if err != nil {
 		return nil, err
 	}
@@ -308,6 +308,7 @@ func (p *ControlPlane) startParts() (http.Handler, error) {
 		AccountID: p.cfg.AccountID,
 		BaseURL:   p.baseURL,
 		Seal:      p.seal,
+		Overlap:   p.cfg.Overlap,
 		Audit:     p.audit,
 		Log:       p.log.Named("api"),
 

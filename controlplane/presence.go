@@ -3,9 +3,11 @@ package controlplane
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/certs"
@@ -26,12 +28,10 @@ func (p *ControlPlane) keepPresence(ctx context.Context) error {
 	tick := time.NewTicker(cmp.Or(p.cfg.CertInterval, certs.DefaultInterval))
 	defer tick.Stop()
 	for said := ""; ; {
-		err := p.keepSeal()
-		if err == nil {
-			err = p.keepAuthority(ctx)
-		}
-		if err == nil {
-			session, err = p.announce(ctx, session)
+		err := errors.Join(p.keepSeal(), p.keepAuthority(ctx))
+		var unsaid error
+		if session, unsaid = p.announce(ctx, session); unsaid != nil {
+			err = errors.Join(err, unsaid)
 		}
 		switch {
 		case err != nil && ctx.Err() == nil && err.Error() != said:
@@ -77,16 +77,27 @@ func (p *ControlPlane) announce(ctx context.Context, session *store.Session) (*s
 	return session, p.store.Txn().Put(is, session.Lease()).StateChange().Commit(ctx)
 }
 
-// replicasThat are the names of the other replicas that lack something, when they have had the time to see to it by themselves.
+// replicasThat are the names of the other replicas that lack something, when they have had the time to see to it by themselves. One that holds
+// agents' connections and has no record is of a version that knows nothing of it.
 func (p *ControlPlane) replicasThat(ctx context.Context, lack func(*store.Replica) bool) (names []string, err error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(p.cfg.ReplicasWait); ; {
 		names = nil
 		if err := p.store.Read(ctx, func(v *store.View) error {
+			known := map[string]bool{p.replica: true}
 			for r := range v.Replicas() {
 				if r.Name != p.replica && lack(r) {
 					names = append(names, r.Name)
+				}
+				known[r.Name] = true
+			}
+			for c := range v.Clusters() {
+				for conn := range v.Connections(aws.ToString(c.Object.ClusterName)) {
+					if !known[conn.Replica] {
+						names = append(names, conn.Replica+" (of an older version)")
+						known[conn.Replica] = true
+					}
 				}
 			}
 			return nil

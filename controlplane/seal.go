@@ -111,10 +111,8 @@ func (p *ControlPlane) forgetSealed(ctx context.Context) error {
 	err := store.Retry(ctx, func() error {
 		var doomed []store.Record
 		if err := p.store.Read(ctx, func(v *store.View) error {
-			for _, name := range []string{sealCheck, certs.SecretName} {
-				if s := v.Secret(name); s != nil {
-					doomed = append(doomed, s)
-				}
+			for s := range v.Secrets() { // the own CAs, and by what the key is known
+				doomed = append(doomed, s)
 			}
 			for k := range v.Keys() {
 				doomed = append(doomed, k)

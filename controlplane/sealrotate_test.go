@@ -12,11 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"go.etcd.io/etcd/server/v3/embed"
+
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/certs"
 	"github.com/longshore-project/longshore/controlplane/seal"
 	"github.com/longshore-project/longshore/controlplane/store"
-	"go.etcd.io/etcd/server/v3/embed"
 )
 
 // rotated is a control plane whose seal key is replaced.
@@ -242,5 +245,23 @@ func TestAKeyFileThatLosesTheStoresKeyIsNotTaken(t *testing.T) {
 	}
 	if _, err := RotateSeal(t.Context(), cfg.DataDir); err != nil {
 		t.Error(err)
+	}
+}
+
+// A replica of a version that knows nothing of rotations has no record; it is known by the agents' connections that it holds.
+func TestAReplicaOfAnOlderVersionKeepsTheSealKeyFromBeingReplaced(t *testing.T) {
+	cfg := Config{DataDir: t.TempDir(), ReplicasWait: 100 * time.Millisecond}
+	p := rotated(t, cfg)
+	session, err := p.store.Session(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = session.Close() })
+	txn := p.store.Txn().Create(&store.Cluster{Object: types.Cluster{ClusterName: aws.String("c"), Status: aws.String("ACTIVE")}})
+	if err := txn.Put(&store.Connection{Cluster: "c", Instance: "i", Replica: "older-1"}, session.Lease()).Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateSeal(t.Context(), cfg.DataDir); err == nil || !strings.Contains(err.Error(), "older-1 (of an older version)") {
+		t.Errorf("%v", err)
 	}
 }

@@ -16,8 +16,8 @@ import (
 // within seconds: a connection that stands that long after somebody else wanted to be the same instance is another agent's.
 
 // Overlap is how long a connection stands at most whose other end is dead: the pings of package poll, or the lease of a replica
-// that was killed, and some.
-const Overlap = 7 * time.Second
+// that was killed, which a new leader of etcd prolongs once.
+const Overlap = 12 * time.Second
 
 // Outlives waits until an instance's connection ends, for at most patience, and returns the one that has not.
 func Outlives(ctx context.Context, st *store.Store, cluster, instance string, patience time.Duration) (*store.Connection, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/controlplane"
 	"github.com/longshore-project/longshore/controlplane/api"
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/poll"
@@ -170,7 +171,10 @@ func TestAStateChangeMadeWhileTheControlPlaneIsAwayArrivesOnceItIsBack(t *testin
 // A real agent on a copy of another one's data directory reports its tasks STOPPED, since it has no containers of theirs: the control plane
 // would stop those that run, and start others. So it is not let in at all.
 func TestOfTwoAgentsWithOneIdentityTheSecondIsRefusedUntilTheFirstIsGone(t *testing.T) {
-	p, a := ready(t)
+	p := newPlane(t, func(c *controlplane.Config) { c.Overlap = time.Second })
+	p.cluster("daemonset")
+	a := p.join()
+	p.connected(a)
 	p.daemon("logging-agent", p.define("logging"))
 	task := p.settled(a, "logging:1")
 	b := p.joinOn(a.Twin())
