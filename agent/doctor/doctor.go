@@ -102,6 +102,7 @@ func (p *Patient) Examine(ctx context.Context) *Report {
 	root := e.engine(ctx)
 	e.disks(root)
 	e.permissions()
+	e.predecessor()
 	e.kernel()
 	e.taskNetworks()
 	e.registries(ctx)
