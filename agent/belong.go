@@ -134,6 +134,8 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	a.enrolled.Store(r.input())
 	if a.key.ring.Own() {
 		dropToken(a.cfg.DataDir)
+	} else if a.mayGoBack() { // unless the configured one has an end: then the session says so
+		a.log.Info("This host signs with the configured key for as long as an amazon-ecs-agent can come back to it")
 	} else if err := a.askKey(ctx); err != nil {
 		a.keyEnds()
 	}

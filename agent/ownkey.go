@@ -79,7 +79,7 @@ func (a *Agent) keepKey(ctx context.Context) error {
 // nothing left to be asked with it. The error is of a control plane that does not answer, or of a file that can't be written.
 func (a *Agent) askKey(ctx context.Context) error {
 	signing, err := a.key.ring.Retrieve(ctx)
-	if err != nil || a.key.api == nil || signing.SessionToken != "" || !a.key.ring.Own() && a.mayGoBack() { // a role's is AWS's business; the other agent has the configured one
+	if err != nil || a.key.api == nil || signing.SessionToken != "" { // a role's: AWS's business
 		dropToken(a.cfg.DataDir)
 		return nil
 	}
