@@ -44,6 +44,7 @@ import (
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/imagecache"
+	"github.com/longshore-project/longshore/imagecache/preload"
 	"github.com/longshore-project/longshore/internal/watchdog"
 	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/protocol/acs"
@@ -106,6 +107,7 @@ type Agent struct {
 	arn        atomic.Pointer[string]
 	roles      *poll.Credentials // of tasks; in memory only
 	cache      *imagecache.Cache[engine.Image]
+	preloads   *preload.Loader // nil: the engine can't
 	preparer   *preparer
 	secrets    *secrets.Resolver
 	asked      *asked     // what containers ask; nil where that is switched off
@@ -360,6 +362,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.engine.Run(ctx) })
 	group.Go(func() error { return a.cache.Run(ctx) })
+	group.Go(func() error { return a.runPreloads(ctx) })
 	group.Go(func() error { return a.preparer.run(ctx) })
 	group.Go(func() error { return a.reporter.Run(ctx) })
 	group.Go(func() error { return a.serveAsked(ctx) })

@@ -27,6 +27,7 @@ import (
 	"github.com/longshore-project/longshore/agent/local"
 	"github.com/longshore-project/longshore/engine"
 	"github.com/longshore-project/longshore/engine/cgroup"
+	"github.com/longshore-project/longshore/internal/durable"
 	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 	wire "github.com/longshore-project/longshore/protocol/join"
@@ -46,6 +47,7 @@ const membershipPoll = 500 * time.Millisecond
 type JoinOptions struct {
 	Options
 	URL, Token, Cluster string
+	TokenFile           string // has the token, and goes when the host has joined
 	Proxy               string // for HTTPS; not set: that of the environment
 	CA                  string // file with the CA of a reverse proxy; empty: the token's pin
 	Force               bool
@@ -67,6 +69,13 @@ func Join(ctx context.Context, opt JoinOptions) error {
 		if err := becomeContainerd(cfg); err != nil {
 			return &join.Failure{Step: "engine", Err: err, Remedy: "Install it, or choose another engine with ECS_ENGINE."}
 		}
+	}
+	if opt.TokenFile != "" {
+		data, err := durable.Read(opt.TokenFile, 64<<10)
+		if err != nil {
+			return &join.Failure{Step: "token", Err: err, Remedy: "Name a file with the line that \"longshore-control token create\" printed after --token-file; it goes when the host has joined."}
+		}
+		opt.Token = strings.TrimSpace(string(data))
 	}
 	token, err := wire.Parse(opt.Token)
 	if err != nil {
@@ -102,10 +111,14 @@ func Join(ctx context.Context, opt JoinOptions) error {
 			go func() { running <- Run(ctx, opt.Options) }()
 			return "in this process", nil
 		}
+	case !opt.NoStart && bySystemd() && cloudInitRuns(ctx):
+		j.Start, j.Later = startUnitLater, true
 	case !opt.NoStart && bySystemd():
 		j.Start = startUnit
 	}
-	err = j.Run(ctx)
+	if err = j.Run(ctx); err == nil {
+		err = forgetToken(opt)
+	}
 	if !opt.Foreground || j.NotStarted() {
 		return err
 	}

@@ -21,6 +21,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -220,6 +221,8 @@ type Options struct {
 	Environ []string
 	// File is the environment file; empty means [DefaultFile], which may be absent. A file that is named must exist.
 	File string
+	// UserData is the file of the instance's user data; empty means where cloud-init keeps it.
+	UserData string
 }
 
 // Load reads the configuration. The warnings are sentences for the log: what was ignored, why, and what is used instead.
@@ -269,6 +272,7 @@ func (l *loader) readSources(o Options) {
 	if v, ok := l.values["ECS_AGENT_CONFIG_FILE_PATH"]; ok {
 		l.readJSON(hostPath(v.text))
 	}
+	l.readUserData(cmp.Or(o.UserData, userDataFile))
 }
 
 func (l *loader) readEnvironment(environ []string) {

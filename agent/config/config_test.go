@@ -156,6 +156,31 @@ func TestBrokenJSONIsAnError(t *testing.T) {
 	}
 }
 
+func TestUserDataThatIsJSONConfiguresWhatNothingElseDoes(t *testing.T) {
+	dir := t.TempDir()
+	file, data := filepath.Join(dir, "ecs.config"), filepath.Join(dir, "user-data.txt")
+	if err := os.WriteFile(file, []byte("ECS_RESERVED_MEMORY=64\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]struct {
+		cluster, warning string
+	}{
+		`{"ECSAgentConfiguration":{"Cluster":"ours","ReservedMemory":32,"Nonsense":1}}`: {"ours", "Nonsense"},
+		"\n {\"other\":1}":      {},
+		"#!/bin/sh\necho":       {},
+		"{\"ECSAgentConf":       {warning: "begins like JSON and is none"},
+		"#cloud-config\na: b\n": {},
+	} {
+		if err := os.WriteFile(data, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, warnings, err := Load(Options{Environ: []string{}, File: file, UserData: data})
+		if err != nil || c.Cluster != want.cluster || c.ReservedMemory != 64 || (len(warnings) == 1) != (want.warning != "") || !strings.Contains(strings.Join(warnings, "\n"), want.warning) {
+			t.Errorf("%q: %q %d %q %v", text, c.Cluster, c.ReservedMemory, warnings, err)
+		}
+	}
+}
+
 func TestTheEndpointsOfServicesAreReadAndNeverGuessed(t *testing.T) {
 	c, _, err := load(t, []string{"AWS_ENDPOINT_URL=http://127.0.0.1:4566"}, "AWS_ENDPOINT_URL_S3=https://minio:9000\nAWS_USE_FIPS_ENDPOINT=true\n")
 	if err != nil || c.Endpoints.All != "http://127.0.0.1:4566" || c.Endpoints.S3 != "https://minio:9000" || !c.Endpoints.FIPS || c.Endpoints.DualStack {

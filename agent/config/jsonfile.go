@@ -30,6 +30,11 @@ func (l *loader) readJSON(name string) {
 		l.errorf("read the JSON configuration %s: %w", name, err)
 		return
 	}
+	l.readMembers(members, name)
+}
+
+// readMembers takes settings under their JSON names.
+func (l *loader) readMembers(members map[string]json.RawMessage, name string) {
 	keys := make([]string, 0, len(members))
 	for key := range members {
 		keys = append(keys, key)
@@ -43,6 +48,26 @@ func (l *loader) readJSON(name string) {
 		}
 		l.set(k.Name, textOf(k, members[key]), name+" member "+key)
 	}
+}
+
+// userDataFile is where cloud-init keeps an instance's user data as it came.
+const userDataFile = "/var/lib/cloud/instance/user-data.txt"
+
+// readUserData reads settings out of user data that is a JSON object with a member ECSAgentConfiguration. User data of another kind, and none, is
+// nobody's fault.
+func (l *loader) readUserData(name string) {
+	data, err := durable.Read(name, maxFile)
+	var document struct {
+		ECSAgentConfiguration map[string]json.RawMessage
+	}
+	if err != nil || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		return
+	}
+	if err := json.Unmarshal(data, &document); err != nil {
+		l.warnf("the user data in %s begins like JSON and is none: %v; it is ignored", name, err)
+		return
+	}
+	l.readMembers(document.ECSAgentConfiguration, name)
 }
 
 // textOf turns a JSON value into the text that the environment would have.

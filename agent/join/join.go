@@ -72,6 +72,8 @@ type Joining struct {
 	Proc  string
 	// Start starts the agent, and returns how in words; nil: it is not started.
 	Start func(ctx context.Context) (string, error)
+	// Later says that Start has the agent started some time after this: it is not waited for.
+	Later bool
 	// Host asks the control plane about this host's instance, with the key that the agent uses; it is called after Start.
 	Host func(ctx context.Context, arn string) (*join.HostOutput, error)
 	// Wait bounds the wait for the agent and its daemons, Poll is how often they are looked at.
@@ -149,6 +151,7 @@ func (j *Joining) start(ctx context.Context) (string, error) {
 		j.done = true
 		return "not started: start it with \"systemctl start longshore-agent\", or \"longshore-agent run\"", nil
 	}
+	j.started, j.done = !j.Later, j.Later
 	return j.Start(ctx)
 }
 

@@ -24,6 +24,7 @@ func newJoin(stdout, stderr io.Writer) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&opt.Token, "token", "", "the token")
+	f.StringVar(&opt.TokenFile, "token-file", "", "file with the token, which is removed when the host has joined; for user data")
 	f.StringVar(&opt.Cluster, "cluster", "default", "cluster to join")
 	f.StringVar(&opt.Proxy, "https-proxy", "", "URL of a proxy through which the control plane is reached; written to ecs.config (default that of HTTPS_PROXY, which is not written)")
 	f.StringVar(&opt.CA, "ca", "", "file with the CA, PEM, of a reverse proxy that has a certificate of its own, in place of the token's pin")
@@ -32,9 +33,8 @@ func newJoin(stdout, stderr io.Writer) *cobra.Command {
 	f.BoolVar(&opt.Foreground, "foreground", false, "be the agent from then on, for hosts without systemd")
 	f.DurationVar(&opt.Wait, "wait", 5*time.Minute, "how long the agent and its daemons are waited for")
 	f.StringVar(&opt.Config.File, "config", "", "environment file (default "+config.DefaultFile+")")
-	if err := cmd.MarkFlagRequired("token"); err != nil {
-		panic(err)
-	}
+	cmd.MarkFlagsOneRequired("token", "token-file")
+	cmd.MarkFlagsMutuallyExclusive("token", "token-file")
 	cmd.MarkFlagsMutuallyExclusive("no-start", "foreground")
 	return cmd
 }
