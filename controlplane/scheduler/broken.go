@@ -3,6 +3,7 @@ package scheduler
 import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/longshore-project/longshore/controlplane/scheduler/policy"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 )
@@ -11,7 +12,8 @@ import (
 // healthily show which, see held. While there are none, the deployment before shows it: where that fails too it is the
 // instance, which then delays its own task and no other; where that runs, the new task is not tried on more instances. What
 // failed there before the roll-out came is known. Otherwise the deployment before gets one try on the instance, after the
-// new task has failed there three times.
+// new task has failed there three times. A broken image reaches one instance so, and no more; a service may be tagged
+// for a try on a second one.
 
 // tryBefore has the deployment before tried, and judges those tries.
 func (p *pass) tryBefore(reached map[string]bool) {
@@ -38,6 +40,27 @@ func (p *pass) tryBefore(reached map[string]bool) {
 			p.stop(pl, task.Deployed(p.primary.id))
 		}
 	}
+}
+
+// trySecond tells whether the roll-out goes on though its task fails again and again on an instance on which that of the deployment
+// before runs, to see on one more which of them is broken. Whoever tagged the service for it takes that a broken image
+// reaches two instances.
+func (p *pass) trySecond(pl *place, healthy int) bool {
+	if !policy.TriesSecondHost(p.svc.Object.Tags) || !p.failure(pl, p.primary).Tried && !p.oldServes(pl) {
+		return false
+	}
+	if healthy == 0 {
+		p.sayOnce("(service %s) (deployment %s) is tried on one more container instance: its task fails again and again on (container-instance %s), where that of the deployment before runs.", p.name, p.primary.id, pl.id)
+	}
+	return true
+}
+
+// oldServes tells whether the task of the deployment before is healthy on an instance on which the new one is started beside it.
+func (p *pass) oldServes(pl *place) bool {
+	if pl.old != nil {
+		return pl.old.Deployment != p.primary.id && p.served(pl)
+	}
+	return p.surges() && pl.task != nil && pl.of != p.primary && pl.healthy()
 }
 
 // countTry counts the failure of a task that was such a try.

@@ -210,7 +210,8 @@ func (p *pass) heldUnlessContinued(r *store.Rollout, reached map[string]bool) st
 
 // held tells why the roll-out may not go on: the new deployment fails somewhere, or has not been healthy anywhere in time. Where
 // it fails again and again it is the instance that is broken, when it is the only one and three others run the new deployment
-// healthily, or one of ten such, or when the deployment before fails there too: that delays its own task only.
+// healthily, or one of ten such, or when the deployment before fails there too: that delays its own task only. Where the deployment
+// before runs, one more instance may be tried.
 func (p *pass) held(reached map[string]bool) string {
 	if p.object(p.primary).RolloutState == types.DeploymentRolloutStateFailed {
 		return "its circuit breaker has ended it"
@@ -240,9 +241,12 @@ func (p *pass) held(reached map[string]bool) string {
 			healthy++
 		}
 	}
-	if alone := len(broken) == 1 && healthy >= inconsistent || len(broken)*10 <= healthy; why[failing] == "" && !alone {
+	alone := len(broken) == 1 && (healthy >= inconsistent || p.trySecond(broken[0], healthy)) || len(broken)*10 <= healthy
+	switch {
+	case why[failing] != "":
+	case !alone:
 		_, why[failing] = p.look(broken[0])
-	} else if why[failing] == "" {
+	case healthy > 0:
 		for _, pl := range broken {
 			p.sayOnce("(service %s) (deployment %s) goes on without (container-instance %s) for now: its task fails there again and again, and is healthy elsewhere.", p.name, p.primary.id, pl.id)
 		}

@@ -38,8 +38,7 @@
 // RolloutWait. One failing task holds the roll-out, with an event, until it becomes healthy or the service is updated, or until
 // it is known that its instance is broken: it failed three times in a row there, and either three others run the new deployment
 // healthily, and it is the only one of the kind or one of ten such, or the deployment before fails there too, which gets a try
-// for that. An
-// instance whose agent is away, that has no room, or whose old task takes longer than RolloutPatience to stop is set aside: it is
+// for that. Where that runs, a service that is tagged for it is tried on one more instance. An instance whose agent is away, that has no room, or whose old task takes longer than RolloutPatience to stop is set aside: it is
 // delayed, the others go on. One that takes that long to make the new task healthy is set aside only when another instance
 // has shown that the new deployment can be healthy; until then that too holds the roll-out.
 //

@@ -17,9 +17,11 @@ import (
 	"github.com/longshore-project/longshore/controlplane/task"
 )
 
-func surging(value string) func(*types.Service) {
+func surging(value string) func(*types.Service) { return tagged(policy.DaemonSurge, value) }
+
+func tagged(key, value string) func(*types.Service) {
 	return func(s *types.Service) {
-		s.Tags = []types.Tag{{Key: aws.String(policy.DaemonSurge), Value: aws.String(value)}}
+		s.Tags = append(s.Tags, types.Tag{Key: aws.String(key), Value: aws.String(value)})
 	}
 }
 

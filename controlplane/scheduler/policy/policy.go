@@ -10,6 +10,9 @@
 //	longshore:daemon-surge        service             true · false ·            whether a new task of this DAEMON service is started beside the old
 //	                                                  writable-volumes          one and that stopped when the new one is healthy; the last: even if
 //	                                                                            both write to the same volumes. Default false
+//	longshore:second-host         service             true · false              whether an update of this DAEMON service that fails again and again on
+//	                                                                            the first instance, where the deployment before runs, is tried on
+//	                                                                            one more before it holds. Default false
 //	longshore:prepare-images      service             true · false              whether the images of an update of this REPLICA service are made local
 //	                                                                            before tasks are replaced; of a DAEMON service they always are.
 //	                                                                            Default false
@@ -44,6 +47,7 @@ const (
 	DaemonReserve   = Prefix + "daemon-reserve"
 	MakeRoom        = Prefix + "make-room"
 	DaemonSurge     = Prefix + "daemon-surge"
+	SecondHost      = Prefix + "second-host"
 	PrepareImages   = Prefix + "prepare-images"
 	DrainStandalone = Prefix + "drain-standalone"
 	DrainDeadline   = Prefix + "drain-deadline"
@@ -82,6 +86,7 @@ var rules = map[string]rule{
 	DaemonReserve:   {[]string{"on", "off"}, false, OnCluster},
 	MakeRoom:        {[]string{"true", "false"}, false, OnDaemon},
 	DaemonSurge:     {[]string{"true", "false", "writable-volumes"}, false, OnDaemon},
+	SecondHost:      {[]string{"true", "false"}, false, OnDaemon},
 	PrepareImages:   {[]string{"true", "false"}, false, OnReplica},
 	DrainStandalone: {[]string{"wait", "stop"}, true, OnCluster | OnInstance},
 	DrainDeadline:   {[]string{"off"}, true, OnCluster | OnInstance},
@@ -177,6 +182,9 @@ func Reserves(cluster []types.Tag) bool { return find(DaemonReserve, cluster) !=
 
 // MakesRoom tells whether replicas may be moved for the service.
 func MakesRoom(service []types.Tag) bool { return find(MakeRoom, service) == "true" }
+
+// TriesSecondHost tells whether an update of a DAEMON service that fails on one instance alone is tried on another one.
+func TriesSecondHost(service []types.Tag) bool { return find(SecondHost, service) == "true" }
 
 // PreparesImages tells whether the images of an update of a REPLICA service are made local before tasks are replaced.
 func PreparesImages(service []types.Tag) bool { return find(PrepareImages, service) == "true" }
