@@ -26,6 +26,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/longshore-project/longshore/agent/config"
@@ -45,6 +46,7 @@ import (
 	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/imagecache"
 	"github.com/longshore-project/longshore/imagecache/preload"
+	"github.com/longshore-project/longshore/internal/remedy"
 	"github.com/longshore-project/longshore/internal/watchdog"
 	"github.com/longshore-project/longshore/netns"
 	"github.com/longshore-project/longshore/protocol/acs"
@@ -123,9 +125,10 @@ type Agent struct {
 	polling    atomic.Pointer[poll.Poller]
 	departure  *depart.Departure                                       // there once the engine of tasks is
 	enrolled   atomic.Pointer[agentapi.RegisterContainerInstanceInput] // as it would be made again
-	link       link                                                    // with the control plane
-	looks      *watchdog.Pulse                                         // of the engine's look at its containers
-	reports    *watchdog.Pulse                                         // of the reporter
+	trouble    trouble
+	link       link            // with the control plane
+	looks      *watchdog.Pulse // of the engine's look at its containers
+	reports    *watchdog.Pulse // of the reporter
 }
 
 // errRegisterAnew ends a session so that the host registers as a new container instance.
@@ -399,8 +402,13 @@ func (a *Agent) engineAnswers(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if time.Since(said) > time.Minute {
+			level := zapcore.WarnLevel
+			if said.IsZero() {
+				level = zapcore.ErrorLevel
+			}
 			said = time.Now()
-			a.log.Error("The container engine does not answer; waiting for it. Is it running?", zap.String("address", engineAddress(a.cfg)), zap.Error(err), zap.Duration("waited", time.Since(begun)))
+			a.log.Log(level, "The container engine does not answer; waiting for it. Is it running?", zap.String("address", engineAddress(a.cfg)), zap.Error(err), zap.Duration("waited", time.Since(begun)),
+				zap.String("step", "engine"), zap.String("remedy", remedy.Of("the container engine does not answer").Do))
 		}
 		waitingFor("The container engine does not answer: " + err.Error())
 		select {

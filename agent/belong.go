@@ -51,8 +51,8 @@ func (a *Agent) unregistered(ctx context.Context, err error, retry time.Duration
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	a.log.Error("This host is not registered; its containers are looked after, and it is tried again", zap.Error(err), zap.Duration("retry", retry))
-	a.link.failed(err)
+	a.log.Warn("This host is not registered; its containers are looked after, and it is tried again", zap.Error(err), zap.Duration("retry", retry))
+	a.cutOff(err, true)
 	notify("STATUS=Not registered: " + err.Error())
 	select {
 	case <-ctx.Done():
@@ -108,6 +108,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 		err = a.reserve.try(func() (err error) { token, err = keptToken(a.cfg.DataDir); return err })
 		return token, err
 	}
+	r.failed = a.unconnected
 	r.policy, r.keys, r.known = a.guard.Attributes(), a.key.ring, !a.registered.IsZero()
 	failpoint.Hit("agent/register-before")
 	arn, err := r.register(ctx, api, a.log)
@@ -157,7 +158,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	pc := poll.Config{
 		Engine: afterLook{a.engine}, Sequence: a.state, Credentials: a.roles, Log: a.log, Client: a.client, Signer: signer, Endpoints: found, Limits: session.DefaultLimits(),
 		Cluster: a.cfg.ClusterOrDefault(), InstanceArn: arn, AgentVersion: a.opt.Version, AgentHash: a.opt.Hash,
-		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.link.failed,
+		EngineVersion: a.engineName, Prepare: a.preparer.take, Refused: a.reporter.Refused, Heartbeat: publisher.Heartbeat, Connected: a.connected, Failed: a.unconnected,
 		Inactive: a.inactive, Unknown: a.unknown, KeyEnds: a.keyEnds, Trusts: a.trusts, Trust: a.trust, Boot: a.host.BootID, Record: record{a},
 	}
 	if a.networking != nil {
@@ -181,6 +182,7 @@ func (a *Agent) connected(up bool) {
 	a.metrics.Session(up)
 	a.link.set(up)
 	if up {
+		a.trouble.over()
 		a.reporter.Hurry()
 		notify("STATUS=Connected as " + *a.arn.Load())
 		return

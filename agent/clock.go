@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/longshore-project/longshore/internal/remedy"
 	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
@@ -28,8 +29,8 @@ func (a *Agent) newClock() *agentapi.Clock {
 		if offset > 0 {
 			ahead = "behind"
 		}
-		a.log.Warn("This host's clock is "+offset.Abs().String()+" "+ahead+" the control plane's; requests are signed by the control plane's. Set the clock: timedatectl tells whether it is kept by NTP",
-			zap.Duration("offset", offset), zap.Time("host", a.clock.Host().UTC()), zap.Time("controlPlane", a.clock.Time().UTC()))
+		a.log.Error("This host's clock is "+offset.Abs().String()+" "+ahead+" the control plane's; requests are signed by the control plane's. Set the clock: timedatectl tells whether it is kept by NTP",
+			zap.String("step", "clock"), zap.String("remedy", remedy.Of("this host's clock is").Do), zap.Duration("offset", offset), zap.Time("host", a.clock.Host().UTC()), zap.Time("controlPlane", a.clock.Time().UTC()))
 	}}
 }
 

@@ -43,6 +43,8 @@ type registration struct {
 
 	keys  keys // this host's access keys in their order; nil: one
 	known bool // this process has been registered
+
+	failed func(error) // is told of each attempt that is made again; may be nil
 }
 
 // keys are tried one after the other; *hostkey.Ring is one.
@@ -207,6 +209,9 @@ func (r *registration) register(ctx context.Context, api session.API, log *zap.L
 			wait = throttled.Next()
 		case retryForever:
 			wait = unreachable.Next()
+		}
+		if r.failed != nil {
+			r.failed(err)
 		}
 		log.Warn("The registration did not succeed; trying again", zap.String("endpoint", r.where()), zap.Error(err), zap.Duration("retry", wait))
 		select {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/longshore-project/longshore/internal/remedy"
 )
 
 // observer looks at the container engine for all tasks together: one list per interval, whenever the event stream stands
@@ -102,7 +104,8 @@ func (o *observer) look(ctx context.Context) error {
 	o.e.health.engine(is)
 	switch {
 	case err != nil && (was.Available || was.Cause == ""):
-		o.e.cfg.Log.Error("the container engine does not answer; running containers are not affected, and tasks wait until it does", zap.Error(err))
+		o.e.cfg.Log.Error("the container engine does not answer; running containers are not affected, and tasks wait until it does", zap.String("step", stepEngine), zap.Error(err),
+			zap.String("remedy", remedy.Of("the container engine does not answer").Do))
 	case err == nil && !was.Available:
 		i := o.info()
 		o.e.cfg.Log.Info("the container engine answers", zap.String("engine", i.Name), zap.String("version", i.Version), zap.Int("containers", len(states)))

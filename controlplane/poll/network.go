@@ -16,6 +16,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/network"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/internal/remedy"
 	"github.com/longshore-project/longshore/protocol/acs"
 )
 
@@ -303,7 +304,7 @@ func (s *Server) rulesChanged() {
 
 // stopUnstarted stops a task that can't be started, for a reason, if it is still so, and tells in the log what to do about it.
 func (c *acsSession) stopUnstarted(t *store.Task, reason, help string, still func(*store.Task) bool) {
-	log := c.log().With(zap.String("task", aws.ToString(t.Object.TaskArn)), zap.String("reason", reason))
+	log := c.log().With(zap.String("task", aws.ToString(t.Object.TaskArn)), zap.String("step", "place"), zap.String("reason", reason))
 	ctx, cancel := context.WithTimeout(c.ctx, stopRoleWait)
 	defer cancel()
 	err := store.Retry(ctx, func() error {
@@ -320,7 +321,7 @@ func (c *acsSession) stopUnstarted(t *store.Task, reason, help string, still fun
 	})
 	switch {
 	case err == nil:
-		log.Error("a task that can't be started was stopped: " + help)
+		log.Error("a task that can't be started was stopped: "+help, zap.String("error", reason), zap.String("remedy", remedy.Of(reason).Do))
 	case c.ctx.Err() == nil:
 		log.Warn("a task that can't be started could not be stopped; it is tried again", zap.Error(err))
 	}

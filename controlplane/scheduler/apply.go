@@ -178,5 +178,5 @@ func (w *worker) step(ctx context.Context, job work, begin bool) (rest work, tel
 		return job, nil, err
 	}
 	maps.Copy(job.allocations, placed)
-	return rest, func() { w.tell(*job.service.Object.ServiceName, stops, starts, events) }, nil
+	return rest, func() { w.tell(job.service, stops, starts, events) }, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/placement"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/internal/failpoint"
+	"github.com/longshore-project/longshore/internal/remedy"
 )
 
 const (
@@ -391,8 +392,8 @@ func (w *worker) event(service, message string, i int) *store.ServiceEvent {
 }
 
 // tell logs what was decided, and marks the hosts whose tasks changed: the store's own word may come a moment later.
-func (w *worker) tell(service string, stops []*store.Task, starts []start, events []string) {
-	log := w.log.With(zap.String("service", service))
+func (w *worker) tell(service *store.Service, stops []*store.Task, starts []start, events []string) {
+	log := w.log.With(zap.String("service", aws.ToString(service.Object.ServiceName)))
 	for _, t := range stops {
 		log.Info("stopping a task", zap.String("task", aws.ToString(t.Object.TaskArn)), zap.String("instance", t.Instance), zap.String("reason", aws.ToString(t.Object.StoppedReason)))
 		w.marks.add(false, "", t.Instance)
@@ -402,6 +403,11 @@ func (w *worker) tell(service string, stops []*store.Task, starts []start, event
 		w.marks.add(false, "", st.task.Instance)
 	}
 	for _, message := range events {
+		if strings.Contains(message, placement.Unplaced) {
+			log.Error("a service's task can't be placed", zap.String("serviceArn", aws.ToString(service.Object.ServiceArn)), zap.String("step", "place"),
+				zap.String("error", message), zap.String("remedy", remedy.Of(message).Do))
+			continue
+		}
 		log.Info("service event", zap.String("message", message))
 	}
 	w.s.cfg.Store.Peek(func(v *store.View) {

@@ -297,6 +297,12 @@ func (l *Lab) API() (url, accessKeyID, secretAccessKey string) {
 	return "http://" + l.api, value(0), value(1)
 }
 
+// ControlDir is the control plane's data directory.
+func (l *Lab) ControlDir() string { return filepath.Join(l.dir, "control") }
+
+// ControlLog is the file with what the control plane writes.
+func (l *Lab) ControlLog() string { return filepath.Join(l.dir, "control.log") }
+
 // Agent is the path of the agent's binary.
 func (l *Lab) Agent() string {
 	bin, _ := binaries()

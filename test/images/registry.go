@@ -181,6 +181,20 @@ func (r *Registry) Push(ctx context.Context, repo string, img v1.Image) (ref, di
 	return ref, hash.String(), nil
 }
 
+// PushIndex puts an index of images into the registry as Addr/repo[:tag]. The registry must not want credentials.
+func (r *Registry) PushIndex(ctx context.Context, repo string, index v1.ImageIndex) error {
+	parsed, err := name.ParseReference(r.Addr+"/"+repo, name.Insecure)
+	if err != nil {
+		return fmt.Errorf("image reference %s: %w", repo, err)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	defer transport.CloseIdleConnections()
+	if err := remote.WriteIndex(parsed, index, remote.WithContext(ctx), remote.WithTransport(transport)); err != nil {
+		return fmt.Errorf("push of %s: %w", repo, err)
+	}
+	return nil
+}
+
 // MustPush builds an image and pushes it, or ends the test.
 func (r *Registry) MustPush(t testing.TB, repo string, spec Spec) (ref, digest string) {
 	t.Helper()

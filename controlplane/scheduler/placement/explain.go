@@ -52,10 +52,13 @@ func Nearest(refusals []*Refusal) *Refusal {
 	})
 }
 
+// Unplaced is in every message of [Event].
+const Unplaced = " was unable to place a task because "
+
 // Event is the message of a service's event about tasks that could not be placed. ECS's own text, on which tools match,
 // comes first; Explain follows.
 func Event(service string, refusals []*Refusal) string {
-	head := fmt.Sprintf("(service %s) was unable to place a task because no container instance met all of its requirements.", service)
+	head := fmt.Sprintf("(service %s)"+Unplaced+"no container instance met all of its requirements.", service)
 	near := Nearest(refusals)
 	if near == nil {
 		return head + " Reason: No Container Instances were found in your cluster. " + troubleshooting
