@@ -171,6 +171,29 @@ func TestWhatEndedWhileNoAgentRanIsReportedOnce(t *testing.T) {
 	})
 }
 
+func TestContainersOfTasksThatHadEndedThereAreCleanedUpWhenTheirTimeComes(t *testing.T) {
+	c := newControlPlane(t)
+	h := newTheirs(t, c, 2)
+	ended := h.containers[0]
+	h.docker("kill", ended.ID)
+	ended.Status = "STOPPED"
+	dropintest.Write(t, h.dir, h.cluster, h.instance, ended)
+	h.env = append(h.env, "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION=1s")
+	h.with(func() {
+		waitFor(t, func() bool {
+			return h.docker("ps", "-aq", "--filter", "label="+engine.LabelTaskArn+"="+ended.TaskArn) == ""
+		})
+		for _, e := range c.expect("connected " + h.instance) {
+			if strings.HasPrefix(e, "submit") {
+				t.Errorf("reported: %s", e)
+			}
+		}
+	})
+	if state := h.docker("inspect", "-f", "{{.State.Status}}", h.containers[1].ID); state != "running" {
+		t.Errorf("the other task is %s", state)
+	}
+}
+
 func TestTheOtherAgentsContainersAreLeftAloneWhereThatIsWanted(t *testing.T) {
 	c := newControlPlane(t)
 	h := newTheirs(t, c, 1)

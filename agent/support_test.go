@@ -120,7 +120,7 @@ func TestNoSecretOfAHostIsInItsBundle(t *testing.T) {
 	quote := func(s string) string { raw, _ := json.Marshal(s); return string(raw) }
 	writeFile(t, filepath.Join(dockerConfig, "config.json"), `{"auths":{"registry.example":{"auth":"`+base64.StdEncoding.EncodeToString([]byte("user:"+secret("docker's config")))+`","identitytoken":`+quote(secret("an identity token"))+`}}}`)
 	h.env = append(h.env, "AWS_SESSION_TOKEN="+secret("the settings"), "HTTPS_PROXY=http://user:"+url.QueryEscape(secret("a proxy"))+"@127.0.0.1:9", "ECS_ENGINE_AUTH_TYPE=docker",
-		`ECS_ENGINE_AUTH_DATA={"registry.example":{"username":"u","password":`+quote(secret("engine auth"))+`}}`, "DOCKER_CONFIG="+dockerConfig, "DB_PASSWORD="+secret("the environment"))
+		`ECS_ENGINE_AUTH_DATA={"registry.example":{"username":"u","password":`+quote(secret("engine auth"))+`}}`, "DOCKER_CONFIG="+dockerConfig, "ECS_LOGLEVEL=debug", "DB_PASSWORD="+secret("the environment"))
 	leave := h.start()
 	c.expect("connected " + first)
 	c.sendWith(first, task1, "RUNNING", "")
@@ -130,6 +130,8 @@ func TestNoSecretOfAHostIsInItsBundle(t *testing.T) {
 		quote(secret("a command")), quote(`{"Labels":{"db.password":`+quote(secret("a label"))+`}}`), quote(`{"LogConfig":{"Type":"splunk","Config":{"splunk-token":`+quote(secret("a log option"))+`}}}`)))
 	c.expect("submit "+task1+" RUNNING", "submit "+task1+"x STOPPED")
 
+	planted := []string{"the settings", "docker's config", "an identity token", "a proxy", "engine auth", "the environment", "a variable", "a database URL", "a command", "a label", "a log option"}
+	search(t, map[string]string{"the log itself": h.log()}, planted)
 	opt := BundleOptions{Options: h.options(), Since: time.Hour, Name: "bundle"}
 	writeFile(t, opt.Config.File, "ANOTHERS_PASSWORD='"+secret("an unknown setting")+"'\nECS_LOG_OPTS={\"splunk-token\":"+quote(secret("log options"))+"}\n")
 	lines, places := logLines()
@@ -140,7 +142,7 @@ func TestNoSecretOfAHostIsInItsBundle(t *testing.T) {
 	if _, err = f.WriteString(lines + "level=info time=2020-01-01T00:00:00Z msg=\"long ago\"\n"); err != nil || f.Close() != nil {
 		t.Fatal(err)
 	}
-	places = append(places, "docker's config", "an identity token", "a proxy", "engine auth", "the environment", "a variable", "a database URL", "a command", "a label", "a log option", "an unknown setting", "log options", "the host's key", "a profile")
+	places = append(append(places, planted...), "an unknown setting", "log options", "the host's key", "a profile")
 
 	take := func() map[string]string {
 		t.Helper()
