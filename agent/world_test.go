@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds a wait in these tests; it is reached only when the test fails.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // controlPlane is a control plane over real sockets that a test plays by hand.
 type controlPlane struct {

@@ -163,3 +163,14 @@ func FuzzClean(f *testing.F) {
 		filter.KnowURL(text)
 	})
 }
+
+func TestADiskThatIsFullIsTheWritersError(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	if _, err := Write(t.Context(), full, "b", []Piece{{Name: "well", Make: say("well", nil)}}, &Filter{}, time.Now()); err == nil {
+		t.Error("it was written")
+	}
+}

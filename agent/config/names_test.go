@@ -76,3 +76,38 @@ func TestADurationBelowTheLeastIsTheLeastWhereTheAmazonECSAgentHasItSo(t *testin
 		t.Errorf("%+v", s)
 	}
 }
+
+func TestTheConfigurationOfAHostWithTheAmazonECSAgentIsUsedAsItIs(t *testing.T) {
+	c, warnings, err := load(t, nil, `# written by user data
+ECS_CLUSTER=production
+ECS_DATADIR=/data
+ECS_LOGFILE=/log/ecs-agent.log
+ECS_AUDIT_LOGFILE=/log/audit.log
+ECS_LOGLEVEL=info
+ECS_AVAILABLE_LOGGING_DRIVERS=["json-file","awslogs","fluentd","none"]
+ECS_ENABLE_TASK_IAM_ROLE=true
+ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST=true
+ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE=true
+ECS_ENABLE_TASK_ENI=true
+ECS_RESERVED_MEMORY=256
+ECS_RESERVED_PORTS=[22, 2375, 2376, 51678, 51679]
+ECS_INSTANCE_ATTRIBUTES={"stack": "blue", "rack": "7"}
+ECS_CONTAINER_INSTANCE_TAGS={"owner": "ops"}
+ECS_ENGINE_AUTH_TYPE=docker
+ECS_ENGINE_AUTH_DATA={"https://index.docker.io/v1/":{"username":"u","password":"p","email":"e@example.com"}}
+ECS_IMAGE_PULL_BEHAVIOR=prefer-cached
+ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION=1h
+ECS_IMAGE_CLEANUP_INTERVAL=30m
+ECS_CONTAINER_STOP_TIMEOUT=2m
+ECS_DISABLE_PRIVILEGED=true
+ECS_UPDATES_ENABLED=false
+ECS_LOG_DRIVER=json-file
+`)
+	if err != nil || len(warnings) != 0 {
+		t.Fatal(err, warnings)
+	}
+	if c.Cluster != "production" || c.DataDir != "/var/lib/ecs/data" || c.Log.File != "/var/log/ecs/ecs-agent.log" || c.AuditFile != "/var/log/ecs/audit.log" || c.InstanceAttributes["rack"] != "7" ||
+		c.ReservedMemory != 256 || !c.PrivilegedDisabled || c.TaskCleanupWait.Hours() != 1 || len(c.LoggingDrivers) != 4 || c.EngineAuthData == "" || c.InstanceTags["owner"] != "ops" {
+		t.Errorf("%+v", c)
+	}
+}
