@@ -32,11 +32,12 @@ func (p *pass) tryBefore(reached map[string]bool) {
 			p.trying[pl.id] = true
 			p.sayOnce("(service %s) (deployment %s) fails again and again on (container-instance %s): the deployment before is tried there, to see which of them is broken.", p.name, p.primary.id, pl.id)
 		case pl.of == p.primary || !task.Wanted(t):
-		case !pl.healthy(), p.notYet(aws.ToTime(t.Object.StartedAt).Add(p.cfg.RolloutWait)):
+		case !pl.healthy(), p.notYet(aws.ToTime(t.Object.StartedAt).Add(p.cfg.RolloutWait)), p.spare == 0:
 			p.trying[pl.id] = true
 		default:
 			f.Tried = true
 			p.svc.Failures[pl.id] = f
+			p.spare--
 			p.stop(pl, task.Deployed(p.primary.id))
 		}
 	}

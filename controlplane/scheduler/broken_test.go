@@ -148,3 +148,43 @@ func TestTwoBrokenHostsOfFewHoldARollOut(t *testing.T) {
 	w.expect("2 2 2 - - 2 2 1")
 	w.expectTold(1, "holds at wave 3")
 }
+
+// The try of the deployment before ends with a stop, and that counts as any other.
+func TestATryEndsWhenMinimumHealthyPercentAllowsIt(t *testing.T) {
+	w := newWorld(t, 2)
+	w.create(w.define(), minimum(50))
+	w.settle()
+	w.after(time.Hour)
+	w.deploy(w.define())
+	silent := false
+	w.agents = func(l *store.Task) string {
+		switch {
+		case revisionOf(l) == "2":
+			return task.Stopped
+		case silent && l.Instance == "host-2":
+			return ""
+		}
+		return task.Running
+	}
+	w.settle()
+	w.after(8 * time.Second)
+	w.expect("1 1")
+	w.expectTold(1, "fails again and again on (container-instance host-1): the deployment before is tried there")
+	silent = true
+	w.replace(task.Stop(w.own("host-2"), types.TaskStopCodeUserInitiated, "", w.now))
+	w.report()
+	w.settle()
+	w.after(10 * time.Minute)
+	if own := w.own("host-1"); own == nil || revisionOf(own) != "1" || !task.Wanted(own) {
+		t.Fatalf("the only healthy daemon of two was stopped, of which one has to be: %s", w.history())
+	}
+	silent = false
+	w.report()
+	w.settle()
+	w.after(time.Minute)
+	w.expect("- 1")
+	w.agents = nil
+	w.after(time.Hour)
+	w.expect("2 2")
+	w.expectSteady(t)
+}
