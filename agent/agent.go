@@ -74,6 +74,7 @@ type Options struct {
 	// WarmPoolLook is how often it is looked whether the instance leaves its warm pool, and NoticeLook whether it is about to be taken
 	// away; a minute and a second if zero.
 	WarmPoolLook, NoticeLook time.Duration
+	Logind                   func() (depart.Logind, error) // nil: this host's shutdowns are not delayed
 	Runtime                  engine.Runtime
 	Clock                    func() time.Time // of this host, for signatures and certificates; time.Now if nil
 	EngineRetry              time.Duration    // wait between looks at an engine that does not answer; 1 s if zero
@@ -375,6 +376,7 @@ func (a *Agent) work(ctx context.Context, started chan<- struct{}) error {
 	group.Go(func() error { return a.runMeasured(ctx) })
 	group.Go(func() error { return a.watchLosses(ctx) })
 	group.Go(func() error { return a.watchNotices(ctx) })
+	group.Go(func() error { return a.watchShutdowns(ctx) })
 	if a.networking != nil {
 		group.Go(func() error { return a.networking.Run(ctx) })
 		group.Go(func() error { return a.networking.keeper.Keep(ctx) })

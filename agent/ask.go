@@ -32,6 +32,7 @@ func (a *Agent) serveLocal(ctx context.Context, l net.Listener, started <-chan s
 	s.Handle("GET /v1/explain", q.explain)
 	s.Handle("GET /v1/logs", q.logs)
 	s.Handle("GET /v1/exec", q.exec)
+	s.Handle("POST /v1/depart", q.depart)
 	s.Handle("GET /v1/log-level", func(w http.ResponseWriter, _ *http.Request) { local.Answer(w, a.logLevel()) })
 	s.Handle("POST /v1/log-level", a.setLogLevel)
 	s.Handle("POST /v1/gc", func(w http.ResponseWriter, r *http.Request) { a.collect(w, r, q.engine() != nil) })

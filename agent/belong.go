@@ -173,6 +173,7 @@ func (a *Agent) sessions(ctx context.Context, api session.API, signer session.Si
 	group.Go(func() error { return poller.Run(ctx) })
 	group.Go(func() error { return publisher.Run(ctx) })
 	group.Go(func() error { return a.offersChange(ctx) })
+	group.Go(func() error { return a.comeBack(ctx, api) })
 	group.Go(func() error { return a.keepKey(ctx) })
 	return group.Wait()
 }

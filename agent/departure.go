@@ -36,10 +36,11 @@ func (a *Agent) newDeparture(api session.API) *depart.Departure {
 // departing are this host's tasks as a departure sees them.
 func (a *Agent) departing() []depart.Task {
 	all := a.engine.Tasks()
+	resumes := a.cfg.ResumeOnBoot == "daemons" && abilitiesOf(a.runtime).restarts
 	tasks := make([]depart.Task, len(all))
 	for i := range all {
 		t := &all[i]
-		tasks[i] = depart.Task{Arn: t.Arn, Daemon: t.Daemon(), Resumes: a.cfg.ResumeOnBoot == "daemons", Stopping: t.Desired == acs.StatusStopped, Stopped: t.Known == acs.StatusStopped, Grace: a.graceOf(t)}
+		tasks[i] = depart.Task{Arn: t.Arn, Daemon: t.Daemon(), Resumes: resumes, Stopping: t.Desired == acs.StatusStopped, Stopped: t.Known == acs.StatusStopped, Grace: a.graceOf(t)}
 	}
 	return tasks
 }

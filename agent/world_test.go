@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ const patience = time.Minute
 
 // controlPlane is a control plane over real sockets that a test plays by hand.
 type controlPlane struct {
+	drained  atomic.Bool // by an operator
 	t        *testing.T
 	server   *httptest.Server
 	events   chan string // "register …", "connected …", "submit …", "acs …", one for each thing that the agent does
@@ -99,7 +101,7 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 		}
 		arn := c.register(in)
 		c.events <- fmt.Sprintf("register %v as %s", in["containerInstanceArn"], arn)
-		answer(c.t, w, map[string]any{"containerInstance": map[string]any{"containerInstanceArn": arn, "status": "ACTIVE", "attributes": in["attributes"]}})
+		answer(c.t, w, map[string]any{"containerInstance": map[string]any{"containerInstanceArn": arn, "status": c.status(), "attributes": in["attributes"]}})
 	case "DiscoverPollEndpoint":
 		answer(c.t, w, map[string]any{"endpoint": c.server.URL + "/acs/", "telemetryEndpoint": c.server.URL + "/tcs/"})
 	case "SubmitTaskStateChange":
@@ -112,6 +114,14 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = w.Write(awsjson.EncodeError("UnsupportedFeatureException", operation))
 	}
+}
+
+// status is the instance's, as an operator has left it.
+func (c *controlPlane) status() string {
+	if c.drained.Load() {
+		return "DRAINING"
+	}
+	return "ACTIVE"
 }
 
 func (c *controlPlane) register(in map[string]any) string {

@@ -120,6 +120,7 @@ type Config struct {
 	GPUs                   bool
 	CDIDirs                []string
 	VolumePlugin           []string // capabilities of the EFS volume plugin
+	ShutdownTimeout        time.Duration
 	ResumeOnBoot           string
 	OrphanPolicy           string
 	Predecessor            string // adopt or leave

@@ -181,11 +181,15 @@ func (d *Departure) Leaves() *Notice {
 func (d *Departure) Depart(ctx context.Context, n Notice) error {
 	d.mu.Lock()
 	first := d.leaves == nil || d.leaves.Kind != n.Kind
+	if !first && d.leaves.Deadline.Before(n.Deadline) {
+		n.Deadline = d.leaves.Deadline // told twice, it is the same departure
+	}
 	d.leaves = &n
 	d.mu.Unlock()
 	if first {
 		d.cfg.Log.Warn("This host leaves: tasks are stopped, the daemons last", zap.String("kind", string(n.Kind)), zap.String("why", n.Why), zap.Time("deadline", n.Deadline))
 	}
+	begun := time.Now()
 	telling, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	tried := make(chan struct{})
@@ -197,7 +201,6 @@ func (d *Departure) Depart(ctx context.Context, n Notice) error {
 		return ctx.Err()
 	case <-tried:
 	}
-	begun := time.Now()
 	if err := d.stopAll(ctx, n); err != nil {
 		return err
 	}
@@ -216,52 +219,49 @@ func (d *Departure) Stay() {
 	d.leaves, d.told = nil, false
 }
 
-// tell makes this host DRAINING, again and again until that is done or ctx ends. tried is closed after the first attempt.
-func (d *Departure) tell(ctx context.Context, n Notice, tried chan<- struct{}) {
-	for first := true; ; first = false {
-		d.mu.Lock()
-		told := d.told
-		d.mu.Unlock()
-		var err error
-		if !told {
-			once, cancel := context.WithTimeout(ctx, tellAtMost)
-			err = d.cfg.Tell(once, n)
-			cancel()
-		}
+// tell makes this host DRAINING, again and again until that is done or ctx ends. tried is closed after the first attempt, and at once while
+// the control plane is away.
+func (d *Departure) tell(ctx context.Context, n Notice, tried chan struct{}) {
+	release := sync.OnceFunc(func() { close(tried) })
+	defer release()
+	if !d.cfg.Connected() {
+		release()
+	}
+	for said := false; !d.knows(); said = true {
+		once, cancel := context.WithTimeout(ctx, tellAtMost)
+		err := d.cfg.Tell(once, n)
+		cancel()
 		if err == nil {
 			d.mu.Lock()
 			d.told = true
 			d.mu.Unlock()
-		} else if first {
-			d.cfg.Log.Warn("The control plane could not be told that this host leaves; it goes on without, and tries again", zap.Error(err))
-		}
-		if first {
-			close(tried)
-		}
-		if err == nil {
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if !said {
+			d.cfg.Log.Warn("The control plane could not be told that this host leaves; it leaves without, and tries again", zap.Error(err))
+		}
+		release()
+		if d.pause(ctx, tellAgain) != nil {
 			return
-		case <-time.After(tellAgain):
 		}
 	}
 }
 
+// knows says whether the control plane was told.
+func (d *Departure) knows() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.told
+}
+
 // untilTold waits until the control plane knows.
 func (d *Departure) untilTold(ctx context.Context) error {
-	for {
-		d.mu.Lock()
-		told := d.told
-		d.mu.Unlock()
-		if told {
-			return nil
-		}
+	for !d.knows() {
 		if err := d.pause(ctx, d.cfg.Look); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // stopAll stops the tasks in their order.
@@ -300,13 +300,13 @@ func (d *Departure) late(n Notice) error {
 	return fmt.Errorf("the time to leave in order ended at %s, and %d tasks still have processes: %w", n.Deadline.Format(time.TimeOnly), len(left), errors.Join(left...))
 }
 
-// send waits a moment for what is left to be reported.
+// send waits a moment for what the control plane is to be told still.
 func (d *Departure) send(ctx context.Context, n Notice) {
 	end := time.Now().Add(sendAtMost)
 	if !n.Deadline.IsZero() && n.Deadline.Before(end) {
 		end = n.Deadline
 	}
-	for !d.cfg.Sent() && time.Now().Before(end) && d.cfg.Connected() {
+	for (!d.cfg.Sent() || !d.knows()) && time.Now().Before(end) && d.cfg.Connected() {
 		if d.pause(ctx, d.cfg.Look) != nil {
 			return
 		}

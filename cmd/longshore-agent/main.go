@@ -19,6 +19,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent"
 	"github.com/longshore-project/longshore/agent/config"
+	"github.com/longshore-project/longshore/agent/depart"
 	"github.com/longshore-project/longshore/engine/policy"
 	"github.com/longshore-project/longshore/internal/nodump"
 	"github.com/longshore-project/longshore/internal/version"
@@ -106,12 +107,12 @@ func newRoot(stdout, stderr io.Writer, reload <-chan struct{}) *cobra.Command {
 			"EXIT STATUS\n  0  ended by a signal; the containers stay\n  1  an error that starting again may heal\n  5  an error that it does not: the configuration or the registration is refused\n",
 	}
 	root.AddCommand(newRun(stderr, reload), newVersion(stdout), newLicense(stdout), newHealthcheck(), newPrepare(stdout), newCleanup(stdout), newSettings(stdout), newConfig(stdout, stderr), newPolicy(stdout),
-		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newBundle(stdout, stderr), newLogLevel(stdout), newLogs(stdout), newExec(stdout, stderr), newJoin(stdout, stderr), newLeave(stdout, stderr), newCleanInstance(stdout, stderr))
+		newStatus(stdout), newTasks(stdout), newExplain(stdout), newDoctor(stdout), newGC(stdout), newBundle(stdout, stderr), newLogLevel(stdout), newLogs(stdout), newExec(stdout, stderr), newJoin(stdout, stderr), newLeave(stdout, stderr), newCleanInstance(stdout, stderr), newDepart(stderr))
 	return root
 }
 
 func newRun(stderr io.Writer, reload <-chan struct{}) *cobra.Command {
-	opt := agent.Options{Version: release(), Hash: hash(), License: license, Stderr: stderr, Reload: reload}
+	opt := agent.Options{Version: release(), Hash: hash(), License: license, Stderr: stderr, Reload: reload, Logind: depart.OpenLogind}
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the agent until a signal ends it", Args: cobra.NoArgs,
 		Long: "Run the agent. It is configured by the environment and by " + config.DefaultFile + "; \"longshore-agent settings\" lists every setting.\n" +

@@ -7,6 +7,7 @@ configure) [ -n "$2" ] && upgrade=yes || upgrade= ;;
 esac
 [ -n "$upgrade" ] && ! have deb-systemd-helper || enable "$unit"
 reload
+if booted; then systemctl kill --signal=HUP systemd-logind.service 2>/dev/null || true; fi # it reads how long shutdowns may wait
 if [ -n "$upgrade" ]; then
 	invoke try-restart "$unit" # containers don't notice
 elif [ -s /etc/ecs/ecs.config ]; then

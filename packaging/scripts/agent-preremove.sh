@@ -3,7 +3,7 @@ remove | 0) ;;
 *) exit 0 ;; # an upgrade: the agent that runs is replaced when the new one is there
 esac
 if booted; then
-	systemctl stop longshore-agent.service || true # containers go on
+	systemctl stop longshore-agent.service longshore-drain.service || true # containers go on
 fi
 longshore-agent cleanup >/dev/null 2>&1 || true # the host's rules and the address that containers ask
 if ! have deb-systemd-helper && have systemctl; then
