@@ -16,6 +16,7 @@ want /usr/bin/tini tini
 want /usr/bin/gcc gcc
 want /usr/bin/setfacl acl
 want /usr/bin/systemd-analyze systemd
+want /usr/bin/shellcheck shellcheck
 command -v ip >/dev/null || missing+=(iproute2)
 command -v aws >/dev/null || missing+=(awscli)
 if [ ${#missing[@]} -gt 0 ]; then
