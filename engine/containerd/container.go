@@ -192,6 +192,10 @@ func (r *Runtime) Inspect(ctx context.Context, ref string) (engine.State, error)
 	if err != nil {
 		return engine.State{}, err
 	}
+	// An end that is on record needs no question: a shim that waits for its log process, which may wait for a service, answers none.
+	if was, err := r.readRun(b.ID); err == nil && !was.FinishedAt.IsZero() {
+		return r.state(b, nil, was), nil
+	}
 	t, err := r.task(ctx, b.ID)
 	if err != nil {
 		return engine.State{}, err

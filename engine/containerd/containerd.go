@@ -76,7 +76,7 @@ type Config struct {
 	LogProgram string
 	// Networks makes the networks of containers in the bridge mode; nil: that mode is refused.
 	Networks Networks
-	// Looks makes a Runtime for questions, beside the one that keeps the containers: it writes no ends down and checks no health.
+	// Looks makes a Runtime for questions, beside the one that keeps the containers: it makes no folder, writes no ends down and checks no health.
 	Looks bool
 	// Log may be nil.
 	Log *zap.Logger
@@ -153,7 +153,11 @@ func New(cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("containerd: %w", err)
 	}
-	for _, dir := range []string{cfg.Root, filepath.Join(cfg.Root, "containers"), filepath.Join(cfg.Root, "volumes")} {
+	folders := []string{cfg.Root, filepath.Join(cfg.Root, "containers"), filepath.Join(cfg.Root, "volumes")}
+	if cfg.Looks {
+		folders = nil
+	}
+	for _, dir := range folders {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("containerd: %w", err)
 		}

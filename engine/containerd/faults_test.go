@@ -30,6 +30,7 @@ type world struct {
 	image    string
 	networks containerd.Networks
 	runtime  string // OCI
+	logs     string // the program that takes output; empty: longshore-log
 }
 
 func newWorld(t *testing.T) *world {
@@ -48,6 +49,9 @@ func (w *world) connect() {
 	program, err := logProgram()
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if w.logs != "" {
+		program = w.logs
 	}
 	if w.Runtime, err = containerd.New(containerd.Config{Address: w.d.socket(), Root: w.root, Namespace: "longshore-test", LogProgram: program, Networks: w.networks, OCIRuntime: w.runtime}); err != nil {
 		w.t.Fatal(err)
@@ -265,6 +269,32 @@ func logProcess(t *testing.T, id string) (pid int) {
 func zombie(pid int) bool {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	return err == nil && strings.Contains(string(b), ") Z ")
+}
+
+// A log process may wait for a service that is away when its container ends; shims give it twelve seconds, and answer nobody meanwhile.
+func TestTheEndOfAContainerDoesNotWaitForItsLogProcess(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	w.logs = filepath.Join(dir, "slow-log")
+	there := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	if err := os.WriteFile(w.logs, []byte("#!/bin/sh\ntrap '' TERM\nexec 5<&-\ncat <&3 >/dev/null\nwhile [ ! -e "+dir+"/go ]; do sleep 0.02; done\necho over >"+dir+"/over\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.connect()
+	id := w.run("exit 4", nil)
+	w.until("the end to be known", func() bool { return w.look(id).Status == engine.StatusExited })
+	if st := w.look(id); st.ExitCode != 4 || there("over") {
+		t.Errorf("it waited for its log: %+v", st)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Remove(t.Context(), id); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAfterARebootWhatRanHasEnded(t *testing.T) {

@@ -115,7 +115,7 @@ func Run(t *testing.T, factory func(t *testing.T) Subject) {
 type suite struct{ Subject }
 
 // patience is how long the suite waits for what must come; nothing waits that long unless it fails.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 func (s *suite) ctx(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)

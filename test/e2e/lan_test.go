@@ -26,6 +26,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/longshore-project/longshore/test/hosts"
 	"github.com/longshore-project/longshore/test/images"
@@ -33,6 +35,9 @@ import (
 
 // own is what a host's ecs.config says before it joins, and after it has left.
 const own = "ECS_IMAGE_PULL_BEHAVIOR=prefer-cached\nAWS_EC2_METADATA_DISABLED=true\nECS_RESERVED_MEMORY=0\n"
+
+// onContainerd is the host of a LAN whose agent uses containerd. All of them have both engines.
+const onContainerd = 1
 
 // lan is a control plane beside hosts: it listens on the LAN, with a certificate of its own CA.
 type lan struct {
@@ -53,6 +58,9 @@ func newLAN(t *testing.T, n int) *lan {
 		t.Fatal("nft is missing: apt-get install -y --no-install-recommends nftables")
 	}
 	bin, err := binaries()
+	if err == nil {
+		err = withContainerd()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +68,7 @@ func newLAN(t *testing.T, n int) *lan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lan{t: t, dir: dir, bin: bin, farm: &hosts.Farm{Dir: filepath.Join(dir, "h"), Name: "lslan", Net: "10.79.7"}}
+	l := &lan{t: t, dir: dir, bin: bin, farm: &hosts.Farm{Dir: filepath.Join(dir, "h"), Name: "lslan", Net: "10.79.7", Runs: Both}}
 	t.Cleanup(func() {
 		for _, end := range slices.Backward(l.ends) {
 			end()
@@ -194,22 +202,34 @@ func (l *lan) wall(i int, port string) {
 	}
 }
 
-// prepare gives host i an image, and the settings that it has of its own.
-func (l *lan) prepare(i int) {
-	c := l.engine(i)
-	img, err := images.Build(images.Spec{Cmd: []string{"sleep", "100000"}, StopSignal: "SIGKILL"})
-	if err == nil {
-		err = images.Load(l.t.Context(), c, "logs:1", img)
+// prepare gives host i an image, and the settings that it has of its own, which are returned.
+func (l *lan) prepare(i int) (settings string) {
+	settings = own
+	img, err := images.Build(images.Spec{Cmd: []string{"sh", "-c", "echo kept >/data/file; exec sleep 100000"}, StopSignal: "SIGKILL"})
+	switch {
+	case err != nil:
+	case i == onContainerd:
+		settings += "ECS_ENGINE=containerd\n"
+		var archive bytes.Buffer
+		err = tarball.Write(name.MustParseReference("logs:1"), img, &archive)
+		load := l.farm.Start(l.t.Context(), i, "ctr", "-n", "longshore", "images", "import", "-")
+		load.Stdin = &archive
+		if out, e := load.CombinedOutput(); e != nil {
+			err = fmt.Errorf("%w: %s", e, out)
+		}
+	default:
+		err = images.Load(l.t.Context(), l.engine(i), "logs:1", img)
 	}
 	if err == nil {
 		err = os.MkdirAll(l.farm.Disk(i, "/etc/ecs"), 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(l.farm.Disk(i, "/etc/ecs/ecs.config"), []byte(own), 0o644)
+		err = os.WriteFile(l.farm.Disk(i, "/etc/ecs/ecs.config"), []byte(settings), 0o644)
 	}
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	return settings
 }
 
 func (l *lan) engine(i int) *client.Client {
@@ -222,13 +242,50 @@ func (l *lan) engine(i int) *client.Client {
 	return c
 }
 
-// running are the containers of tasks on host i.
-func (l *lan) running(c *client.Client) int {
-	all, err := c.ContainerList(l.t.Context(), container.ListOptions{All: true})
+// containers are those of host i, whether they run or not.
+func (l *lan) containers(i int) int {
+	l.t.Helper()
+	if i == onContainerd {
+		return len(strings.Fields(l.on(i, "ctr", "-n", "longshore", "containers", "ls", "-q")))
+	}
+	all, err := l.engine(i).ContainerList(l.t.Context(), container.ListOptions{All: true})
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	return len(all)
+}
+
+// left fails if there is more of the agent on host i than what tasks have written.
+func (l *lan) left(i int, settings string) {
+	t := l.t
+	t.Helper()
+	if n := l.containers(i); n != 0 {
+		t.Errorf("%d containers on host %d after it left", n, i)
+	}
+	if text, err := os.ReadFile(l.farm.Disk(i, "/etc/ecs/ecs.config")); err != nil || string(text) != settings {
+		t.Errorf("ecs.config is %q, %v", text, err)
+	}
+	there := "find /etc/ecs/longshore-ca.pem /var/lib/ecs/data /run/longshore -type f -o -type d -empty"
+	volumes := "cat /var/lib/docker/volumes/*/_data/file"
+	if i == onContainerd {
+		there += " | grep -v ^/var/lib/ecs/data/containerd/volumes/"
+		volumes = "cat /var/lib/ecs/data/containerd/volumes/*/*/file"
+	}
+	if got := l.on(i, "sh", "-c", "("+there+") 2>/dev/null || true"); got != "" {
+		t.Errorf("host %d has %s", i, got)
+	}
+	if got := l.on(i, "sh", "-c", volumes); got != "kept\n" {
+		t.Errorf("host %d's volume has %q", i, got)
+	}
+	if tables := l.on(i, "nft", "list", "tables"); strings.Contains(tables, "longshore") {
+		t.Errorf("host %d's tables are %s", i, tables)
+	}
+	if links := l.on(i, "ip", "addr"); strings.Contains(links, "169.254.170.2") || strings.Contains(links, "longshore") || strings.Contains(links, "veth") && strings.Contains(links, "master") {
+		t.Errorf("host %d's interfaces are %s", i, links)
+	}
+	if again := l.on(i, filepath.Join(l.bin, "longshore-agent"), "leave"); !strings.Contains(again, "none: this host has not joined, or has left") {
+		t.Errorf("a second time it says %s", again)
+	}
 }
 
 // instances are the connected container instances.
@@ -251,12 +308,14 @@ func (l *lan) instances() (connected []types.ContainerInstance) {
 }
 
 // Three hosts that nobody can reach, each with one port of the LAN that it reaches, join with one line: straight, through a proxy that
-// takes CONNECT, and through a reverse proxy with a certificate and an idle limit of its own. Their daemons run. One leaves, killed once on
-// the way, and nothing of it stays.
+// takes CONNECT, and through a reverse proxy with a certificate and an idle limit of its own. Their daemons run. One, with containerd, leaves,
+// killed once on the way, another one, with Docker, after it, and nothing of them stays but what their tasks have written.
 func TestHostsOnALANJoinWithATokenAndLeave(t *testing.T) {
 	l := newLAN(t, 3)
-	if _, err := l.api.RegisterTaskDefinition(t.Context(), &ecs.RegisterTaskDefinitionInput{Family: aws.String("logs"), NetworkMode: types.NetworkModeHost, RequiresCompatibilities: []types.Compatibility{types.CompatibilityEc2},
-		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("logs"), Image: aws.String("logs:1"), Memory: aws.Int32(32), Essential: aws.Bool(true)}}}); err != nil {
+	if _, err := l.api.RegisterTaskDefinition(t.Context(), &ecs.RegisterTaskDefinitionInput{Family: aws.String("logs"), NetworkMode: types.NetworkModeBridge, RequiresCompatibilities: []types.Compatibility{types.CompatibilityEc2},
+		Volumes: []types.Volume{{Name: aws.String("data"), DockerVolumeConfiguration: &types.DockerVolumeConfiguration{Scope: types.ScopeShared, Autoprovision: aws.Bool(true)}}},
+		ContainerDefinitions: []types.ContainerDefinition{{Name: aws.String("logs"), Image: aws.String("logs:1"), Memory: aws.Int32(32), Essential: aws.Bool(true), PortMappings: []types.PortMapping{{ContainerPort: aws.Int32(80)}},
+			MountPoints: []types.MountPoint{{SourceVolume: aws.String("data"), ContainerPath: aws.String("/data")}}}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.api.CreateService(t.Context(), &ecs.CreateServiceInput{Cluster: aws.String("daemonset"), ServiceName: aws.String("logs"), TaskDefinition: aws.String("logs"), LaunchType: types.LaunchTypeEc2, SchedulingStrategy: types.SchedulingStrategyDaemon}); err != nil {
@@ -265,7 +324,7 @@ func TestHostsOnALANJoinWithATokenAndLeave(t *testing.T) {
 	connect := l.connectProxy(net.JoinHostPort(l.farm.LAN(), "3128"))
 	reverse := l.reverseProxy(net.JoinHostPort(l.farm.LAN(), "443"), "https://"+net.JoinHostPort(l.farm.LAN(), apiPort), 6*time.Second)
 	agent, token := filepath.Join(l.bin, "longshore-agent"), l.line[4]
-	var logs []string
+	var logs, settings []string
 	var ended []<-chan struct{}
 	for i, way := range []struct {
 		port string
@@ -276,7 +335,7 @@ func TestHostsOnALANJoinWithATokenAndLeave(t *testing.T) {
 		{"443", []string{"join", "https://" + l.farm.LAN(), "--token", token, "--cluster", "daemonset", "--ca", reverse.caFile}},
 	} {
 		host := i + 1
-		l.prepare(host)
+		settings = append(settings, l.prepare(host))
 		l.wall(host, way.port)
 		log, done := l.start("agent-"+strconv.Itoa(host), l.farm.Start(context.WithoutCancel(t.Context()), host, append(append([]string{"env", "AWS_CA_BUNDLE=/nowhere", "ECS_CLUSTER=other", agent}, way.args...), "--foreground")...))
 		logs, ended = append(logs, log), append(ended, done)
@@ -304,35 +363,15 @@ func TestHostsOnALANJoinWithATokenAndLeave(t *testing.T) {
 		t.Error("nobody came through the proxy")
 	}
 
-	first := l.engine(1)
-	if n := l.running(first); n != 1 {
-		t.Errorf("%d containers on host 1", n)
+	if n := l.containers(onContainerd); n != 1 {
+		t.Errorf("%d containers on host %d", n, onContainerd)
 	}
 	// It is killed as soon as it drains, if it comes no further before.
-	l.on(1, "sh", "-c", `"$0" leave >/tmp/host/leave.log 2>&1 & p=$!; while kill -0 $p 2>/dev/null && ! grep -q "drain" /tmp/host/leave.log; do sleep .02; done; kill -9 $p 2>/dev/null; wait $p; true`, agent)
-	said := l.on(1, agent, "leave")
+	l.on(onContainerd, "sh", "-c", `"$0" leave >/tmp/host/leave.log 2>&1 & p=$!; while kill -0 $p 2>/dev/null && ! grep -q "drain" /tmp/host/leave.log; do sleep .02; done; kill -9 $p 2>/dev/null; wait $p; true`, agent)
+	said := l.on(onContainerd, agent, "leave")
 	t.Logf("leave says:\n%s", said)
-	<-ended[0]
-	if n := l.running(first); n != 0 {
-		t.Errorf("%d containers on host 1 after it left", n)
-	}
-	if text, err := os.ReadFile(l.farm.Disk(1, "/etc/ecs/ecs.config")); err != nil || string(text) != own {
-		t.Errorf("ecs.config is %q, %v", text, err)
-	}
-	for _, gone := range []string{"/etc/ecs/longshore-ca.pem", "/var/lib/ecs/data"} {
-		if _, err := os.Stat(l.farm.Disk(1, gone)); err == nil {
-			t.Errorf("%s is there", gone)
-		}
-	}
-	if tables := l.on(1, "nft", "list", "tables"); strings.Contains(tables, "longshore") {
-		t.Errorf("the tables are %s", tables)
-	}
-	if addresses := l.on(1, "ip", "addr"); strings.Contains(addresses, "169.254.170.2") {
-		t.Errorf("the addresses are %s", addresses)
-	}
-	if again := l.on(1, agent, "leave"); !strings.Contains(again, "none: this host has not joined, or has left") {
-		t.Errorf("a second time it says %s", again)
-	}
+	<-ended[onContainerd-1]
+	l.left(onContainerd, settings[onContainerd-1])
 	// The token was for three.
 	out, err := l.farm.Start(t.Context(), 1, append([]string{agent}, append(slices.Clone(l.line[1:]), "--no-start")...)...).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "as many hosts as it was for have joined") {
@@ -352,6 +391,9 @@ func TestHostsOnALANJoinWithATokenAndLeave(t *testing.T) {
 	if opened, idle := reverse.opened.Load(), reverse.idle.Load(); opened != 2 || idle != 0 {
 		t.Errorf("%d web sockets were opened through the reverse proxy, %d were ended as idle", opened, idle)
 	}
+	l.on(2, agent, "leave")
+	<-ended[1]
+	l.left(2, settings[1])
 }
 
 // says looks for a text in a file.

@@ -3,7 +3,10 @@ package logprocess_test
 import (
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -263,5 +266,72 @@ func TestAnEventOfSeveralLinesIsNotCutByTheClock(t *testing.T) {
 	}
 	if got := strings.Join(c.messages(), "|"); got != "BEGIN a\n  a2\n|BEGIN b\n|BEGIN c\n  c2\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Keys that have expired are read again, as often as that happens in a container's life, and no line is lost.
+func TestKeysThatExpireWhileAContainerRunsAreReadAgain(t *testing.T) {
+	c := newCloud(t)
+	file := filepath.Join(t.TempDir(), "credentials")
+	renew := func(id string) {
+		c.Set(func(s *awsfake.Server) {
+			s.Keys = append(s.Keys, aws.Credentials{AccessKeyID: id, SecretAccessKey: "s3cret"})
+			s.Refuse = func(call awsfake.Call) (int, string) {
+				if call.AccessKeyID != id {
+					return http.StatusBadRequest, "ExpiredTokenException"
+				}
+				return 0, ""
+			}
+		})
+		if err := os.WriteFile(file, []byte("[default]\naws_access_key_id = "+id+"\naws_secret_access_key = s3cret\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew("AKFIRST")
+	p := startProcess(t, logdriver.Settings{Driver: "awslogs", Dir: c.dir, Options: c.options, Container: container}, "AWS_ACCESS_KEY_ID=", "AWS_SHARED_CREDENTIALS_FILE="+file)
+	for i, id := range []string{"", "AKSECOND", "AKTHIRD"} {
+		if id != "" {
+			renew(id)
+		}
+		_, _ = fmt.Fprintf(p.stdout, "line %d\n", i)
+		until(t, "the line", func() bool { return len(c.messages()) == i+1 })
+	}
+	_, _ = p.stdout.Close(), p.stderr.Close()
+	if err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+	if s := c.status(); s.Failed+s.Dropped != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// The options are those that ECS documents for awslogs (Using the awslogs log driver, "awslogs-format").
+func TestLinesInTheEmbeddedMetricFormatAreSaidToBe(t *testing.T) {
+	c := newCloud(t, "awslogs-format", "json/emf")
+	var said atomic.Pointer[string]
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".PutLogEvents") {
+			format := r.Header.Get("X-Amzn-Logs-Format")
+			said.Store(&format)
+		}
+		c.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	c.options["awslogs-endpoint"] = server.URL
+	line := `{"_aws":{"Timestamp":1,"CloudWatchMetrics":[{"Namespace":"n","Dimensions":[[]],"Metrics":[{"Name":"m"}]}]},"m":1}`
+	c.carry(line + "\n")
+	if m := c.messages(); len(m) != 1 || m[0] != line || said.Load() == nil || *said.Load() != "json/emf" {
+		t.Errorf("%q, with the format %v", m, said.Load())
+	}
+	for option, value := range map[string]string{"awslogs-multiline-pattern": "^B", "awslogs-datetime-format": "%Y"} {
+		c.options[option] = value
+		if _, err := logprocess.New(logdriver.Settings{Driver: "awslogs", Dir: c.dir, Options: c.options, Container: container}); err == nil || !strings.Contains(err.Error(), "awslogs-format excludes") {
+			t.Errorf("with %s: %v", option, err)
+		}
+		delete(c.options, option)
+	}
+	c.options["awslogs-format"] = "json"
+	if _, err := logprocess.New(logdriver.Settings{Driver: "awslogs", Dir: c.dir, Options: c.options, Container: container}); err == nil || !strings.Contains(err.Error(), "must be json/emf") {
+		t.Error(err)
 	}
 }

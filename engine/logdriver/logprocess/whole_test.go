@@ -32,7 +32,7 @@ var built = sync.OnceValues(func() (string, error) {
 	return program, nil
 })
 
-func startProcess(t *testing.T, s logdriver.Settings) *process {
+func startProcess(t *testing.T, s logdriver.Settings, env ...string) *process {
 	t.Helper()
 	program, err := built()
 	if err != nil {
@@ -47,7 +47,7 @@ func startProcess(t *testing.T, s logdriver.Settings) *process {
 		t.Fatal(err)
 	}
 	p := &process{Cmd: exec.Command(program, "settings", settings)}
-	p.Stderr = os.Stderr
+	p.Stderr, p.Env = os.Stderr, append(os.Environ(), env...)
 	var pipes [3][2]*os.File // the container's outputs, and what is closed when it is ready
 	for i := range pipes {
 		r, w, err := os.Pipe()
