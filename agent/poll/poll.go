@@ -40,6 +40,7 @@ import (
 	"github.com/longshore-project/longshore/internal/failpoint"
 	"github.com/longshore-project/longshore/protocol/acs"
 	"github.com/longshore-project/longshore/protocol/agentapi"
+	"github.com/longshore-project/longshore/protocol/envelope"
 )
 
 // acceptTimeout bounds making one task durable.
@@ -111,6 +112,7 @@ type Poller struct {
 	turn     sync.Mutex  // held while a message is handled; guards what follows
 	sequence int64       // the greatest seen, in payloads and manifests
 	manifest string      // id of the last manifest, until its verification was answered
+	strange  envelope.Strange
 }
 
 // New makes a Poller. The error is that of reading the saved sequence number.
@@ -190,6 +192,12 @@ func (p *Poller) tell(up bool) {
 // handle takes one frame. Its error ends the connection: an answer that could not be written, or a deregistered instance.
 func (p *Poller) handle(ctx context.Context, u *unsaved, answer func(any) error, frame []byte) (alive bool, err error) {
 	message, err := acs.Decode(frame)
+	if name, unknown := p.strange.Message(err); unknown {
+		if name != "" {
+			p.cfg.Log.Warn("The control plane sends messages of a type that this version does not know; they are ignored", zap.String("type", name))
+		}
+		return false, nil
+	}
 	if err != nil {
 		p.cfg.Log.Warn("The control plane sent a message that can't be understood; it is ignored", zap.Error(err), zap.Int("bytes", len(frame)))
 		return false, nil

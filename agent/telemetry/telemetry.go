@@ -27,6 +27,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/session"
 	"github.com/longshore-project/longshore/engine"
+	"github.com/longshore-project/longshore/protocol/envelope"
 	"github.com/longshore-project/longshore/protocol/tcs"
 )
 
@@ -70,6 +71,7 @@ type Publisher struct {
 	changed chan struct{}
 	checked atomic.Bool                         // a heartbeat of ACS came since the last instance status
 	told    atomic.Pointer[engine.EngineHealth] // what was told last; nil: nothing yet
+	strange envelope.Strange
 }
 
 // New makes a Publisher.
@@ -119,6 +121,12 @@ func (p *Publisher) serve(ctx context.Context, c *session.Conn) session.Handler 
 // handle takes a frame of the control plane.
 func (p *Publisher) handle(frame []byte) (alive bool, err error) {
 	message, err := tcs.Decode(frame)
+	if name, unknown := p.strange.Message(err); unknown {
+		if name != "" {
+			p.cfg.Log.Warn("The telemetry service sends messages of a type that this version does not know; they are ignored", zap.String("type", name))
+		}
+		return false, nil
+	}
 	if err != nil {
 		p.cfg.Log.Warn("The telemetry service sent a message that can't be understood; it is ignored", zap.Error(err), zap.Int("bytes", len(frame)))
 		return false, nil

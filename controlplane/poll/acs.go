@@ -466,6 +466,12 @@ func (c *acsSession) cannotSend(t *store.Task, err error) {
 // receive decodes a frame of the agent, in the socket's reading goroutine, and hands on what a turn must handle.
 func (c *acsSession) receive(frame []byte) {
 	m, err := acs.Decode(frame)
+	if name, unknown := c.server.strange.Message(err); unknown {
+		if name != "" {
+			c.log().Warn("an agent sent messages of a type that this version does not know; they are ignored", zap.String("type", name))
+		}
+		return
+	}
 	if err != nil {
 		c.nonsense++
 		c.server.nonsense.Add(1)

@@ -544,7 +544,7 @@ func TestWithoutARunningServerNobodyIsLetIn(t *testing.T) {
 func TestNumbersRiseBeyondTheBlockThatWasReserved(t *testing.T) {
 	w := newWorld(t, func(c *Config) {
 		c.Resend, c.ResendMax = time.Millisecond, time.Millisecond
-		c.Ping, c.PongTimeout = time.Hour, time.Hour // a ping behind all that is answered late
+		c.Ping, c.PongTimeout, c.WriteTimeout = time.Hour, time.Hour, patience // a ping behind all that is answered late
 	})
 	for range 40 {
 		w.place(instance)

@@ -47,6 +47,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
 	"github.com/longshore-project/longshore/protocol/arn"
+	"github.com/longshore-project/longshore/protocol/envelope"
 	"github.com/longshore-project/longshore/protocol/tcs"
 )
 
@@ -199,6 +200,7 @@ type Server struct {
 	dirty      chan struct{}        // of one: there are such
 
 	payloads, acknowledged, nonsense, metrics, health atomic.Int64
+	strange                                           envelope.Strange // of agents of other versions
 }
 
 // New makes a server; it does nothing until [Server.Run].

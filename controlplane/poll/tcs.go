@@ -126,6 +126,12 @@ func (c *tcsSession) receive(frame []byte) {
 	if err == nil {
 		m, err = tcs.Decode(body)
 	}
+	if name, unknown := c.server.strange.Message(err); unknown {
+		if name != "" {
+			c.log().Warn("an agent sent messages of a type that this version does not know; they are ignored", zap.String("type", name))
+		}
+		return
+	}
 	if err != nil {
 		c.nonsense++
 		c.server.nonsense.Add(1)
