@@ -30,6 +30,9 @@ func (a *Agent) serveLocal(ctx context.Context, l net.Listener, started <-chan s
 		local.Answer(w, local.Tasks{Now: time.Now().UTC(), Tasks: q.tasks()})
 	})
 	s.Handle("GET /v1/explain", q.explain)
+	s.Handle("GET /v1/explanations", func(w http.ResponseWriter, r *http.Request) {
+		local.Answer(w, local.ExplainNamed(q.statuses(), r.URL.Query().Get("name"), time.Now()))
+	})
 	s.Handle("GET /v1/logs", q.logs)
 	s.Handle("GET /v1/exec", q.exec)
 	s.Handle("POST /v1/depart", q.depart)
@@ -66,6 +69,15 @@ func (q *answers) tasks() []local.Task {
 		out = append(out, t)
 	}
 	return out
+}
+
+// statuses are all tasks that are on record.
+func (q *answers) statuses() []engine.TaskStatus {
+	e := q.engine()
+	if e == nil {
+		return nil
+	}
+	return append(e.Tasks(), e.Past()...)
 }
 
 // explain explains the task that the query names.

@@ -37,7 +37,7 @@ var (
 )
 
 var (
-	taskBucket    = statemgr.NewBucket[*engine.TaskRecord]("tasks")
+	taskBucket    = statemgr.NewBucket[*engine.TaskRecord](taskBucketName)
 	changeQueue   = statemgr.NewQueue[*engine.StateChange]("changes")
 	sessionBucket = statemgr.NewBucket[int64]("session")
 
@@ -46,6 +46,7 @@ var (
 )
 
 const (
+	taskBucketName   = "tasks"
 	manifestSequence = "manifest-sequence"
 	lastGroups       = "last"
 )

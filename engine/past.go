@@ -88,12 +88,16 @@ func newestFirst(records map[string]*TaskRecord) []*TaskRecord {
 func (e *Engine) Past() []TaskStatus {
 	var tasks []TaskStatus
 	for _, rec := range e.past.all() {
-		t := bareTask(rec)
-		s := statusOf(t, rec, &Observed{})
-		s.Timeline = rec.Timeline
-		tasks = append(tasks, *s)
+		tasks = append(tasks, StatusOf(rec))
 	}
 	return tasks
+}
+
+// StatusOf is a task as its record alone tells it, for who has no engine.
+func StatusOf(rec *TaskRecord) TaskStatus {
+	s := statusOf(bareTask(rec), rec, &Observed{})
+	s.Timeline = rec.Timeline
+	return *s
 }
 
 // revive answers a payload for a task that has ended here: the control plane does not know that, and is told once more.

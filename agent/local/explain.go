@@ -20,6 +20,41 @@ type Explanation struct {
 	Meaning  []string  `json:"meaning"`         // the causes in words, of what went wrong or is waited for
 	Advice   []string  `json:"advice"`          // what to do
 	Timeline []Step    `json:"timeline"`
+	Log      []string  `json:"log,omitempty"` // the newest lines of the agent's log about it, when the agent itself could not be asked
+}
+
+// Explanations is the answer of GET /v1/explanations: several tasks.
+type Explanations struct {
+	Now   time.Time      `json:"now"`
+	Note  string         `json:"note,omitempty"` // where this is from, if not from the agent
+	Tasks []*Explanation `json:"tasks"`
+}
+
+// mostExplained bounds how many tasks are explained at once.
+const mostExplained = 20
+
+// ExplainNamed explains the tasks of a family, family:revision or service, or, of an empty name, those that do not run as they should: the
+// newest first, each as it comes to Explain.
+func ExplainNamed(tasks []engine.TaskStatus, name string, now time.Time) *Explanations {
+	out := &Explanations{Now: now.UTC(), Tasks: []*Explanation{}}
+	sorted := slices.Clone(tasks)
+	slices.SortStableFunc(sorted, func(a, b engine.TaskStatus) int { return b.AcceptedAt.Compare(a.AcceptedAt) })
+	for i := range sorted {
+		s := &sorted[i]
+		service := ""
+		if s.Payload != nil {
+			service = s.Payload.ServiceName
+		}
+		named := name == s.Family || name == s.Family+":"+s.Version || name == service
+		e := Explain(s, now)
+		if name == "" {
+			named = e.Cause != nil || e.State != stateRunning && e.State != stateStopped
+		}
+		if named && len(out.Tasks) < mostExplained {
+			out.Tasks = append(out.Tasks, e)
+		}
+	}
+	return out
 }
 
 // Cause is what went wrong with a task first, and not what came of it. The log has it as its one error line.

@@ -4,6 +4,7 @@
 //	GET  /v1/status           who this agent is, whom it is connected to, what the host has (status.go)
 //	GET  /v1/tasks            every task, those that ended and are still on record included
 //	GET  /v1/explain?task=…   one task: what it waits for and why, its errors, its timeline (explain.go)
+//	GET  /v1/explanations?name=…   the tasks of a family or service; without a name those that do not run as they should
 //	GET  /v1/logs?task=…      a container's output, as it comes (output.go)
 //	GET  /v1/exec             a web socket: a process in a container (package execstream)
 //	     /debug/pprof/        profiles of the running process

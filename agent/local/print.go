@@ -173,6 +173,32 @@ func (e *Explanation) Print(w io.Writer) error {
 	for _, s := range e.Timeline {
 		p.step(&s)
 	}
+	if len(e.Log) > 0 {
+		p.line("From the agent's log:")
+	}
+	for _, l := range e.Log {
+		p.line("  %s", l)
+	}
+	return p.err
+}
+
+// Print prints explanations for people.
+func (e *Explanations) Print(w io.Writer) error {
+	p := &printer{w: w}
+	if e.Note != "" {
+		p.line("%s", e.Note)
+	}
+	if len(e.Tasks) == 0 {
+		p.line("Every task on record runs, or has ended as it should.")
+	}
+	for i, t := range e.Tasks {
+		if i > 0 || e.Note != "" {
+			p.line("")
+		}
+		if p.err == nil {
+			p.err = t.Print(w)
+		}
+	}
 	return p.err
 }
 

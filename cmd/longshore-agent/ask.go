@@ -2,10 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -68,12 +72,38 @@ func newTasks(stdout io.Writer) *cobra.Command {
 func newExplain(stdout io.Writer) *cobra.Command {
 	var a asking
 	return a.flags(&cobra.Command{
-		Use: "explain TASK", Short: "What a task waits for and why, its errors and its timeline", Args: cobra.ExactArgs(1),
-		Long: "Explain a task of this host, which is named by its ARN, its id, or the beginning of its id.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.get(cmd, stdout, "/v1/explain?"+url.Values{"task": args}.Encode(), &local.Explanation{})
-		},
+		Use: "explain [TASK]", Short: "What a task waits for or failed by, what that means, what to do, and its timeline", Args: cobra.MaximumNArgs(1),
+		Long: "Explain a task of this host, which is named by its ARN, its id, or the beginning of its id; or the tasks of a family, family:revision or\n" +
+			"service; or, without a name, every task that does not run as it should. While no agent runs, its state and its log are read.",
+		RunE: func(cmd *cobra.Command, args []string) error { return a.explain(cmd, stdout, strings.Join(args, "")) },
 	})
+}
+
+// explain asks the agent about the tasks of a name, or about one, or reads what it has left.
+func (a *asking) explain(cmd *cobra.Command, stdout io.Writer, name string) error {
+	cfg, _, err := config.Load(config.Options{File: a.file})
+	if err != nil {
+		return fmt.Errorf("the configuration: %w", err)
+	}
+	var all local.Explanations
+	var absent *local.NotRunningError
+	err = (local.Client{Dir: cfg.DataDir}).Call(cmd.Context(), http.MethodGet, "/v1/explanations?"+url.Values{"name": {name}}.Encode(), nil, &all)
+	switch {
+	case errors.As(err, &absent) && !errors.Is(err, os.ErrPermission):
+		left, leftErr := agent.ExplainOffline(cfg, name, time.Now())
+		if leftErr != nil {
+			return errors.Join(absent, leftErr)
+		}
+		all = *left
+	case err != nil:
+		return err
+	case name != "" && len(all.Tasks) == 0:
+		return a.get(cmd, stdout, "/v1/explain?"+url.Values{"task": {name}}.Encode(), &local.Explanation{})
+	}
+	if a.asJSON {
+		return printJSON(stdout, &all)
+	}
+	return all.Print(stdout)
 }
 
 func newDoctor(stdout io.Writer) *cobra.Command {
