@@ -144,6 +144,11 @@ func TestTheVariablesOfAProcessAreKnown(t *testing.T) {
 	var f Filter
 	f.KnowProcess(proc, 7, map[string]bool{"B": true})
 	f.KnowProcess(proc, 8, nil)
+	f.KnowNamed("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+	f.KnowNamed("OLDPWD", proc)
+	if got := string(f.Clean([]byte("AKIAEXAMPLE " + proc))); got != "AKIAEXAMPLE "+proc {
+		t.Error(got)
+	}
 	if got := string(f.Clean([]byte("plain-value by-its-name as-the-definition-says"))); got != "plain-value [hidden] [hidden]" {
 		t.Error(got)
 	}

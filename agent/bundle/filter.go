@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -91,10 +92,16 @@ func (f *Filter) KnowURL(text string) {
 
 // KnowNamed adds a value whose name says that it is a secret.
 func (f *Filter) KnowNamed(name, value string) {
-	if secretName.MatchString(name) {
+	if secretName.MatchString(name) && !keyID.MatchString(name) && !isPath(value) {
 		f.Know(value)
 	}
 	f.KnowURL(value)
+}
+
+// isPath reports whether a value is a path of this host, such as that of the file in which a secret is.
+func isPath(value string) bool {
+	_, err := os.Lstat(value)
+	return strings.HasPrefix(value, "/") && err == nil
 }
 
 // formsOf are the forms in which a secret may be met. In base64 it may begin at any of three places within a group, so that the characters which depend
@@ -125,6 +132,7 @@ func formsOf(v string) []string {
 var (
 	percent    = regexp.MustCompile(`%[0-9A-F]{2}`)
 	secretName = regexp.MustCompile(`(?i)` + words)
+	keyID      = regexp.MustCompile(`(?i)access_?key_?id$`) // which is no secret, and says which key is meant
 )
 
 const words = `pass(word|wd|phrase)?|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|auth|credential|cookie|signature|dsn|connection[_-]?string`
