@@ -91,6 +91,9 @@ func (a *Agent) askInstance(ctx context.Context) string {
 		if err == nil {
 			return found.InstanceID
 		}
+		if e := (*ec2.Error)(nil); errors.As(err, &e) && e.Off() {
+			return ""
+		}
 		waitingFor("Waiting for the instance metadata: " + err.Error())
 		select {
 		case <-ctx.Done():
