@@ -78,7 +78,8 @@ type Entry struct {
 	// Outcome is OK or the error's code.
 	Outcome   string `json:"outcome"`
 	RequestID string `json:"requestId,omitempty"`
-	// Unwritten is how many calls like this one were not written since the last.
+	// Unwritten is how many calls like this one were not written since the last: without a right signature there were too many of
+	// them, or the book could not be written.
 	Unwritten int64 `json:"unwritten,omitempty"`
 }
 
@@ -111,6 +112,7 @@ const segments = 8
 type book struct {
 	file *os.File // nil: none is open
 	size int64
+	lost int64 // entries that could not be written since the last that was
 }
 
 // Open opens the books below a data directory, and goes on with a segment of its own.
@@ -159,9 +161,16 @@ func (l *Log) Record(in Book, e Entry) {
 		}
 		e.Unwritten, l.unwritten = l.unwritten, 0
 	}
+	b := l.books[in]
+	e.Unwritten += b.lost
 	line, err := json.Marshal(e)
 	if err == nil {
 		err = l.append(in, append(line, '\n'))
+	}
+	if err != nil {
+		b.lost = e.Unwritten + 1
+	} else {
+		b.lost = 0
 	}
 	switch {
 	case err != nil && !l.failing:

@@ -181,7 +181,7 @@ func TestAnAuditLogThatCantBeWrittenIsToldOnceAndGoesOnWhenItCan(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Record(audit.Operators, audit.Entry{Key: "k", Operation: "kept", Outcome: audit.OK})
-	if got := read(t, dir, audit.Query{}); len(got) != 1 || got[0].Operation != "kept" || told.Len() != 2 {
+	if got := read(t, dir, audit.Query{}); len(got) != 1 || got[0].Operation != "kept" || got[0].Unwritten != 3 || told.Len() != 2 {
 		t.Errorf("%+v, and the log: %v", got, told.All())
 	}
 }
