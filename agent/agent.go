@@ -31,6 +31,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/agent/depart"
+	"github.com/longshore-project/longshore/agent/dropin"
 	"github.com/longshore-project/longshore/agent/endpoints/audit"
 	"github.com/longshore-project/longshore/agent/endpoints/introspection"
 	"github.com/longshore-project/longshore/agent/join"
@@ -98,7 +99,7 @@ type Agent struct {
 	guard      *policy.Guard
 	identity   *statemgr.Identity // nil before the first registration
 	copied     *copied            // nil: the disk is this machine's own
-	lastSeen   uint64             // transaction of a predecessor\'s state
+	lastSeen   dropin.State             // what another agent has left, without the tasks; zero: nothing
 	runtime    engine.Runtime
 	network    netns.HostNetwork // the host's own
 	bridge     *netns.Bridge     // of an engine that leaves networking to us; nil otherwise

@@ -116,7 +116,7 @@ func (a *Agent) register(ctx context.Context, api session.API) error {
 	if err != nil {
 		return err
 	}
-	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID, Engine: engineNamed(a.cfg), Predecessor: a.lastSeen}
+	identity := statemgr.Identity{Cluster: a.cfg.ClusterOrDefault(), ContainerInstanceArn: arn, MachineID: a.host.MachineID, BootID: a.host.BootID, InstanceID: a.host.MachineID, Engine: engineNamed(a.cfg), Predecessor: a.lastSeen.Transaction}
 	if ec2 != nil {
 		identity.InstanceID, identity.Region = ec2.InstanceID, ec2.Region
 	}

@@ -45,7 +45,8 @@ func (a *Agent) takeOver() (letGo func(), err error) {
 	case left == nil:
 		return letGo, nil
 	}
-	a.lastSeen = left.Transaction
+	a.lastSeen = *left
+	a.lastSeen.Tasks = nil
 	if a.identity != nil && a.identity.Predecessor == left.Transaction {
 		return letGo, nil
 	}
@@ -69,7 +70,7 @@ func (a *Agent) takeOver() (letGo func(), err error) {
 // mayGoBack reports whether the other agent can come back to what was taken over of it. Then it needs the access key that it had, which a control plane
 // of Longshore no longer takes once the host has one of its own. Whoever does not go back removes that agent's state file.
 func (a *Agent) mayGoBack() bool {
-	return a.lastSeen != 0 && a.cfg.Predecessor == predecessorAdopt
+	return a.lastSeen.InstanceArn != "" && a.lastSeen.InstanceArn == a.savedArn()
 }
 
 // obstacles are the tasks that can't be taken over and have not ended: to take over the others alone would start those a second time as soon as the
