@@ -99,7 +99,7 @@ type Agent struct {
 	guard      *policy.Guard
 	identity   *statemgr.Identity // nil before the first registration
 	copied     *copied            // nil: the disk is this machine's own
-	lastSeen   dropin.State             // what another agent has left, without the tasks; zero: nothing
+	lastSeen   dropin.State       // what another agent has left, without the tasks; zero: nothing
 	runtime    engine.Runtime
 	network    netns.HostNetwork // the host's own
 	bridge     *netns.Bridge     // of an engine that leaves networking to us; nil otherwise
