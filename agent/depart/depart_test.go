@@ -124,7 +124,9 @@ func TestBeforeAnInterruptionTheControlPlaneHasItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &host{tasks: []*played{task("daemon", true, time.Second), task("replica", false, time.Second)}}
 		begun := time.Now()
-		go func() { _ = h.departure().Depart(t.Context(), Notice{Kind: Interruption, Deadline: begun.Add(2 * time.Minute)}) }()
+		go func() {
+			_ = h.departure().Depart(t.Context(), Notice{Kind: Interruption, Deadline: begun.Add(2 * time.Minute)})
+		}()
 		<-time.After(90 * time.Second)
 		synctest.Wait()
 		if h.list()[1].Stopping {

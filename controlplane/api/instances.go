@@ -215,8 +215,9 @@ func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in 
 				changed.Object.Status = aws.String(string(in.Status))
 				changed.Object.Version++
 				changed.Object.StatusReason, changed.DrainingSince = nil, time.Time{}
+				changed.DrainedItself = false
 				if in.Status == instanceDraining {
-					changed.DrainingSince = c.now
+					changed.DrainingSince, changed.DrainedItself = c.now, c.identity.Role == store.RoleHost && parksDaemons(i)
 				}
 				txn.Update(&changed)
 				if a := v.Allocation(cluster, i.ID); a != nil && in.Status == instanceDraining {
@@ -240,6 +241,11 @@ func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in 
 		return nil, err
 	}
 	return out, nil
+}
+
+// parksDaemons says whether an instance's agent, when it leaves, stops daemons last and brings them back, which Longshore's does.
+func parksDaemons(i *store.Instance) bool {
+	return slices.ContainsFunc(i.Object.Attributes, func(a types.Attribute) bool { return aws.ToString(a.Name) == "longshore.resume-on-boot" })
 }
 
 // deregisterContainerInstance makes an instance INACTIVE. By force, its tasks are recorded as stopped before that, as many

@@ -384,8 +384,13 @@ func (p *pass) evict() {
 	}
 }
 
-// evictDraining stops a daemon on an instance that is being drained, after every other task there.
+// evictDraining stops a daemon on an instance that is being drained, after every other task there; the instance's own agent does where it
+// is what drains it.
 func (p *pass) evictDraining(pl *place) {
+	if !task.Starting(pl.task) && pl.host.Instance.DrainedItself {
+		p.plan.waits[pl.id] = true
+		return
+	}
 	if !task.Starting(pl.task) {
 		for _, t := range pl.host.Tasks {
 			if !task.IsStopped(t) && (t.Service == "" || !p.daemon(t.Service)) {

@@ -405,3 +405,17 @@ func TestAServiceThatCannotBeDecidedOnIsLeftAlone(t *testing.T) {
 		t.Errorf("a service with a wrong expression got %+v", p)
 	}
 }
+
+func TestADaemonOfAHostThatDrainsItselfIsTheHostsOwnToStop(t *testing.T) {
+	w := newWorld(t, 2)
+	w.create(w.define())
+	w.settle()
+	w.expect("1 1")
+	w.setStatus("host-1", draining)
+	itself := *w.hosts["host-1"].inst
+	itself.DrainedItself = true
+	w.hosts["host-1"].inst = &itself
+	w.setStatus("host-2", draining)
+	w.settle()
+	w.expect("1 -")
+}

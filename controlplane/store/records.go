@@ -138,6 +138,8 @@ type Instance struct {
 	JoinedAt time.Time
 	// DrainingSince is when the instance last became DRAINING; zero while it is not.
 	DrainingSince time.Time
+	// DrainedItself says that the instance's own agent made it DRAINING, and stops its daemons itself, the last of all tasks.
+	DrainedItself bool
 	// Boot is the kernel's id of the boot in which the machine runs whose agent connected last; empty when it did not say.
 	Boot string
 	// Trusts are the fingerprints of the control plane's own CAs that the agent has saved; nil when it does not say (package certs).

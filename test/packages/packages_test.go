@@ -231,7 +231,7 @@ chmod 600 /etc/ecs/ecs.config`)
 
 	t.Log("a daemon runs")
 	m.sh("mkdir -p /root/i/bin && cp /bin/busybox /root/i/bin/ && ln -sf busybox /root/i/bin/sh && tar -C /root/i -c . | docker import - daemon:1")
-	m.ecs("RegisterTaskDefinition", `{"family":"d","networkMode":"host","containerDefinitions":[{"name":"d","image":"daemon:1","memory":16,"essential":true,"command":["/bin/busybox","sleep","100000"]}]}`)
+	m.ecs("RegisterTaskDefinition", `{"family":"d","networkMode":"host","containerDefinitions":[{"name":"d","image":"daemon:1","memory":16,"essential":true,"stopTimeout":2,"command":["/bin/busybox","sleep","100000"]}]}`)
 	m.ecs("CreateService", `{"cluster":"daemonset","serviceName":"d","taskDefinition":"d","schedulingStrategy":"DAEMON","launchType":"EC2"}`)
 	m.until("the daemon to run", func() error { _, err := m.try(container + " | grep -v '^0 '"); return err })
 	daemon := m.sh(container)
@@ -285,12 +285,31 @@ chmod 600 /etc/ecs/ecs.config`)
 	m.sh("grep mine /etc/longshore/control.env; grep rack-7 /etc/ecs/ecs.config")
 	undisturbed("the upgrade")
 
-	t.Log("after a reboot both are there, and so is the daemon")
+	t.Log("a reboot stops the tasks in order, the daemon last; after it both are there, and the daemon is the same task")
+	m.ecs("RegisterTaskDefinition", `{"family":"j","networkMode":"host","containerDefinitions":[{"name":"j","image":"daemon:1","memory":16,"essential":true,"stopTimeout":2,"command":["/bin/busybox","sleep","100000"]}]}`)
+	m.ecs("RunTask", `{"cluster":"daemonset","taskDefinition":"j","launchType":"EC2"}`)
+	m.same("docker ps -q --filter label=longshore.task | wc -l", "2")
+	m.same("systemctl is-active longshore-drain", "active")
+	m.sh("systemctl stop longshore-drain; systemctl start longshore-drain") // by hand it does nothing
+	m.same("docker ps -q --filter label=longshore.task | wc -l", "2")
 	instance := m.sh("longshore-agent status --json | grep -o 'container-instance/[^\"]*' | head -n 1")
-	must(t, "docker", "restart", "-t", "60", m.name)
+	const tasks = `docker ps --filter label=longshore.task --format '{{.Label "longshore.task"}}' | sort`
+	before := m.sh(tasks)
+	must(t, "docker", "restart", "-t", "120", m.name) // which systemd-logind is not asked about
 	m.booted()
 	m.same("longshore-agent status --json | grep -o 'container-instance/[^\"]*' | head -n 1", instance)
 	m.until("the daemon to run again", func() error { _, err := m.try(container + " | grep -v '^0 '"); return err })
+	m.same("grep 'Stopping a task, as this host leaves' /var/log/ecs/ecs-agent.log | grep -o 'parked=[a-z]*' | tr '\n' ' '", "parked=false parked=true")
+	if after := m.sh(tasks); after == "" || !strings.Contains(before, after) {
+		t.Errorf("these tasks run: %q, and before the reboot: %q", after, before)
+	}
+	m.until("the host to be ACTIVE again", func() error {
+		out := m.ecs("DescribeContainerInstances", `{"cluster":"daemonset","containerInstances":["`+instance[strings.LastIndex(instance, "/")+1:]+`"]}`)
+		if !strings.Contains(out, `"status":"ACTIVE"`) {
+			return errors.New(out)
+		}
+		return nil
+	})
 	daemon = m.sh(container)
 
 	t.Log("removed, they leave the containers; purged, they leave nothing of their own")
