@@ -51,7 +51,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
 		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, AwsvpcBlockIMDS: true, TaskENI: true, TaskInterfaces: 250, TaskTrunks: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
-		ResumeOnBoot: "daemons", OrphanPolicy: "keep", Predecessor: "adopt", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogCopy: true, ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
+		ShutdownTimeout: 90 * time.Second, ResumeOnBoot: "daemons", ShutdownTimeout: 90 * time.Second, OrphanPolicy: "keep", Predecessor: "adopt", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogCopy: true, ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
 	want.Settings = c.Settings // which have a test of their own
 	if d := cmp.Diff(want, *c, cmpopts.IgnoreUnexported(Setting{})); d != "" {
@@ -80,6 +80,26 @@ func TestTheEnvironmentWinsOverTheFileAndTheFileOverJSON(t *testing.T) {
 	}
 	if want := fmt.Sprintf(`unknown member "Nonsense" in %s is ignored`, name); len(warnings) != 1 || warnings[0] != want {
 		t.Errorf("warnings %q", warnings)
+	}
+}
+
+func TestWhatSystemdHandsOverAsACredentialWinsOverTheFileAndNotOverTheEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, CredentialName), []byte("AWS_ACCESS_KEY_ID=sealed\nAWS_SECRET_ACCESS_KEY=s\nECS_CLUSTER=sealed\nECS_CLUSTR=x\n"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	c, warnings, err := load(t, []string{"CREDENTIALS_DIRECTORY=" + dir, "ECS_CLUSTER=env"}, "AWS_ACCESS_KEY_ID=plain\nAWS_DEFAULT_REGION=us-west-2\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.AccessKeyID != "sealed" || c.Cluster != "env" || c.Region != "us-west-2" {
+		t.Errorf("access key %q, cluster %q, region %q", c.AccessKeyID, c.Cluster, c.Region)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "ECS_CLUSTR") || !strings.Contains(warnings[0], CredentialName+" line 4") {
+		t.Errorf("%q", warnings)
+	}
+	if _, warnings, err = load(t, []string{"CREDENTIALS_DIRECTORY=" + t.TempDir()}, ""); err != nil || len(warnings) != 0 {
+		t.Errorf("without one: %v, %q", err, warnings)
 	}
 }
 
