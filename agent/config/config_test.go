@@ -51,7 +51,7 @@ func TestWithoutAnySettingEveryDefaultHolds(t *testing.T) {
 		CgroupPath: "/sys/fs/cgroup", CgroupCPUPeriod: 100 * time.Millisecond, HostPolicyFile: "/etc/ecs/policy",
 		HealthcheckHost: "localhost", CredentialProfile: "default", AlternateProfile: "default",
 		TaskRoles: true, HostTaskRoles: true, RoleLogs: true, BridgeBlockIMDS: true, AwsvpcBlockIMDS: true, TaskENI: true, TaskInterfaces: 250, TaskTrunks: true, MetadataRate: 40, MetadataBurst: 60, AuditFile: "/var/log/ecs/audit.log",
-		ShutdownTimeout: 90 * time.Second, ResumeOnBoot: "daemons", ShutdownTimeout: 90 * time.Second, OrphanPolicy: "keep", Predecessor: "adopt", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogCopy: true, ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
+		ShutdownTimeout: 90 * time.Second, ResumeOnBoot: "daemons", OrphanPolicy: "keep", Predecessor: "adopt", DiskPressurePercent: 5, ContainerLogMaxSize: "10m", ContainerLogCopy: true, ContainerLogMaxFiles: 3, StoppedTasksKept: 3,
 	}
 	want.Settings = c.Settings // which have a test of their own
 	if d := cmp.Diff(want, *c, cmpopts.IgnoreUnexported(Setting{})); d != "" {
