@@ -27,6 +27,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -269,6 +270,7 @@ func (l *loader) errorf(format string, args ...any) {
 // readSources gathers all sources: the environment and the file first, because they name the JSON file.
 func (l *loader) readSources(o Options) {
 	l.readEnvironment(o.Environ)
+	l.readCredential(o.Environ)
 	l.readFile(o.File)
 	if v, ok := l.values["ECS_AGENT_CONFIG_FILE_PATH"]; ok {
 		l.readJSON(hostPath(v.text))
@@ -299,14 +301,29 @@ func (l *loader) set(key, text, source string) {
 	}
 }
 
-func (l *loader) readFile(name string) {
-	named := name != ""
-	if !named {
-		name = DefaultFile
+// CredentialName is the credential of systemd (LoadCredential=, SetCredentialEncrypted= in the unit) whose content is as that of the
+// configuration file, and wins over it: keys that are not to lie on the disk.
+const CredentialName = "longshore-agent.config"
+
+// readCredential reads it where systemd hands one over.
+func (l *loader) readCredential(environ []string) {
+	if environ == nil {
+		environ = os.Environ()
 	}
+	for _, kv := range environ {
+		if dir, ok := strings.CutPrefix(kv, "CREDENTIALS_DIRECTORY="); ok && dir != "" {
+			l.readAssignments(filepath.Join(dir, CredentialName), false)
+		}
+	}
+}
+
+func (l *loader) readFile(name string) { l.readAssignments(cmp.Or(name, DefaultFile), name != "") }
+
+// readAssignments reads a file of them; one that must be there is missed.
+func (l *loader) readAssignments(name string, must bool) {
 	data, err := durable.Read(name, maxFile)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !named:
+	case errors.Is(err, fs.ErrNotExist) && !must:
 		return
 	case err != nil:
 		l.errorf("read the configuration file: %w", err)

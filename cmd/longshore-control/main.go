@@ -108,6 +108,7 @@ func runCommand() *cobra.Command {
 			}
 			cfg.MetricsOptional = !cmd.Flags().Changed("metrics-listen")
 			cfg.EtcdPassword = etcdPassword()
+			fromCredentials(&cfg, os.Getenv("CREDENTIALS_DIRECTORY"))
 			go collector.Govern(cmd.Context(), cfg.Log)
 			if err := controlplane.Run(cmd.Context(), cfg); err != nil {
 				return failed{err}
