@@ -187,6 +187,9 @@ func (m *Model) Service(name string) (*Explanation, error) {
 	for _, event := range e.Events {
 		e.say("Event: %s", event)
 	}
+	if len(e.Events) > 0 && strings.Contains(e.Events[0], placement.Unplaced) && running < int(svc.Object.DesiredCount) {
+		e.advise(e.Events[:1])
+	}
 	return e, nil
 }
 
