@@ -5,8 +5,7 @@
 //	              today's agent. Both must say all that N's other side heard: whatever N relied upon.
 //	              The next version is played by changing what is said again: members, messages, headers and values that nobody
 //	              knows yet everywhere
-//	shapes        every message and every shape of a call with all its members (testdata/shapes/N.jsonl): today's types know them all
-//	binaries      an older commit's programs with today's (make test-upgrade)
+//	shapes        every message with all its members (testdata/shapes): today's types know them all
 //	replacement   the control plane is replaced under a load of writes, with agents connected
 //
 // UPDATE=1 writes the files of this version. A file of a version that is out is never written again.
