@@ -21,9 +21,9 @@ up: ## the whole of Longshore on this machine, with a DAEMON service that runs; 
 down: ## take back everything that make up made
 	@test/up/down.sh
 
-# What runs alone: two of these have worlds of both engines side by side, the third compares the whole machine before and after, and the
-# fourth has a killed agent be done within seconds.
-ALONE = ./test/e2e ./test/fields ./test/readme ./test/kill
+# What runs alone: three of these have worlds of both engines side by side, the fourth compares the whole machine before and after, and the
+# fifth has a killed agent be done within seconds.
+ALONE = ./test/e2e ./test/failures ./test/fields ./test/readme ./test/kill
 
 test: need ## every test, engines included
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /test/)
