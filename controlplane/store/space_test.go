@@ -20,7 +20,7 @@ func TestAnEtcdThatOthersHaveFilledWithHistoryIsEmptiedByAStoreAtRest(t *testing
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = server.Close() }()
+	t.Cleanup(func() { _ = server.Close() }) // after the store
 	s := storetest.OpenWith(t, store.Config{Client: server.Client(), Log: zap.NewNop(), Maintain: true, SpaceInterval: time.Hour})
 	commit(t, s.Txn().Create(cluster("one"))) // the watch is there
 	for value := strings.Repeat("x", 1<<20); !errors.Is(err, rpctypes.ErrNoSpace); {
