@@ -166,7 +166,7 @@ func TestAnInstanceWhoseUserDataNeverCameDoesNotRegister(t *testing.T) {
 func TestASpotInstanceThatIsTakenAwayDrainsInOrder(t *testing.T) {
 	c := newControlPlane(t)
 	h, s := newInstance(t, c)
-	h.env = append(h.env, "ECS_ENABLE_SPOT_INSTANCE_DRAINING=true", "ECS_ENABLE_REBALANCE_DRAINING=true")
+	h.env = append(h.env, "ECS_ENABLE_SPOT_INSTANCE_DRAINING=true", "ECS_ENABLE_REBALANCE_DRAINING=true", "ECS_CONTAINER_STOP_TIMEOUT=1s") // so that the notice's time is enough for both, one after the other
 	leave := h.start()
 	c.expect("connected " + first)
 	c.sendWith(first, task1, "RUNNING", `"schedulingStrategy":"DAEMON","serviceName":"d",`)
