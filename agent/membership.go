@@ -94,7 +94,7 @@ func Join(ctx context.Context, opt JoinOptions) error {
 	running := make(chan error, 1)
 	j := &join.Joining{
 		URL: opt.URL, Token: token, Cluster: cmp.Or(opt.Cluster, "default"), Proxy: opt.Proxy, CA: ca, File: file, CAFile: filepath.Join(filepath.Dir(file), caName), Force: opt.Force,
-		Ask: a.askRunning, Identity: a.readIdentity, Leaving: func() bool { return join.LoadMark(cfg.DataDir) != nil }, Ports: opt.Ports, Proc: "/proc",
+		Ask: a.askRunning, Identity: a.readIdentity, Learned: filepath.Join(cfg.DataDir, authoritiesName), Leaving: func() bool { return join.LoadMark(cfg.DataDir) != nil }, Ports: opt.Ports, Proc: "/proc",
 		Engine: func(ctx context.Context) (string, error) {
 			info, err := a.lookAtEngine(ctx)
 			return fmt.Sprintf("%s %s answers at %s", info.Name, info.Version, engineAddress(cfg)), err

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,20 +27,16 @@ const maxAuthorities = 64 << 10
 
 // savedAuthorities is what is in the file; nil for none.
 func savedAuthorities(dir string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(dir, authoritiesName))
+	path := filepath.Join(dir, authoritiesName)
+	data, err := durable.Read(path, maxAuthorities)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxAuthorities+1))
 	if err == nil {
 		_, err = acs.Fingerprints(data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, authoritiesName), err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return data, nil
 }

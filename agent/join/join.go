@@ -65,6 +65,8 @@ type Joining struct {
 	Ask func(ctx context.Context) (*local.Status, error)
 	// Identity is the cluster and the ARN of the container instance that this host is already; empty if it is none.
 	Identity func() (cluster, arn string, err error)
+	// Learned is the file of what the control plane before said is to be trusted. It goes: from a join on the token says that.
+	Learned string
 	// Leaving says whether a leave was begun here and not finished.
 	Leaving func() bool
 	// Ports are those that the agent will listen on; Proc is /proc.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"math/big"
 	"net"
@@ -101,7 +102,7 @@ func newWorld(t *testing.T) *world {
 	w.cert, w.serveCA = w.ca.sign(t, time.Hour, "127.0.0.1", "control.test"), w.ca.pem()
 	w.Joining = &Joining{
 		Token:   join.Token{AccessKeyID: "AKIAABCDEFGHIJKLMNOP", SecretAccessKey: "abcdefghijklmnopqrstuvwxyz+/0123456789ab", Pin: join.Pin(w.ca.cert.Raw)},
-		Cluster: "daemonset", File: filepath.Join(w.dir, "etc", "ecs.config"), CAFile: filepath.Join(w.dir, "etc", "ca.pem"), Proc: filepath.Join(w.dir, "proc"), Ports: []uint16{51678},
+		Cluster: "daemonset", File: filepath.Join(w.dir, "etc", "ecs.config"), CAFile: filepath.Join(w.dir, "etc", "ca.pem"), Learned: filepath.Join(w.dir, "control-ca.pem"), Proc: filepath.Join(w.dir, "proc"), Ports: []uint16{51678},
 		Engine:   func(context.Context) (string, error) { return "an engine answers", nil },
 		Ask:      func(context.Context) (*local.Status, error) { return nil, &local.NotRunningError{Err: os.ErrNotExist} },
 		Identity: func() (string, string, error) { return "", "", nil },
@@ -182,6 +183,9 @@ func (w *world) write(text string) {
 func TestAHostJoinsStepByStep(t *testing.T) {
 	w := newWorld(t)
 	w.write("ECS_LOGLEVEL=debug\n")
+	if err := os.WriteFile(w.Learned, []byte("another CA"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	expires := "2030-01-02T03:04:05Z"
 	w.answer.Expires = &expires
 	w.serve()
@@ -208,6 +212,9 @@ func TestAHostJoinsStepByStep(t *testing.T) {
 	}
 	if ca, err := os.ReadFile(w.CAFile); err != nil || !bytes.Equal(ca, w.ca.pem()) {
 		t.Errorf("%s, %v", ca, err)
+	}
+	if _, err := os.Stat(w.Learned); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the CA of the control plane before is still trusted: %v", err)
 	}
 	if strings.Contains(w.out.String(), w.Token.SecretAccessKey) {
 		t.Error("the secret was printed")

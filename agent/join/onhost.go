@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -108,6 +109,9 @@ func (j *Joining) settings(context.Context) (string, error) {
 		return "", err
 	}
 	if err := os.MkdirAll(filepath.Dir(j.File), 0o755); err != nil { //nolint:gosec // /etc/ecs is for everybody to look into
+		return "", err
+	}
+	if err := os.Remove(j.Learned); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	if j.reach.ca != nil {
