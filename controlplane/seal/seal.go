@@ -15,8 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -64,21 +63,14 @@ func Load(path string) (*Key, error) {
 }
 
 func read(path string) ([]single, error) {
-	file, err := os.Open(path)
+	text, err := durable.Read(path, maxFile, func(info fs.FileInfo) error {
+		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+			return fmt.Errorf("%s has the mode %04o: others may read or change it; chmod 0600 it", path, mode)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("the seal key: %w", err)
-	}
-	defer func() { _ = file.Close() }()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("the seal key: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("the seal key %s has the mode %04o: others may read or change it; chmod 0600 it", path, mode)
-	}
-	text, err := io.ReadAll(io.LimitReader(file, maxFile))
-	if err != nil {
-		return nil, fmt.Errorf("the seal key %s: %w", path, err)
 	}
 	keys, err := parse(string(text))
 	if err != nil {
