@@ -3,6 +3,7 @@ package imagecache
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -86,6 +87,8 @@ func (c *Cache[I]) failure(f *flight[I], tries int, began time.Time, err error) 
 		if o := f.auth.origin(time.Now()); o != "" {
 			e.Hint += "; " + o
 		}
+	case errdefs.IsNotFound(err) && otherPlatform(err):
+		e.Hint = "it is there, and not for this host's architecture: build it for that too"
 	case errdefs.IsNotFound(err):
 		e.Hint = "check its name and tag"
 	case errdefs.IsResourceExhausted(err):
@@ -94,6 +97,12 @@ func (c *Cache[I]) failure(f *flight[I], tries int, began time.Time, err error) 
 		e.Hint = "check that this host reaches the registry and that the container engine runs"
 	}
 	return e
+}
+
+// otherPlatform says whether an image is only there for other platforms, in the words of Docker and of containerd.
+func otherPlatform(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "no matching manifest for") || strings.Contains(text, "no match for platform")
 }
 
 // unsupported refuses registry credentials that a task definition asks for where nobody fetches them.

@@ -331,7 +331,9 @@ func TestFaultsThatStayAreNotTriedAgainAndSayWhatToDo(t *testing.T) {
 		name  string
 		parts []string
 	}{
-		{errdefs.ErrNotFound, "registry.example:5000/app:1", "CannotPullContainerError", []string{"image registry.example:5000/app:1", "from registry.example:5000", "the engine's words", "1 try"}},
+		{errdefs.ErrNotFound, "registry.example:5000/app:1", "CannotPullContainerError", []string{"image registry.example:5000/app:1", "from registry.example:5000", "the engine's words", "1 try", "check its name and tag"}},
+		{fmt.Errorf("no matching manifest for linux/amd64: %w", errdefs.ErrNotFound), "app:1", "CannotPullContainerError", []string{"; it is there, and not for this host's architecture"}},
+		{fmt.Errorf("no match for platform in manifest: %w", errdefs.ErrNotFound), "app:1", "CannotPullContainerError", []string{"; it is there, and not for this host's architecture"}},
 		{errdefs.ErrUnauthenticated, "registry.example:5000/app:1", "CannotPullContainerAuthError", []string{"check the credentials", "ECS_ENGINE_AUTH_DATA", "registry.example:5000"}},
 		{errdefs.ErrPermissionDenied, "app:1", "CannotPullContainerAuthError", []string{"Docker Hub", "no credentials for it are configured"}},
 		{errdefs.ErrInvalidArgument, "app:1", "CannotPullContainerError", nil},
