@@ -290,7 +290,10 @@ chmod 600 /etc/ecs/ecs.config`)
 	m.ecs("RunTask", `{"cluster":"daemonset","taskDefinition":"j","launchType":"EC2"}`)
 	m.same("docker ps -q --filter label=longshore.task | wc -l", "2")
 	m.same("systemctl is-active longshore-drain", "active")
-	m.sh("systemctl stop longshore-drain; systemctl start longshore-drain") // by hand it does nothing
+	m.same("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager InhibitDelayMaxUSec", "t 600000000")
+	m.same("systemd-inhibit --list --no-legend --no-pager | grep -c '^Longshore .*delay'", "1")
+	m.sh("test \"$(readlink /proc/1/ns/mnt)\" = \"$(readlink /proc/$(systemctl show -P MainPID longshore-agent)/ns/mnt)\"") // credentials cost no mount namespace
+	m.sh("systemctl stop longshore-drain; systemctl start longshore-drain")                                                 // by hand it does nothing
 	m.same("docker ps -q --filter label=longshore.task | wc -l", "2")
 	instance := m.sh("longshore-agent status --json | grep -o 'container-instance/[^\"]*' | head -n 1")
 	const tasks = `docker ps --filter label=longshore.task --format '{{.Label "longshore.task"}}' | sort`
