@@ -1,15 +1,22 @@
 package etcd
 
 import (
+	"os"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
 // quieter is log with etcd's lines one level lower: what etcd calls information is of use only to who debugs, and what it
 // warns of (a slow disk, mostly) is information. Its errors are warnings, because the call that failed reports its own. Its
-// debug lines, several for each write, are dropped.
+// debug lines, several for each write, are dropped. What it ends the process with is written to standard error where log takes nothing.
 func quieter(log *zap.Logger) *zap.Logger {
-	return log.Named("etcd").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return lower{c} }))
+	return log.Named("etcd").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		if !c.Enabled(zapcore.FatalLevel) {
+			c = zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewProductionEncoderConfig()), zapcore.Lock(os.Stderr), zapcore.FatalLevel)
+		}
+		return lower{c}
+	}))
 }
 
 type lower struct{ zapcore.Core }
