@@ -55,9 +55,10 @@ func TestAChangedConfigurationIsTakenWithoutLosingContainersAndABrokenOneIsNot(t
 
 	change("ECS_INSTANCE_ATTRIBUTES={broken\n")
 	h.untilLogged("the agent goes on with the old one")
+	change("# a remark\n")
+	h.untilLogged("nothing in it has changed")
 	change("ECS_LOGLEVEL=debug\n")
 	h.untilLogged("the level of the log has changed")
-	change("ECS_LOGLEVEL=debug\n# a remark\n")
 	change("ECS_LOGLEVEL=debug\nECS_INSTANCE_NAME=rack-7\n")
 	select {
 	case err := <-ended:
