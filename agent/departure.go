@@ -23,7 +23,8 @@ import (
 // How this host leaves; package depart has the model. Whoever learns of it calls a.departure.Depart.
 
 // newDeparture joins it to the engine and to the control plane.
-func (a *Agent) newDeparture(api session.API) *depart.Departure {
+func (a *Agent) newDeparture(client *agentapi.Client) *depart.Departure {
+	api := client.With(agentapi.DepartureHeader, "daemons-last")
 	return depart.New(depart.Config{
 		Log: a.log, Tasks: a.departing, Park: a.engine.Park, Connected: func() bool { return a.link.get().Connected }, Sent: a.sent,
 		Stop: func(ctx context.Context, arn string) error {

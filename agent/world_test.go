@@ -22,6 +22,7 @@ import (
 
 	"github.com/longshore-project/longshore/agent/config"
 	"github.com/longshore-project/longshore/engine/enginetest"
+	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/protocol/awsjson"
 )
 
@@ -108,6 +109,9 @@ func (c *controlPlane) call(w http.ResponseWriter, r *http.Request) {
 		c.events <- fmt.Sprintf("submit %v %v", in["task"], in["status"])
 		answer(c.t, w, map[string]any{"acknowledgment": "ok"})
 	case "UpdateContainerInstancesState":
+		if in["status"] == "DRAINING" && r.Header.Get(agentapi.DepartureHeader) == "" {
+			c.t.Error("a host that goes down does not say so: the control plane would stop its daemons")
+		}
 		c.events <- fmt.Sprintf("state %v", in["status"])
 		answer(c.t, w, map[string]any{"containerInstances": []any{}, "failures": []any{}})
 	default:

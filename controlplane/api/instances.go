@@ -14,6 +14,7 @@ import (
 	"github.com/longshore-project/longshore/controlplane/scheduler/query"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/task"
+	"github.com/longshore-project/longshore/protocol/agentapi"
 	"github.com/longshore-project/longshore/protocol/arn"
 )
 
@@ -217,7 +218,7 @@ func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in 
 				changed.Object.StatusReason, changed.DrainingSince = nil, time.Time{}
 				changed.DrainedItself = false
 				if in.Status == instanceDraining {
-					changed.DrainingSince, changed.DrainedItself = c.now, c.identity.Role == store.RoleHost && parksDaemons(i)
+					changed.DrainingSince, changed.DrainedItself = c.now, c.identity.Role == store.RoleHost && c.request.Header.Get(agentapi.DepartureHeader) != ""
 				}
 				txn.Update(&changed)
 				if a := v.Allocation(cluster, i.ID); a != nil && in.Status == instanceDraining {
@@ -241,11 +242,6 @@ func (s *Server) updateContainerInstancesState(ctx context.Context, c *call, in 
 		return nil, err
 	}
 	return out, nil
-}
-
-// parksDaemons says whether an instance's agent, when it leaves, stops daemons last and brings them back, which Longshore's does.
-func parksDaemons(i *store.Instance) bool {
-	return slices.ContainsFunc(i.Object.Attributes, func(a types.Attribute) bool { return aws.ToString(a.Name) == "longshore.resume-on-boot" })
 }
 
 // deregisterContainerInstance makes an instance INACTIVE. By force, its tasks are recorded as stopped before that, as many

@@ -12,11 +12,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"go.uber.org/zap"
 
 	"github.com/longshore-project/longshore/controlplane/auth"
 	"github.com/longshore-project/longshore/controlplane/store"
 	"github.com/longshore-project/longshore/controlplane/store/storetest"
+	"github.com/longshore-project/longshore/protocol/agentapi"
 )
 
 // hostKey is a fresh host key: an enrolment key may register any number of instances, another one only one.
@@ -380,6 +382,37 @@ func TestStatesChangeOnlyBetweenActiveAndDraining(t *testing.T) {
 	p.refused(err, "InvalidParameterException", "Container instance status should be one of [ACTIVE, DRAINING]")
 	_, err = p.admin.UpdateContainerInstancesState(p.ctx, &ecs.UpdateContainerInstancesStateInput{Cluster: cluster, ContainerInstances: slices.Repeat([]string{a}, 11), Status: "ACTIVE"})
 	p.refused(err, "InvalidParameterException", "at most 10")
+}
+
+func TestOnlyAHostThatSaysThatItGoesDownStopsItsDaemonsItself(t *testing.T) {
+	p := newPlane(t)
+	arn := p.register(p.host, 1, 1)
+	goesDown := ecs.WithAPIOptions(smithyhttp.SetHeaderValue(agentapi.DepartureHeader, "daemons-last"))
+	set := func(by *ecs.Client, status types.ContainerInstanceStatus, options ...func(*ecs.Options)) (itself bool) {
+		t.Helper()
+		_, err := by.UpdateContainerInstancesState(p.ctx, &ecs.UpdateContainerInstancesStateInput{Cluster: aws.String(testCluster), ContainerInstances: []string{arn}, Status: status}, options...)
+		p.must(err)
+		p.must(p.store.Read(p.ctx, func(v *store.View) error {
+			itself = v.Instance(testCluster, arn[len(arn)-32:]).DrainedItself
+			return nil
+		}))
+		return itself
+	}
+	for _, c := range []struct {
+		who     string
+		by      *ecs.Client
+		options []func(*ecs.Options)
+		want    bool
+	}{
+		{"a host that goes down", p.host, []func(*ecs.Options){goesDown}, true},
+		{"a host that leaves for good", p.host, nil, false},
+		{"an operator", p.admin, nil, false},
+		{"an operator who says what only a host can", p.admin, []func(*ecs.Options){goesDown}, false},
+	} {
+		if set(c.by, types.ContainerInstanceStatusDraining, c.options...) != c.want || set(p.host, types.ContainerInstanceStatusActive, goesDown) {
+			t.Errorf("%s: its daemons are its own to stop, or not, and never once it is ACTIVE; want %v", c.who, c.want)
+		}
+	}
 }
 
 func TestAnInstanceWithTasksIsDeregisteredOnlyByForce(t *testing.T) {
