@@ -138,7 +138,7 @@ type Instance struct {
 	JoinedAt time.Time
 	// DrainingSince is when the instance last became DRAINING; zero while it is not.
 	DrainingSince time.Time
-	// DrainedItself says that the instance's own agent made it DRAINING, and stops its daemons itself, the last of all tasks.
+	// DrainedItself says that the instance goes down and its own agent made it DRAINING, which stops its daemons itself, the last of all tasks.
 	DrainedItself bool
 	// Boot is the kernel's id of the boot in which the machine runs whose agent connected last; empty when it did not say.
 	Boot string
