@@ -96,6 +96,9 @@ var table = []entry{
 		"Free the host port, choose another hostPort, or hostPort 0 for any.", "host port", "port is already allocated", "address already in use"),
 
 	// Dependencies
+	on("The container that this one depends on runs, and its health check has not passed yet.",
+		"Run the check by hand: longshore-agent exec TASK CONTAINER -- COMMAND; and see the container's output: longshore-agent logs.", "has not reached healthy yet"),
+	on("The container that this one depends on is on its way.", "See how far it is, above, and its output: longshore-agent logs.", "has not reached start yet", "has not reached complete yet", "has not reached success yet"),
 	on("A container that this one depends on did not get as far as it must, and can't any more.",
 		"See the container that is named: its reason, its exit code and its output. If it only is slow, raise its startTimeout.", "its dependency", "taskdependencyerror"),
 

@@ -70,7 +70,7 @@ func (l *Lab) walkQuestions(i int, instance, image string) {
 	})
 	out, err := l.tells(i, "explain", ID(task)[:10])
 	if err == nil {
-		err = has(out, "is PENDING", "container app waits: its dependency db has not reached HEALTHY", "What to do:", "docker exec", "Timeline:", "pull db")
+		err = has(out, "is PENDING", "container app waits: its dependency db has not reached HEALTHY", "What to do:", "Run the check by hand", "Timeline:", "pull db")
 	}
 	if err != nil {
 		t.Error(err)
