@@ -61,12 +61,13 @@ done
 for format in ${FORMATS:-deb rpm}; do
 	for GOARCH in ${ARCHES:-amd64 arm64}; do
 		for name in longshore-agent longshore-control; do
-			export GOARCH ARCH=$GOARCH UNITDIR=/usr/lib/systemd/system
-			if [ "$format" = deb ]; then UNITDIR=/lib/systemd/system; fi
+			export GOARCH ARCH=$GOARCH UNITDIR=/usr/lib/systemd/system ZSHDIR=/usr/share/zsh/site-functions DOC=doc
+			if [ "$format" = deb ]; then UNITDIR=/lib/systemd/system ZSHDIR=/usr/share/zsh/vendor-completions DOC=file; fi
 			printf '%s (%s-%s) unstable; urgency=medium\n\n  * See CHANGELOG.md of this version.\n\n -- The Longshore developers <maintainers@longshore.example>  %s\n' \
 				"$name" "$version" "$RELEASE" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | zip >"$build/changelog.Debian.gz"
-			# nfpm knows no variables in the paths of scripts and of some sources: they are put in here.
-			envsubst '$ARCH $GOARCH $VERSION $RELEASE $OUT $UNITDIR' <"packaging/${name#longshore-}.yaml" | sed "s#packaging/scripts/#$build/scripts/#" >"$build/nfpm.yaml"
+			# nfpm knows no variables in the paths of scripts and of some sources, and no patterns in what is documentation: they are put in here.
+			envsubst '$ARCH $GOARCH $VERSION $RELEASE $OUT $UNITDIR $ZSHDIR $DOC' <"packaging/${name#longshore-}.yaml" | sed "s#packaging/scripts/#$build/scripts/#" |
+				awk -v pages="$(cd "$build/man" && echo "$name"*.gz)" '/@page@/ { n = split(pages, page, " "); for (i = 1; i <= n; i++) { l = $0; gsub("@page@", page[i], l); print l }; next } { print }' >"$build/nfpm.yaml"
 			GOARCH= $NFPM package --config "$build/nfpm.yaml" --packager "$format" --target "$packages/"
 		done
 	done

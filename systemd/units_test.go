@@ -61,8 +61,9 @@ func copied(t *testing.T) string {
 func TestSystemdHasNothingToSayAgainstTheUnits(t *testing.T) {
 	dir := copied(t)
 	for _, u := range []string{"longshore-agent.service", "longshore-control.service", "longshore-drain.service"} {
-		// It exits with 0 on unknown keys: what it prints counts.
-		if out := analyze(t, dir, "verify", "--man=no", "./"+u); strings.TrimSpace(out) != "" {
+		// It exits with 0 on unknown keys: what it prints counts, but for those that are later than Debian 12's systemd.
+		out := regexp.MustCompile(`(?m)^.*Unknown key '(RestartSteps|RestartMaxDelaySec)' in section \[Service\], ignoring\.\n?`).ReplaceAllString(analyze(t, dir, "verify", "--man=no", "./"+u), "")
+		if strings.TrimSpace(out) != "" {
 			t.Errorf("%s:\n%s", u, out)
 		}
 	}

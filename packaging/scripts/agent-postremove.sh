@@ -1,6 +1,7 @@
 case "$1" in
 remove | 0)
 	if have deb-systemd-helper; then deb-systemd-helper mask longshore-agent.service >/dev/null || true; fi
+	rmdir /run/longshore/leases /run/longshore 2>/dev/null || true # where no containers are left
 	reload
 	;;
 purge)

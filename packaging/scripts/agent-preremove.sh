@@ -4,8 +4,9 @@ remove | 0) ;;
 esac
 if booted; then
 	systemctl stop longshore-agent.service longshore-drain.service || true # containers go on
+	# The host's rules and the address that containers ask: not from a chroot, which has the network of a host that is not its own.
+	longshore-agent cleanup >/dev/null 2>&1 || true
 fi
-longshore-agent cleanup >/dev/null 2>&1 || true # the host's rules and the address that containers ask
 if ! have deb-systemd-helper && have systemctl; then
 	systemctl --quiet disable longshore-agent.service || true
 fi
