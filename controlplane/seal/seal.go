@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -64,7 +66,7 @@ func Load(path string) (*Key, error) {
 
 func read(path string) ([]single, error) {
 	text, err := durable.Read(path, maxFile, func(info fs.FileInfo) error {
-		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		if mode := info.Mode().Perm(); mode&others(path) != 0 {
 			return fmt.Errorf("%s has the mode %04o: others may read or change it; chmod 0600 it", path, mode)
 		}
 		return nil
@@ -77,6 +79,15 @@ func read(path string) ([]single, error) {
 		return nil, fmt.Errorf("the seal key %s: %w", path, err)
 	}
 	return keys, nil
+}
+
+// others are the rights to a key's file that nobody may have but its owner. A credential of systemd is root's, and the unit's user reads it by an
+// access control list, whose mask stat shows as the group's rights; the directory that it is in is closed to everybody else.
+func others(path string) fs.FileMode {
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" && filepath.Dir(path) == filepath.Clean(dir) {
+		return 0o037
+	}
+	return 0o077
 }
 
 func parse(text string) (keys []single, err error) {

@@ -94,3 +94,36 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestACredentialOfSystemdIsReadByItsAccessControlList has a key as systemd hands it to a unit with a user: root's, of mode 0400, with an entry for
+// the user, which makes its mode 0440.
+func TestACredentialOfSystemdIsReadByItsAccessControlList(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "longshore-control.seal-key")
+	if _, err := seal.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	mode := func(mode fs.FileMode) error {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := seal.Load(path)
+		return err
+	}
+	if err := mode(0o440); err == nil {
+		t.Error("a file that a group may read is taken")
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	if err := mode(0o440); err != nil {
+		t.Error(err)
+	}
+	for _, m := range []fs.FileMode{0o460, 0o444, 0o404} {
+		if err := mode(m); err == nil {
+			t.Errorf("a credential of mode %04o is taken", m)
+		}
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(dir))
+	if err := mode(0o440); err == nil {
+		t.Error("a file beside the credentials is taken as one of them")
+	}
+}

@@ -54,6 +54,7 @@ func build(t *testing.T, version string) string {
 type machine struct {
 	t    *testing.T
 	name string
+	api  string // the control plane's address for curl
 }
 
 func newMachine(t *testing.T) *machine {
@@ -63,7 +64,7 @@ func newMachine(t *testing.T) *machine {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	m := &machine{t, fmt.Sprintf("longshore-packages-%d", os.Getpid())}
+	m := &machine{t, fmt.Sprintf("longshore-packages-%d", os.Getpid()), "http://127.0.0.1:8480/"}
 	args := []string{
 		"run", "--pull", "never", "-d", "--name", m.name, "--stop-signal", "SIGRTMIN+3", "--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE",
 		"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined", "--device-cgroup-rule", "a *:* rwm", "--tmpfs", "/run", "--tmpfs", "/run/lock",
@@ -169,7 +170,7 @@ func (m *machine) ecs(operation, body string) string {
 	m.t.Helper()
 	return m.sh(". /var/lib/longshore/admin.env\n" +
 		`curl -sS --fail-with-body --aws-sigv4 aws:amz:us-west-2:ecs --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -H 'Content-Type: application/x-amz-json-1.1' ` +
-		`-H 'X-Amz-Target: AmazonEC2ContainerServiceV20141113.` + operation + `' -d '` + body + `' http://127.0.0.1:8480/`)
+		`-H 'X-Amz-Target: AmazonEC2ContainerServiceV20141113.` + operation + `' -d '` + body + `' ` + m.api)
 }
 
 // container is the process of the daemon's container, and when it began.
