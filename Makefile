@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X github.com/longshore-project/longshore/internal/version.Version=$(VERSION)"
 GOLANGCI = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build up down test test-unit test-engines test-loss test-replicas test-containerd test-vm test-packages test-image packages lint fuzz bench need clean
+.PHONY: help build up down test test-unit test-engines test-loss test-replicas test-containerd test-vm test-packages test-image test-upgrade packages lint fuzz bench need clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-packages: need ## install the packages in a Debian system with systemd, in 
 
 test-image: need ## bake an image in a chroot, and make machines from it: two minutes
 	$(GO) test -tags image -count=1 -timeout 20m -v ./test/image
+
+test-upgrade: need ## programs of an older commit (PREVIOUS=<rev>) beside today's, and replaced by them in place under writes; some minutes
+	PREVIOUS=$(PREVIOUS) $(GO) test -race -tags upgrade -count=1 -timeout 20m -v -run TestProgramsOfTwoVersions ./test/upgrade
 
 test-vm: ## the tests that need control groups v2 and systemd, on an emulated machine: some minutes, more the first time
 	@test/vm/run.sh

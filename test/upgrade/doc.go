@@ -7,6 +7,9 @@
 //	              knows yet everywhere
 //	shapes        every message with all its members (testdata/shapes): today's types know them all
 //	replacement   the control plane is replaced under a load of writes, with agents connected
+//	programs      (make test-upgrade) the programs of an older commit, PREVIOUS, beside today's, on a host with a Docker engine of its own; and
+//	              replaced by them in place
+//	backup        what an older version backed up (testdata/backups) is restored; records of a newer one are refused
 //
 // UPDATE=1 writes the files of this version. A file of a version that is out is never written again.
 package upgrade
