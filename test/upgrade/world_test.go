@@ -56,7 +56,13 @@ type plane struct {
 
 func newPlane(t *testing.T) *plane {
 	t.Helper()
-	p := &plane{T: t, dir: t.TempDir(), address: "127.0.0.1:0"}
+	return newPlaneIn(t, t.TempDir())
+}
+
+// newPlaneIn starts one on a data directory that is there.
+func newPlaneIn(t *testing.T, dir string) *plane {
+	t.Helper()
+	p := &plane{T: t, dir: dir, address: "127.0.0.1:0"}
 	transport := &http.Transport{DisableKeepAlives: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	p.web = &http.Client{Transport: transport, Timeout: patience}
