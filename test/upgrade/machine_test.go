@@ -70,7 +70,7 @@ func newPair(t *testing.T, name string, subnet int, control string) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pair{T: t, dir: dir, farm: &hosts.Farm{Dir: filepath.Join(dir, "hosts"), Name: "lu" + name, Net: "10." + strconv.Itoa(subnet) + ".8"}, noted: &changes{accepted: map[string]int{}}}
+	p := &pair{T: t, dir: dir, farm: &hosts.Farm{Dir: filepath.Join(dir, "hosts"), Name: "lu" + name, Net: "10." + strconv.Itoa(subnet) + ".8"}, noted: &changes{accepted: map[string]int{}, last: map[string]bool{}}}
 	t.Cleanup(p.down)
 	if err := p.farm.Up(t.Context(), 1); err != nil {
 		t.Fatal(err)
@@ -207,6 +207,7 @@ func (p *pair) startAgent(bin string) {
 	}
 	cmd := exec.Command("nsenter", "-t", strings.TrimSpace(string(init)), "-n", "-m", "-p", "-u", "-i", "--", filepath.Join(bin, "longshore-agent"), "run", "--blackhole-ec2-metadata")
 	cmd.Env = p.env
+	p.noted.ends(false)
 	p.agent = p.start("agent", cmd)
 	p.version = filepath.Base(bin)
 	p.connected()
@@ -264,6 +265,7 @@ func (p *pair) end(one *program, sig syscall.Signal) {
 // stop ends a program as its service manager does.
 func (p *pair) stop(one *program) {
 	p.Helper()
+	p.noted.ends(one == p.agent)
 	p.end(one, syscall.SIGTERM)
 	if !one.cmd.ProcessState.Success() {
 		p.Errorf("%s ended with %v", one.cmd, one.cmd.ProcessState)
@@ -319,14 +321,26 @@ func (p *pair) containers(arn string) []container.InspectResponse {
 // changes are the state changes of tasks that were answered with 200.
 type changes struct {
 	mu       sync.Mutex
-	accepted map[string]int // by ARN and status
+	accepted map[string]int  // by ARN and status
+	ending   bool            // the agent was asked to end, and has not been started again
+	last     map[string]bool // those that were answered then: the next agent can't know, and may tell them once more
 }
 
-// of is how often a change arrived.
+// of is how often a change arrived, less the once that it may have been told again.
 func (c *changes) of(arn, status string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.accepted[arn+" "+status]
+	n := c.accepted[arn+" "+status]
+	if n > 1 && c.last[arn+" "+status] {
+		n--
+	}
+	return n
+}
+
+func (c *changes) ends(so bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ending = so
 }
 
 // proxy passes everything on, web sockets too. A target that does not answer is a closed connection, as it is without a proxy.
@@ -364,6 +378,9 @@ func (n noting) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err == nil && res.StatusCode == http.StatusOK {
 		n.changes.mu.Lock()
 		n.changes.accepted[in.Task+" "+in.Status]++
+		if n.changes.ending {
+			n.changes.last[in.Task+" "+in.Status] = true
+		}
 		n.changes.mu.Unlock()
 	}
 	return res, err

@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// defaultPrevious is the commit that gave the agent's database its name. An agent from before it kept agent.db, which the agents after it take for
-// an amazon-ecs-agent's: no version that is out did.
+// defaultPrevious is the commit that gave the agent's database its name. Agents from before it kept agent.db, which the agents since take for an
+// amazon-ecs-agent's and leave alone: they go on with what the containers' labels say, and tell the state of each task once more. No version
+// that is out did.
 const defaultPrevious = "2b1d09421cceeb210000fd284275b18f5efed196"
 
 // versions are the programs of two versions, as directories that have a version's name.
