@@ -75,7 +75,7 @@ func (p *pass) tally(deployment string) {
 
 // desired is on how many instances the service belongs.
 func (p *pass) desired() int {
-	n := p.resting
+	n := p.calm.belong()
 	for _, pl := range p.places {
 		if pl.belongs {
 			n++

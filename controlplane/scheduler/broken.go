@@ -17,6 +17,9 @@ import (
 
 // tryBefore has the deployment before tried, and judges those tries.
 func (p *pass) tryBefore(reached map[string]bool) {
+	if p.calm.of[arrived] > 0 {
+		return
+	}
 	for _, pl := range p.places {
 		if reached[pl.id] && pl.of == p.primary && pl.healthy() {
 			return // it shows more

@@ -36,10 +36,14 @@ type snapshot struct {
 	said        func(message string) bool        // whether an event that begins like this was made in the last six hours
 	now         time.Time
 	revision    int64 // of the view
-	// resting is how many healthy tasks of the service's only deployment there are beside those in tasks, of a DAEMON service on
-	// instances that are not in hosts.
-	resting int
-	// Of a REPLICA service, where those are, and one of them.
+	// Of a DAEMON service: what is to be known of the instances that are not in hosts, since they rest; which instances its
+	// roll-out has reached, nil: that is to be made out; and which of these are gone.
+	calm    calm
+	next    func() string // the first of those that no wave has reached; empty: there is none
+	inWaves map[string]bool
+	gone    map[string]bool
+	// Of a REPLICA service: how many healthy tasks of its only deployment there are beside those in tasks, where, and one of them.
+	resting      int
 	restingZones map[string]int
 	oneResting   *store.Task
 	// preparations of the service, by instance.
@@ -70,6 +74,7 @@ type plan struct {
 	problem              error           // why nothing could be decided
 	rests                map[string]rest // places that the next looks may leave out
 	all                  bool            // nothing was decided: tasks at rest have to be looked at too
+	more                 int             // nothing was decided: so many more places have to be looked at that no wave has reached
 }
 
 type start struct {
@@ -98,9 +103,13 @@ func reconcile(s snapshot, cfg *Config) *plan {
 			p.replicate()
 			break
 		}
+		p.notYet(p.calm.until)
 		p.locate()
 		p.countFailures()
 		if p.breakCircuit(p.desired()) { // with another PRIMARY, from the beginning
+			if p.plan.all = p.calm.belong() > 0; p.plan.all {
+				return p.plan
+			}
 			if p.plan.problem = p.readDeployments(); p.plan.problem != nil {
 				return p.plan
 			}
@@ -251,8 +260,9 @@ func (p *pass) locate() {
 			pl.last = t
 		}
 	}
+	tried := p.failedBesides()
 	for _, pl := range p.places {
-		p.lastBeside(pl)
+		p.lastBeside(pl, tried)
 		var refusal *placement.Refusal
 		host := pl.host
 		if pl.old != nil {

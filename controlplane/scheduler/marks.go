@@ -138,7 +138,7 @@ func (s *Scheduler) note(changes []store.Change) {
 		case *store.Address:
 			freed = freed || c.New == nil
 		case *store.Preparation:
-			s.marksOf(r.Cluster).add(false, r.Service, "")
+			s.marksOf(r.Cluster).add(false, r.Service, r.Instance)
 		case *store.Connection:
 			s.marksOf(r.Cluster).add((c.Old == nil) != (c.New == nil), "", r.Instance)
 		case *store.Instance:

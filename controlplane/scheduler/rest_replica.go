@@ -15,7 +15,7 @@ func (w *worker) replicasOf(v *store.View, s *snapshot, ended []*store.Task) {
 	name, is := aws.ToString(s.service.Object.ServiceName), shape(s.service)
 	r := w.replicas[name]
 	if r == nil || r.shape != is {
-		r = &rests{shape: is, at: map[string]rest{}, zones: map[string]int{}, awake: map[string]bool{}}
+		r = newRests(is)
 		for t := range v.LiveOf(w.cluster, name) {
 			r.awake[t.Instance] = true
 		}

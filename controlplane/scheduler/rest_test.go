@@ -5,7 +5,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
 	"github.com/longshore-project/longshore/controlplane/store"
+	"github.com/longshore-project/longshore/controlplane/task"
 )
 
 // counted are the looks of a scheduler, by how many records each had to do with.
@@ -71,6 +75,112 @@ func TestALookCostsWhatChangedAndNotWhatExists(t *testing.T) {
 	s.wait("the new one runs everywhere", func(v *store.View) bool {
 		return steady(v, "agent") && v.Service("c", "agent").Object.DesiredCount == hosts && len(v.Service("c", "agent").Object.Deployments) == 1
 	})
+}
+
+// rollouts are the ways in which a DAEMON service is rolled out.
+var rollouts = map[string]struct {
+	parallel bool
+	surge    string
+}{"in waves": {false, "false"}, "in waves, start-first": {false, "true"}, "in parallel": {true, "false"}, "in parallel, start-first": {true, "true"}}
+
+func TestAPassOfARolloutCostsWhatChangedAndNotWhatExists(t *testing.T) {
+	for name, how := range rollouts {
+		for images, prepares := range map[string]bool{"": false, ", images first": true} {
+			t.Run(name+images, func(t *testing.T) {
+				const hosts = 24
+				w := newWorld(t, hosts)
+				w.cfg.RolloutParallel = how.parallel
+				for id := range w.hosts {
+					if prepares {
+						w.prepares(id)
+					}
+				}
+				w.create(w.define(small), surging(how.surge))
+				w.settle()
+				w.deploy(w.define(small))
+				w.looked = 0
+				passes := 0
+				for w.reportOne() || len(w.svc.Object.Deployments) > 1 || w.svc.SteadySince.IsZero() {
+					if passes++; passes > 10*hosts {
+						t.Fatalf("it does not end; the service is %s", show(w.svc))
+					}
+					if p := w.pass(); p.empty() && p.wake.After(w.now) && w.next() == nil {
+						w.now = p.wake
+					}
+				}
+				// All twice, when there are two deployments and when there is one again, and then each a few times: it is chosen, its
+				// images are there, the old task stops, it has stopped, the new one is started, it runs.
+				if passes < 2*hosts || w.looked > 11*hosts {
+					t.Errorf("%d passes had to do with %d places, of %d hosts", passes, w.looked, hosts)
+				}
+			})
+		}
+	}
+}
+
+// small is a definition of which two tasks fit on a host.
+func small(d *types.TaskDefinition) { d.ContainerDefinitions[0].Memory = aws.Int32(100) }
+
+// next is a task of which an agent has something to report, nil when there is none.
+func (w *world) next() *store.Task {
+	for _, t := range w.tasks {
+		if !task.IsStopped(t) && (!task.Wanted(t) || task.LastStatus(t) == task.Pending) {
+			return t
+		}
+	}
+	return nil
+}
+
+// reportOne has one agent do and report what it is to; whether there was one.
+func (w *world) reportOne() bool {
+	for id, r := range w.preparations {
+		if r.Status == "" {
+			n := *r
+			n.Status = store.PreparationReady
+			w.preparations[id] = &n
+			return true
+		}
+	}
+	t := w.next()
+	if t == nil {
+		return false
+	}
+	change := task.StateChange{Status: task.Running}
+	if !task.Wanted(t) {
+		change.Status = task.Stopped
+	}
+	n, _ := task.Apply(t, change, w.now)
+	w.replace(n)
+	return true
+}
+
+func TestALookDuringARolloutCostsWhatChangedAndNotWhatExists(t *testing.T) {
+	for name, how := range rollouts {
+		t.Run(name, func(t *testing.T) {
+			const hosts = 40
+			s := newStage(t, hosts)
+			s.cfg.RolloutParallel = how.parallel
+			s.cfg.RolloutWait = time.Millisecond
+			var looks counted
+			s.cfg.looked = looks.look
+			s.create("agent", s.define(64), surging(how.surge))
+			s.schedule()
+			s.wait("it runs everywhere", func(v *store.View) bool {
+				return steady(v, "agent") && v.Service("c", "agent").Object.DesiredCount == hosts
+			})
+			looks.reset()
+			s.update("agent", s.define(96))
+			s.wait("the new one runs everywhere", func(v *store.View) bool {
+				return steady(v, "agent") && v.Service("c", "agent").Object.DesiredCount == hosts && v.Service("c", "agent").Object.Deployments[0].RolloutState == types.DeploymentRolloutStateCompleted
+			})
+			n := looks.times()
+			most, sum := looks.reset()
+			t.Logf("%d looks had to do with %d hosts, the largest with %d", n, sum, most)
+			if sum > 20*hosts {
+				t.Errorf("%d looks had to do with %d places, of %d hosts", n, sum, hosts)
+			}
+		})
+	}
 }
 
 // taskOn is the id of a service's task on an instance.

@@ -38,11 +38,7 @@ func (p *pass) rollOut() {
 	}
 	p.spare = p.mayStop()
 	r := p.svc.Rollouts[p.primary.id]
-	r.Instances = p.requeue(r.Instances)
-	reached := make(map[string]bool, len(r.Instances))
-	for _, id := range r.Instances {
-		reached[id] = true
-	}
+	reached := p.requeue(&r) // of the places that are looked at
 	for _, pl := range p.places {
 		if pl.of == p.primary && pl.task != nil {
 			reached[pl.id] = true
@@ -77,7 +73,7 @@ func (p *pass) rollOut() {
 
 // mayStop is how many healthy tasks the deployment configuration lets us stop now.
 func (p *pass) mayStop() int {
-	healthy, percent := 0, 0
+	healthy, percent := p.calm.served(), 0
 	for _, pl := range p.places {
 		if pl.belongs && p.served(pl) {
 			healthy++
@@ -91,28 +87,58 @@ func (p *pass) mayStop() int {
 
 // requeue takes out of the waves the instances that are gone, and those that can't get the new task now. The others go on
 // without these; they keep, or get back, the deployment before until a later wave.
-func (p *pass) requeue(instances []string) []string {
-	at := make(map[string]*place, len(instances))
-	for _, pl := range p.places {
-		at[pl.id] = pl
+func (p *pass) requeue(r *store.Rollout) (reached map[string]bool) {
+	in, out := p.inWaves, maps.Clone(p.gone)
+	if in == nil {
+		in, out = set(r.Instances), set(r.Instances)
+		for _, pl := range p.places {
+			delete(out, pl.id)
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(instances), func(id string) bool {
-		pl := at[id]
-		if pl == nil || !pl.belongs {
-			return true
+	reached = make(map[string]bool, len(p.places))
+	for _, pl := range p.places {
+		if !in[pl.id] {
+			continue
 		}
-		why := p.hindrance(pl)
-		if why == "" {
-			return false
+		why := ""
+		if pl.belongs {
+			why = p.hindrance(pl)
 		}
-		p.sayOnce("(service %s) (deployment %s) goes on without (container-instance %s) for now: %s.", p.name, p.primary.id, id, why)
-		return true
-	})
+		if pl.belongs && why == "" {
+			reached[pl.id] = true
+			continue
+		}
+		if out[pl.id] = true; why != "" {
+			p.sayOnce("(service %s) (deployment %s) goes on without (container-instance %s) for now: %s.", p.name, p.primary.id, pl.id, why)
+		}
+	}
+	r.Instances = without(r.Instances, out)
+	return reached
+}
+
+func set(ids []string) map[string]bool {
+	in := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		in[id] = true
+	}
+	return in
+}
+
+// without are the ids that are not out; when none is, they are not looked at.
+func without(ids []string, out map[string]bool) []string {
+	if len(out) == 0 {
+		return ids
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return out[id] })
 }
 
 // catchUp stops the old tasks that a wave was to stop, and that was not written. What minimumHealthyPercent keeps is left
 // to a later wave.
 func (p *pass) catchUp(r *store.Rollout, reached map[string]bool) {
+	out := map[string]bool{}
+	if p.spare -= p.calm.of[fetching]; p.spare < 0 { // some of them have to wait, and this look chooses which
+		p.plan.all = true
+	}
 	for _, pl := range p.places {
 		if !reached[pl.id] {
 			continue
@@ -120,9 +146,10 @@ func (p *pass) catchUp(r *store.Rollout, reached map[string]bool) {
 		p.replace(pl)
 		if pl.belongs && pl.host.Connected && pl.runs() && pl.of != p.primary && !p.waiting[pl.id] {
 			delete(reached, pl.id)
+			out[pl.id] = true
 		}
 	}
-	r.Instances = slices.DeleteFunc(r.Instances, func(id string) bool { return !reached[id] })
+	r.Instances = without(r.Instances, out)
 }
 
 // hindrance tells why a place that a wave reached can't get the new task now, though that has not been tried there.
@@ -220,7 +247,7 @@ func (p *pass) held(reached map[string]bool) string {
 		return ""
 	}
 	why := map[outcome]string{}
-	healthy := 0
+	healthy := p.calm.of[arrived]
 	var broken []*place // where the new task failed again and again
 	for _, pl := range p.places {
 		if !pl.belongs || !reached[pl.id] {
@@ -260,9 +287,9 @@ func (p *pass) held(reached map[string]bool) string {
 // judge tells whether the next wave may begin, and of how many instances. It keeps the time of the current wave.
 func (p *pass) judge(r *store.Rollout, reached map[string]bool) (next bool, size int) {
 	if p.cfg.RolloutParallel {
-		return true, len(p.places)
+		return true, len(p.places) + p.calm.of[before]
 	}
-	count := map[outcome]int{}
+	count := map[outcome]int{ready: p.calm.of[arrived], busy: p.calm.underWay()}
 	for _, pl := range p.places {
 		if pl.belongs && reached[pl.id] {
 			o, _ := p.look(pl)
@@ -285,7 +312,7 @@ func (p *pass) judge(r *store.Rollout, reached map[string]bool) (next bool, size
 
 // sayHeld tells that the roll-out holds, if there is anywhere left to go.
 func (p *pass) sayHeld(r *store.Rollout, reached map[string]bool) {
-	healthy, left := 0, 0
+	healthy, left := p.calm.of[arrived], p.calm.of[before]
 	for _, pl := range p.places {
 		switch {
 		case !pl.belongs:
@@ -300,7 +327,7 @@ func (p *pass) sayHeld(r *store.Rollout, reached map[string]bool) {
 		return
 	}
 	p.say("%s%s. %d of %d container instances run it healthily, %d keep what they have until it becomes healthy or the service is updated.",
-		head, r.Held, healthy, len(reached)+left, left)
+		head, r.Held, healthy, len(reached)+p.calm.belong()-p.calm.of[before]+left, left)
 }
 
 // wave begins the next wave, of up to size instances: those first that have no healthy task to lose. It tells whether there
@@ -318,8 +345,9 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) bool {
 		limited bool
 		refused []*placement.Refusal
 	)
+	r.Instances = slices.Clip(r.Instances) // the record's own stays as it is
 	for _, pl := range candidates {
-		if picked == size {
+		if picked == size || pl.healthy() && p.calm.of[before] > 0 && p.next() < pl.id {
 			break
 		}
 		if pl.healthy() && p.spare == 0 && !p.beside(pl) && !p.roomComes(pl) {
@@ -338,6 +366,16 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) bool {
 		p.replace(pl)
 		picked++
 	}
+	if picked < size && p.calm.of[before] > 0 {
+		switch {
+		case p.surges():
+			p.plan.more = size - picked
+		case p.spare > 0:
+			p.plan.more = min(size-picked, p.spare)
+		default:
+			limited = true
+		}
+	}
 	p.later = append(p.later, refused...)
 	for _, r := range p.later {
 		p.plan.waits[r.Host.Instance.ID] = true
@@ -350,7 +388,7 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) bool {
 		r.HealthyAt = time.Time{}
 	case limited && !p.underWay(reached):
 		p.sayOnce("(service %s) was unable to stop or start tasks during a deployment because of the service deployment configuration. Update the minimumHealthyPercent or maximumPercent value and try again.", p.name)
-	case len(refused) > 0:
+	case len(refused) > 0 && !(p.cfg.RolloutParallel && p.underWay(reached)): // there, a wave begins in each pass
 		r.Held = "nowhere is room for it. " + placement.Explain(refused)
 	}
 	return picked > 0
@@ -358,7 +396,7 @@ func (p *pass) wave(r *store.Rollout, reached map[string]bool, size int) bool {
 
 // underWay tells whether some place that a wave reached has not arrived yet.
 func (p *pass) underWay(reached map[string]bool) bool {
-	return slices.ContainsFunc(p.places, func(pl *place) bool { return pl.belongs && reached[pl.id] && (!pl.healthy() || p.waiting[pl.id]) })
+	return p.calm.underWay() > 0 || slices.ContainsFunc(p.places, func(pl *place) bool { return pl.belongs && reached[pl.id] && (!pl.healthy() || p.waiting[pl.id]) })
 }
 
 func rank(pl *place) int {
@@ -378,6 +416,7 @@ func (p *pass) replace(pl *place) {
 		return
 	}
 	if pl.healthy() && p.spare == 0 {
+		p.plan.all = p.plan.all || p.calm.of[fetching] > 0
 		return
 	}
 	p.stopsFirst(pl)
@@ -395,12 +434,12 @@ func (p *pass) replace(pl *place) {
 // settle brings the record's account of deployments, desiredCount and steady state up to date.
 func (p *pass) settle() {
 	desired := int32(p.desired())
-	arrived, unreached, stopping := true, false, false
+	all, unreached, stopping := p.calm.of[arrived] == p.calm.belong(), p.calm.of[before] > 0, false
 	for _, pl := range p.places {
 		stopping = stopping || pl.task != nil && !task.Wanted(pl.task) || pl.old != nil
 		switch {
 		case pl.belongs:
-			arrived = arrived && pl.healthy() && pl.of == p.primary
+			all = all && pl.healthy() && pl.of == p.primary
 			unreached = unreached || pl.target == p.base && (pl.task != nil || pl.host.Connected)
 		case remains(pl.host, pl.task):
 			desired++
@@ -412,7 +451,7 @@ func (p *pass) settle() {
 
 	o := p.object(p.primary)
 	alone := len(p.svc.Object.Deployments) == 1
-	if o.RolloutState == types.DeploymentRolloutStateInProgress && alone && arrived {
+	if o.RolloutState == types.DeploymentRolloutStateInProgress && alone && all {
 		o.RolloutState = types.DeploymentRolloutStateCompleted
 		o.UpdatedAt = aws.Time(p.now.UTC().Truncate(time.Millisecond))
 		p.svc.Rollouts = map[string]store.Rollout{p.primary.id: {Failed: p.svc.Rollouts[p.primary.id].Failed}}
@@ -422,7 +461,7 @@ func (p *pass) settle() {
 		o.RolloutStateReason = aws.String(reason)
 	}
 
-	steady := alone && arrived && !stopping && len(p.svc.Failures) == 0
+	steady := alone && all && !stopping && len(p.svc.Failures) == 0
 	switch {
 	case !steady:
 		p.svc.SteadySince = time.Time{}
@@ -438,6 +477,9 @@ func (p *pass) dropOlder(keepBase bool) {
 	live := map[string]bool{p.primary.id: true}
 	if keepBase {
 		live[p.base.id] = true
+	}
+	for id, n := range p.calm.tasks {
+		live[id] = live[id] || n > 0
 	}
 	for _, t := range p.tasks {
 		if !task.IsStopped(t) {

@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -486,4 +488,61 @@ func TestAProtectedDaemonIsReplacedWhenItsProtectionEnds(t *testing.T) {
 	if got := w.running(); got != "2 2 2" {
 		t.Errorf("a roll-out goes on when the protection ends: %s", got)
 	}
+}
+
+func TestARolloutInParallelDoesNotSayThatThereIsRoomNowhereWhileItGoesOn(t *testing.T) {
+	w := newWorld(t, 2)
+	w.cfg.RolloutParallel = true
+	w.create(w.define())
+	w.settle()
+	w.tasks = append(w.tasks, &store.Task{Cluster: "c", ID: "other", Instance: "host-2", Reserved: store.Resources{Memory: 500}, Object: types.Task{DesiredStatus: aws.String(task.Running), LastStatus: aws.String(task.Running)}})
+	w.deploy(w.define(func(d *types.TaskDefinition) { d.ContainerDefinitions[0].Memory = aws.Int32(600) }))
+	w.pass() // it checks that a second one changes nothing
+	held := func() string { return w.svc.Rollouts[*w.svc.Object.Deployments[0].Id].Held }
+	if why := held(); why != "" {
+		t.Errorf("while host-1 is replaced it holds: %s", why)
+	}
+	w.settle()
+	w.expect("2 1")
+	if why := held(); !strings.HasPrefix(why, "nowhere is room") {
+		t.Errorf("when only host-2 is left, which has no room, it holds: %q", why)
+	}
+}
+
+func TestARolloutThatWaitsForImagesGivesWayWhenFewerTasksMayStop(t *testing.T) {
+	w := newWorld(t, 4)
+	w.cfg.RolloutParallel = true
+	for id := range w.hosts {
+		w.prepares(id)
+	}
+	w.create(w.define(), minimum(50))
+	w.settle()
+	w.images = always("")
+	w.deploy(w.define())
+	w.settle()
+	waits := func(want string) {
+		t.Helper()
+		if got := strings.Join(slices.Sorted(maps.Keys(w.preparations)), " "); got != want {
+			t.Fatalf("images are made local on %q, want %q; events: %s", got, want, w.history())
+		}
+	}
+	waits("host-1 host-2")
+	w.pass() // each pass checks that what rests can be left out
+	if n := w.rests.calm.of[fetching]; n != 2 {
+		t.Errorf("%d places rest while their images are made local", n)
+	}
+	w.agents = func(l *store.Task) string { // the next one stays PENDING
+		if l.Instance == "host-4" && task.LastStatus(l) != task.Running {
+			return ""
+		}
+		return task.Running
+	}
+	w.replace(task.Stop(w.own("host-4"), types.TaskStopCodeUserInitiated, "", w.now))
+	w.settle()
+	waits("host-1") // host-4 serves no longer
+	w.agents = nil
+	w.images = always(store.PreparationReady)
+	w.settle()
+	w.after(time.Hour)
+	w.expect("2 2 2 2")
 }

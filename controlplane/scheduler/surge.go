@@ -137,18 +137,23 @@ func (pl *place) pair(t *store.Task) {
 	pl.task, pl.old = second, first
 }
 
+// failedBesides are the newest tasks of the newest deployment that ended beside another one, by the id of that.
+func (p *pass) failedBesides() map[string]*store.Task {
+	last := map[string]*store.Task{}
+	for _, t := range p.tasks {
+		if t.Beside != "" && t.Deployment == p.primary.id && task.IsStopped(t) && (last[t.Beside] == nil || newer(t, last[t.Beside])) {
+			last[t.Beside] = t
+		}
+	}
+	return last
+}
+
 // lastBeside makes a task that failed beside the one that is still there the place's last one: it is what was tried last.
-func (p *pass) lastBeside(pl *place) {
+func (p *pass) lastBeside(pl *place, tried map[string]*store.Task) {
 	if pl.task == nil || pl.task.Deployment == p.primary.id {
 		return
 	}
-	var last *store.Task
-	for _, t := range p.tasks {
-		if t.Instance == pl.id && t.Beside == pl.task.ID && t.Deployment == p.primary.id && task.IsStopped(t) && (last == nil || newer(t, last)) {
-			last = t
-		}
-	}
-	if last != nil {
+	if last := tried[pl.task.ID]; last != nil {
 		pl.last = last
 	}
 }

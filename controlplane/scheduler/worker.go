@@ -227,13 +227,18 @@ func (w *worker) look(ctx context.Context, name string) {
 	var s *snapshot
 	var p *plan
 	w.s.cfg.Store.Peek(func(v *store.View) {
-		if s = w.snapshot(v, name); s != nil {
-			p = reconcile(*s, w.cfg)
-		}
-		if s != nil && p.all {
-			delete(w.replicas, name)
-			s = w.snapshot(v, name)
-			p = reconcile(*s, w.cfg)
+		for more := 0; ; {
+			if s = w.snapshot(v, name); s == nil {
+				return
+			}
+			if p = reconcile(*s, w.cfg); !p.all && p.more == 0 {
+				return
+			}
+			more = max(2*more, p.more)
+			if p.all || !w.rests[name].choose(more) {
+				delete(w.rests, name)
+				delete(w.replicas, name)
+			}
 		}
 	})
 	if s == nil {
@@ -335,9 +340,6 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 	ended := slices.Collect(v.EndedOf(w.cluster, name, w.seen[name]))
 	s.revision = v.Revision()
 	s.preparations = map[string]*store.Preparation{}
-	for r := range v.Preparations(w.cluster, name) {
-		s.preparations[r.Instance] = r
-	}
 	w.forReplicas(v, s)
 	deleted := aws.ToString(svc.Object.Status) == draining
 	if svc.Object.SchedulingStrategy == types.SchedulingStrategyDaemon && !deleted {
@@ -345,6 +347,7 @@ func (w *worker) snapshot(v *store.View, name string) *snapshot {
 		w.looked(len(s.hosts))
 		return s
 	}
+	s.preparations = preparationsOf(v, w.cluster, name)
 	if !deleted {
 		w.replicasOf(v, s, ended)
 		w.looked(len(s.tasks))

@@ -48,6 +48,10 @@ type world struct {
 	// preparations of images, by instance; images says what becomes of one: READY, FAILED or "" (nothing yet).
 	preparations map[string]*store.Preparation
 	images       func(p *store.Preparation) string
+	// rests are the places that rest, as a worker remembers them, and rested what they were then, by instance.
+	rests  *rests
+	rested map[string]restingPlace
+	looked int // hosts that a worker's looks would have had to do with
 	// stubborn tasks do not stop.
 	stubborn map[string]bool
 }
@@ -211,6 +215,9 @@ func (w *world) pass() *plan {
 	w.last = p
 	if p.problem != nil {
 		w.t.Fatalf("the service can't be scheduled: %v", p.problem)
+	}
+	if aws.ToString(w.svc.Object.Status) == active {
+		w.compareWithResting(p)
 	}
 	if p.service != nil {
 		w.svc = p.service
