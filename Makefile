@@ -21,14 +21,17 @@ up: ## the whole of Longshore on this machine, with a DAEMON service that runs; 
 down: ## take back everything that make up made
 	@test/up/down.sh
 
-# What runs alone: three of these have worlds of both engines side by side, the fourth compares the whole machine before and after, and the
-# fifth has a killed agent be done within seconds.
-ALONE = ./test/e2e ./test/failures ./test/fields ./test/readme ./test/kill
+# Tests wait more than they compute, so more packages run at once than there are cores. What runs alone: the first has worlds of both engines
+# side by side, the second compares the whole machine before and after, and the third has a killed agent be done within seconds.
+ALONE = ./test/e2e ./test/readme ./test/kill
+# These have worlds of both engines, too, which bear each other's company.
+WORLDS = ./test/failures ./test/fields
 
 test: need ## every test, engines included
-	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -race -timeout 15m -p 4 $$($(GO) list ./... | grep -v /test/)
 	$(GO) test -race -timeout 20m -p 1 $(ALONE)
-	$(GO) test -race -timeout 20m -p 2 $$($(GO) list ./test/... | grep -v $(foreach room,$(ALONE),-e '$(room:.%=%)$$'))
+	$(GO) test -race -timeout 20m -p 2 $(WORLDS)
+	$(GO) test -race -timeout 20m -p 3 $$($(GO) list ./test/... | grep -v $(foreach room,$(ALONE) $(WORLDS),-e '$(room:.%=%)$$'))
 
 test-engines: need ## the tests that build and run a current dockerd: minutes of CPU the first time, then some minutes each
 	$(GO) test -race -tags engines -count=1 -timeout 40m -v ./test/engines

@@ -16,7 +16,7 @@ func TestAReplicaServiceOnThreeHosts(t *testing.T) { onEachEngine(t, aReplicaSer
 
 func aReplicaService(t *testing.T, engine string) {
 	l := NewLabOn(t, engine, "repl"+engine[:1], 97, 3, "--instance-lost-after", "1m", "--replica-healthy-after", "1s")
-	good, crash := l.Push("web:1", images.LoggingAgent()), l.Push("web-crash:1", images.Crashing())
+	good, broken := l.Push("web:1", images.LoggingAgent()), l.Push("web-broken:1", images.Startless())
 	l.Do("ecs", "create-cluster", "--cluster-name", cluster)
 	for i := 1; i <= 3; i++ {
 		if err := l.OnHost(i, "install", "-d", "-o", "1000", "-g", "1000", "/tmp/host/logs").Run(); err != nil {
@@ -65,7 +65,7 @@ func aReplicaService(t *testing.T, engine string) {
 		return nil
 	})
 
-	l.Do("ecs", "register-task-definition", "--cli-input-json", l.loggingAgent(crash, ""))
+	l.Do("ecs", "register-task-definition", "--cli-input-json", l.loggingAgent(broken, ""))
 	l.Do("ecs", "update-service", "--cluster", cluster, "--service", "web", "--task-definition", "datadog-agent-task:3")
 	l.Until(120*time.Second, "the circuit breaker rolls back", func() error {
 		s := l.Service("web")

@@ -36,6 +36,11 @@ func Crashing() Spec {
 	return Spec{Cmd: []string{"sh", "-c", "echo crashing >&2; exit 3"}}
 }
 
+// Startless names a program that it does not have, so that no container of it ever runs.
+func Startless() Spec {
+	return Spec{Cmd: []string{"/no-such-program"}}
+}
+
 // Healthy runs with a health check that is passed while the file /tmp/sick does not exist.
 func Healthy() Spec {
 	s := Serving()
