@@ -44,7 +44,8 @@ func TestDockerPullsWithWhatACredentialHelperAnswersAndAsksItAgainWhenThatIsRefu
 	core, logs := observer.New(zap.DebugLevel)
 	config, name, password := credentialHelper(t)
 	c, registry, _, _ := real(t, imagecache.Config{DockerConfig: config, Behaviour: imagecache.Always, Inactivity: 2 * time.Second, Log: zap.New(core)}) // the engine tries a refused layer again for long
-	first, second := many(t, registry, 3), many(t, registry, 8)                                                                                          // more layers than an engine fetches at once: some come after the change
+	// The second has more layers than an engine fetches at once: some come after the change.
+	first, second := many(t, registry, 3), many(t, registry, 8)
 	registry.RequireAuth("me", "planted-first")
 	write(t, password, "planted-first\n")
 	_, _, err := c.Ensure(t.Context(), imagecache.Request{Ref: first})
